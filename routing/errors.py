@@ -1,0 +1,64 @@
+"""Every error the routing core raises.
+
+::
+
+    RoutingError
+    ├── InvalidInputError        also a ValueError: a value is out of range, misshapen or not finite
+    ├── UnknownPriceError        an LLM without a price; never read as 0
+    ├── UnknownLLMError          a name that is not in the snapshot
+    ├── FingerprintMismatchError embeddings of one embedder offered to a map of another
+    └── NoCandidateError         the caller's limits leave no LLM
+"""
+
+from collections.abc import Mapping
+
+
+class RoutingError(Exception):
+    """Root of the tree: catch it to catch everything the core raises on purpose."""
+
+
+class InvalidInputError(RoutingError, ValueError):
+    """A value that cannot be used, named together with what would do."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class UnknownPriceError(RoutingError):
+    """An LLM has no price, so no cost of it can be known."""
+
+    def __init__(self, llm: str, field: str) -> None:
+        super().__init__(f"LLM {llm!r} has no {field}: set it, 0 included, before prompts are routed")
+        self.llm = llm
+        self.field = field
+
+
+class UnknownLLMError(RoutingError):
+    """A name that no registered LLM has."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        listed = ", ".join(known) or "none"
+        super().__init__(f"no LLM is named {name!r}; registered: {listed}")
+        self.name = name
+        self.known = known
+
+
+class FingerprintMismatchError(RoutingError):
+    """An embedder that differs from the one a cluster map was fitted on."""
+
+    def __init__(self, differences: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the embedder is not the one the cluster map was fitted on: {'; '.join(differences)}"
+        )
+        self.differences = differences
+
+
+class NoCandidateError(RoutingError):
+    """Limits that leave no LLM; ``removed`` tells which limit removed which LLM."""
+
+    def __init__(self, removed: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{llm}: {limit}" for llm, limit in sorted(removed.items()))
+        super().__init__(f"no LLM is left within the limits ({reasons or 'no LLM is registered'})")
+        self.removed = dict(removed)

@@ -1,0 +1,39 @@
+"""Typed settings, read once from the environment: ``UNIROUTE_KAFKA_BOOTSTRAP`` sets ``kafka_bootstrap``."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a process of uniroute needs to know before it starts."""
+
+    model_config = SettingsConfigDict(env_prefix="UNIROUTE_", frozen=True, extra="forbid")
+
+    #: ``host:port``, several separated by commas.
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    #: An SQLAlchemy URL of the form ``postgresql+psycopg://...``.
+    database_url: str = "postgresql+psycopg://127.0.0.1:5432/uniroute"
+    #: Every topic of this installation begins with it.
+    topic_prefix: str = Field(default="uniroute.", pattern=r"^[a-zA-Z0-9._-]*$")
+    #: Callers may ask for replies on topics that begin with it, and on no others.
+    reply_prefix: str = Field(default="uniroute.replies.", pattern=r"^[a-zA-Z0-9._-]+$")
+    #: Partitions of the ingest, decision and feedback topics.
+    partitions: int = Field(default=8, ge=1)
+    #: Partitions of each LLM's dispatch topic: the most executors that can share one LLM.
+    dispatch_partitions: int = Field(default=4, ge=1)
+    replication_factor: int = Field(default=1, ge=1)
+    #: Tells worker processes of one role apart; stable across restarts, so that a restart fences its own past.
+    worker_slot: str = Field(default="0", pattern=r"^[a-zA-Z0-9_-]+$")
+    #: A member that is silent for this long loses its partitions.
+    session_timeout_ms: int = Field(default=10_000, ge=500)
+    #: A transaction that its producer left open is aborted by the broker after this long.
+    transaction_timeout_ms: int = Field(default=12_000, ge=1_000)
+    #: Signs decision ids; every router and learner of an installation shares it.
+    signing_key: SecretStr = SecretStr("")
+    #: Where embedder artifacts are kept.
+    embedders_folder: Path = Path("~/.cache/uniroute/embedders").expanduser()
+    #: Loopback unless told otherwise: health and metrics carry no secret, but nothing is public by default.
+    web_bind: str = "127.0.0.1"
+    web_port: int = Field(default=6066, ge=0, le=65_535)
