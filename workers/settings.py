@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     #: Partitions of each LLM's dispatch topic: the most executors that can share one LLM.
     dispatch_partitions: int = Field(default=4, ge=1)
     replication_factor: int = Field(default=1, ge=1)
-    #: Tells worker processes of one role apart; stable across restarts, so that a restart fences its own past.
+    #: Tells worker processes of one role apart; stable, so that a restart fences its own past.
     worker_slot: str = Field(default="0", pattern=r"^[a-zA-Z0-9_-]+$")
     #: A member that is silent for this long loses its partitions.
     session_timeout_ms: int = Field(default=10_000, ge=500)
