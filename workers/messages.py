@@ -1,8 +1,40 @@
-"""What crosses Kafka: the raw message and record, the wire types of each topic, CloudEvents headers."""
+"""What crosses Kafka: raw messages and records, the wire types of each topic, CloudEvents headers."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from workers.decision_ids import MAX_NAME_BYTES
+from workers.errors import PoisonError
 
 Headers = tuple[tuple[str, bytes], ...]
+Value = TypeVar("Value", bound=msgspec.Struct)
+
+JSON = b"application/json"
+#: Names of the headers that say what a caller wishes.
+REPLY_TO = "uniroute-reply-to"
+POLICY = "uniroute-policy"
+MAX_COST_USD = "uniroute-max-cost-usd"
+MAX_ERROR = "uniroute-max-error"
+DEADLINE = "uniroute-deadline"
+CANDIDATES = "uniroute-candidates"
+TENANT = "uniroute-tenant"
+#: Names of the headers that say what was decided and done.
+DECISION_ID = "uniroute-decision-id"
+LLM = "uniroute-llm"
+ATTEMPT = "uniroute-attempt"
+LANE = "uniroute-lane"
+PREDICTED_ERROR = "uniroute-predicted-error"
+PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
+COST_USD = "uniroute-cost-usd"
+VERSIONS = "uniroute-versions"
+TRACEPARENT = "traceparent"
+
+_MAX_HEADER_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +56,20 @@ class Message:
                 return value
         return None
 
+    def text_header(self, name: str) -> str | None:
+        """Give a header as text; ``PoisonError`` of class ``bad_header`` where it is no UTF-8 or over 8 KiB."""
+        raw = self.header(name)
+        if raw is None:
+            return None
+        if len(raw) > _MAX_HEADER_BYTES:
+            raise PoisonError(
+                "bad_header", f"header {name} has {len(raw)} bytes, at most {_MAX_HEADER_BYTES} fit"
+            )
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise PoisonError("bad_header", f"header {name} is not UTF-8") from error
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -33,3 +79,183 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+
+class ContentPart(msgspec.Struct):
+    """One part of a message's content; parts other than text are passed through unread."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(msgspec.Struct):
+    """One turn of a conversation."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the turn, its parts joined by line breaks."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content or () if part.text)
+
+
+class ChatRequest(msgspec.Struct):
+    """What the router reads of an OpenAI chat.completions body; every other field passes through unread."""
+
+    model: str
+    messages: list[ChatMessage]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+
+    @property
+    def prompt_text(self) -> str:
+        """What is embedded: the last turn of the user, or the whole conversation where the user has none."""
+        for message in reversed(self.messages):
+            if message.role == "user":
+                return message.text
+        return "\n".join(message.text for message in self.messages)
+
+    @property
+    def text_length(self) -> int:
+        """Characters over all turns."""
+        return sum(len(message.text) for message in self.messages)
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision was made from."""
+
+    map: str
+    rates: int
+    prices: int
+    policy: str
+
+
+class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One LLM as it stood in a decision."""
+
+    llm: str
+    error: float
+    cost_usd: float
+    #: The limit that removed it; absent where it was allowed.
+    removed_by: str | None = None
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The value on the decisions topic: what an offline replay needs, in full precision."""
+
+    prompt_id: str
+    decision_id: str
+    decided_at: datetime
+    llm: str
+    policy: str
+    policy_body: dict[str, Any]
+    propensity: float
+    cells: tuple[int, ...]
+    #: Little-endian float32, base64 in JSON.
+    weights: bytes
+    input_tokens: float
+    candidates: tuple[CandidateRecord, ...]
+    versions: Versions
+
+
+class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The value on the feedback topic."""
+
+    #: The sender's own id of this piece of feedback: sent twice, it counts once.
+    feedback_id: str
+    decision_id: str
+    #: Quality in 0..1: 1 is right.
+    score: float
+    source: str = "human"
+
+    def check(self) -> None:
+        """Raise ``PoisonError`` of class ``bad_feedback`` naming the field that is out of range."""
+        if not 0.0 <= self.score <= 1.0:  # NaN fails this too
+            raise PoisonError("bad_feedback", f"score is {self.score}: give a number from 0 to 1")
+        for name in ("feedback_id", "source"):
+            value: str = getattr(self, name)
+            if not value or len(value.encode()) > MAX_NAME_BYTES:
+                raise PoisonError("bad_feedback", f"{name} must have 1 to {MAX_NAME_BYTES} bytes")
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of a reply that could not be an answer."""
+
+    error: ErrorDetail
+
+
+_json = msgspec.json.Encoder()
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """Give a wire value as JSON."""
+    return _json.encode(value)
+
+
+def decode(raw: bytes | None, wire_type: type[Value], *, max_bytes: int) -> Value:
+    """Read a wire value.
+
+    Raises ``PoisonError`` of class ``empty``, ``too_large``, ``not_json`` or ``invalid_body``; the sentence
+    names the place in the JSON.
+    """
+    if not raw:
+        raise PoisonError("empty", "the value is empty")
+    if len(raw) > max_bytes:
+        raise PoisonError("too_large", f"the value has {len(raw)} bytes, at most {max_bytes} are taken")
+    try:
+        return msgspec.json.decode(raw, type=wire_type)
+    except msgspec.ValidationError as error:
+        raise PoisonError("invalid_body", f"the value has the wrong shape: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PoisonError("not_json", f"the value is not JSON: {error}") from error
+    except RecursionError as error:
+        raise PoisonError("invalid_body", "the value is nested too deeply to be read") from error
+
+
+def error_value(error_class: str, sentence: str) -> bytes:
+    """Give an error reply's value in OpenAI's shape."""
+    kind = "invalid_request_error" if error_class != "internal" else "server_error"
+    return encode(ErrorReply(error=ErrorDetail(message=sentence, type=kind, code=error_class)))
+
+
+def event_headers(*, event_id: str, event_type: str, source: str, now: datetime) -> Headers:
+    """Give CloudEvents 1.0 headers in Kafka's binary mode."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_time", now.astimezone(UTC).isoformat().encode()),
+        ("content-type", JSON),
+    )
+
+
+def carried(message: Message, names: Iterable[str]) -> Headers:
+    """Give those of a message's headers that travel on with it."""
+    return tuple((name, value) for name in names if (value := message.header(name)) is not None)
+
+
+def number_header(message: Message, name: str) -> float | None:
+    """Read a header as a finite number of at least 0; ``PoisonError`` of class ``bad_header`` otherwise."""
+    text = message.text_header(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise PoisonError("bad_header", f"header {name} is {text[:40]!r}: give a number of at least 0")
+    return value

@@ -1,0 +1,155 @@
+"""The topics of an installation: their names, partitions and retention, and how they come to exist."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from workers.errors import WaitableError
+from workers.settings import Settings
+
+#: The broker must take a prompt of the largest allowed size with its headers, and its dead letter with more.
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+
+_DAY_MS = 24 * 3600 * 1000
+_ILLEGAL = re.compile(r"[^a-zA-Z0-9._-]")
+_LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+#: Leaves room for the prefixes of dispatch topics and of their dead letters.
+_MAX_LLM_PART = 180
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSpec:
+    """A topic as it is declared: created so, and never changed behind an operator's back."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names under one prefix.
+
+    A prompt's key is its prompt id on every topic it crosses; feedback is keyed by decision id or prompt id.
+    """
+
+    prefix: str = "uniroute."
+
+    @property
+    def prompts(self) -> str:
+        """Ingest: OpenAI chat.completions bodies."""
+        return f"{self.prefix}prompts"
+
+    @property
+    def decisions(self) -> str:
+        """One record per routed prompt, enough to decide again offline."""
+        return f"{self.prefix}decisions"
+
+    @property
+    def feedback(self) -> str:
+        """Scores of replies."""
+        return f"{self.prefix}feedback"
+
+    @property
+    def dispatch_pattern(self) -> str:
+        """A regular expression that matches every LLM's dispatch topic and nothing else."""
+        return f"^{re.escape(self.prefix)}dispatch\\..+"
+
+    def dispatch(self, llm: str) -> str:
+        """Name the dispatch topic of an LLM.
+
+        A name that Kafka would refuse (a slash, a colon, too long) is slugged and told apart by a hash.
+        """
+        slug = _ILLEGAL.sub("-", llm)[:_MAX_LLM_PART]
+        if slug != llm:
+            slug = f"{slug}.{hashlib.sha256(llm.encode()).hexdigest()[:8]}"
+        return f"{self.prefix}dispatch.{slug}"
+
+    def dead_letters(self, topic: str) -> str:
+        """Name the dead-letter topic of a topic."""
+        return f"{self.prefix}dlq.{topic.removeprefix(self.prefix)}"
+
+
+def is_legal_topic(name: str) -> bool:
+    """Tell whether Kafka accepts the name."""
+    return _LEGAL_TOPIC.fullmatch(name) is not None and name not in {".", ".."}
+
+
+def core_topics(settings: Settings) -> tuple[TopicSpec, ...]:
+    """Declare the topics that every installation has, with their dead letters."""
+    topics = Topics(settings.topic_prefix)
+    ingest = [
+        TopicSpec(name=topics.prompts, partitions=settings.partitions, retention_ms=7 * _DAY_MS),
+        TopicSpec(name=topics.feedback, partitions=settings.partitions, retention_ms=30 * _DAY_MS),
+    ]
+    decisions = TopicSpec(name=topics.decisions, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
+    return (*ingest, decisions, *(_dead_letters(topics, spec.name) for spec in ingest))
+
+
+def llm_topics(llm: str, settings: Settings) -> tuple[TopicSpec, ...]:
+    """Declare the dispatch topic of an LLM, with its dead letters."""
+    topics = Topics(settings.topic_prefix)
+    name = topics.dispatch(llm)
+    dispatch = TopicSpec(name=name, partitions=settings.dispatch_partitions, retention_ms=7 * _DAY_MS)
+    return (dispatch, _dead_letters(topics, name))
+
+
+def reply_topic(name: str, settings: Settings) -> TopicSpec:
+    """Declare a caller's reply topic."""
+    return TopicSpec(name=name, partitions=settings.partitions, retention_ms=3 * _DAY_MS)
+
+
+def _dead_letters(topics: Topics, name: str) -> TopicSpec:
+    return TopicSpec(name=topics.dead_letters(name), partitions=1, retention_ms=30 * _DAY_MS)
+
+
+def create_topics(settings: Settings, specs: Iterable[TopicSpec]) -> tuple[str, ...]:
+    """Create what is missing, wait until it has leaders, and give the names that were new.
+
+    Safe to call again and from several processes at once. Raises ``WaitableError`` where the broker is away.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    created = []
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+        try:
+            for name in sorted(set(wanted) - set(admin.list_topics())):
+                spec = wanted[name]
+                options = {
+                    "num_partitions": spec.partitions,
+                    "replication_factor": settings.replication_factor,
+                    "configs": {
+                        "retention.ms": str(spec.retention_ms),
+                        "max.message.bytes": str(MAX_RECORD_BYTES),
+                        **spec.configs,
+                    },
+                }
+                try:
+                    admin.create_topics({name: options}, wait_for_metadata=True)
+                except TopicAlreadyExistsError:
+                    continue  # another process was faster: the topic is there, which is all that was asked
+                created.append(name)
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise WaitableError("Kafka", f"{type(error).__name__}: {error}") from error
+    return tuple(created)
+
+
+def describe_topics(settings: Settings) -> dict[str, int]:
+    """Give the number of partitions of each topic of this installation that exists."""
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+        try:
+            names = [name for name in admin.list_topics() if name.startswith(settings.topic_prefix)]
+            described = admin.describe_topics(names) if names else []
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise WaitableError("Kafka", f"{type(error).__name__}: {error}") from error
+    return {topic["name"]: len(topic["partitions"]) for topic in described}
