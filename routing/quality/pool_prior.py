@@ -1,0 +1,221 @@
+"""PoolPrior, the default estimate: a new LLM's few labels, read in the light of the LLMs already known."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import cho_factor, cho_solve
+from sklearn.covariance import LedoitWolf
+
+from routing.errors import InvalidInputError
+from routing.quality.counts import IntMatrix, Matrix, Vector, as_errors, check_counts, count_errors
+from routing.quality.shrinkage import LevelPrior, shrink_error_rates
+
+_FORMAT = "uniroute-pool-prior-1"
+#: Fewer known LLMs than this say nothing of how cells move together.
+_FEWEST_FOR_COVARIANCE = 3
+#: Half-width of a two-sided 90 % interval of the normal, in standard deviations.
+_NORMAL_90 = 1.645
+#: A cell with less weight than this counts as unlabelled.
+_LEAST_WEIGHT = 1e-12
+
+
+class _Posterior(NamedTuple):
+    """The Gaussian of one LLM's cells after its labels."""
+
+    means: Vector
+    variances: Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PoolPrior:
+    """What the known LLMs say of any LLM's cell error rates; part of a map's version, frozen with it.
+
+    A new LLM's rates are ``w g + (1 - w) b``: g the mean of the Gaussian N(means, covariance) given its
+    labels, b its own shrunk rates (``shrink_error_rates`` with this prior's level), w = max(0, 1 - 2/S). With two
+    or fewer known LLMs they are therefore exactly b. Without labels all LLMs tie exactly, so that cost decides.
+    """
+
+    #: Expected error rate per cell, shape (C,).
+    means: Vector
+    #: Covariance of cell error rates between LLMs, shape (C, C).
+    covariance: Matrix
+    #: Number S of known LLMs it was learned from.
+    known_llms: int
+    #: Expected overall error rate of an LLM.
+    level: float
+    #: Variance of the overall error rate between LLMs.
+    level_variance: float
+    #: Cells of each resolution of the map; they sum to C.
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        n_cells = sum(self.sizes)
+        if self.means.shape != (n_cells,) or self.covariance.shape != (n_cells, n_cells):
+            raise InvalidInputError("covariance", f"{self.covariance.shape} for a map of {self.sizes} cells")
+        self.means.setflags(write=False)
+        self.covariance.setflags(write=False)
+
+    @property
+    def level_prior(self) -> LevelPrior:
+        """The prior of an LLM's overall rate, as ``shrink_error_rates`` takes it."""
+        return LevelPrior(mean=self.level, variance=self.level_variance)
+
+    @property
+    def pool_weight(self) -> float:
+        """The weight w = max(0, 1 - 2/S) of what the pool says, in [0, 1)."""
+        return max(0.0, 1.0 - 2.0 / self.known_llms) if self.known_llms else 0.0
+
+    def error_rates(self, errors: ArrayLike, labels: ArrayLike) -> Matrix:
+        """Estimate the error rates in [0, 1] of LLMs from their counts, all of shape (C, H).
+
+        Counts may be fractional. Each column depends on its own counts alone, to the last bit.
+        """
+        errors_, labels_ = check_counts(errors, labels, self.sizes)
+        own = shrink_error_rates(errors_, labels_, sizes=self.sizes, level=self.level_prior)
+        weight = self.pool_weight
+        if weight == 0.0:
+            return own
+        pooled = np.empty_like(own)
+        for llm in range(own.shape[1]):
+            means = self._posterior(*_column(errors_, labels_, llm)).means
+            pooled[:, llm] = np.clip(means, 0.001, 0.999)
+        return weight * pooled + (1.0 - weight) * own
+
+    def intervals(self, errors: ArrayLike, labels: ArrayLike) -> tuple[Matrix, Matrix]:
+        """Give the 90 % interval of each cell's true error rate: (lower, upper), each (C, H), within [0, 1].
+
+        It is ``error_rates`` +- 1.645 standard deviations of the Gaussian given the labels.
+        """
+        errors_, labels_ = check_counts(errors, labels, self.sizes)
+        rates = self.error_rates(errors_, labels_)
+        half = np.empty_like(rates)
+        for llm in range(rates.shape[1]):
+            variances = self._posterior(*_column(errors_, labels_, llm), spread=True).variances
+            half[:, llm] = _NORMAL_90 * np.sqrt(np.maximum(variances, 0.0))
+        return np.clip(rates - half, 0.0, 1.0), np.clip(rates + half, 0.0, 1.0)
+
+    def _posterior(self, errors: Vector, labels: Vector, *, spread: bool = False) -> _Posterior:
+        """Condition the Gaussian on one LLM's cell means, whose noise is s2/n; its variances if ``spread``."""
+        seen = np.flatnonzero(labels > _LEAST_WEIGHT)
+        variances = self.covariance.diagonal().copy()
+        if seen.size == 0:
+            return _Posterior(self.means.copy(), variances)
+        # Every resolution holds all labels, so one resolution's share is the number of labels.
+        total, wrong = labels.sum() / len(self.sizes), errors.sum() / len(self.sizes)
+        rate = (wrong + 1) / (total + 2)
+        noise = max(rate * (1 - rate), 0.02) / labels[seen]
+        across = self.covariance[seen]
+        factor = cho_factor(across[:, seen] + np.diag(noise), lower=True)
+        residual = errors[seen] / labels[seen] - self.means[seen]
+        means = self.means + cho_solve(factor, residual) @ across
+        if spread:
+            variances -= np.einsum("oc,oc->c", across, cho_solve(factor, across))
+        return _Posterior(means, variances)
+
+    def to_bytes(self) -> bytes:
+        """Write the prior as an npz archive with a JSON header; no pickle."""
+        header = {
+            "format": _FORMAT,
+            "known_llms": self.known_llms,
+            "level": self.level,
+            "level_variance": self.level_variance,
+            "sizes": list(self.sizes),
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            header=np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8),
+            means=self.means,
+            covariance=self.covariance,
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PoolPrior":
+        """Read what ``to_bytes`` wrote, bit for bit; ``InvalidInputError`` for anything else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                header: Any = json.loads(archive["header"].tobytes())
+                means, covariance = archive["means"], archive["covariance"]
+        except (ValueError, KeyError, OSError, EOFError) as error:
+            raise InvalidInputError("pool prior", f"not a saved PoolPrior ({error})") from error
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise InvalidInputError("pool prior", f"not of the format {_FORMAT}")
+        return cls(
+            means=means,
+            covariance=covariance,
+            known_llms=int(header["known_llms"]),
+            level=float(header["level"]),
+            level_variance=float(header["level_variance"]),
+            sizes=tuple(int(size) for size in header["sizes"]),
+        )
+
+
+def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int]) -> PoolPrior:
+    """Learn the prior from the known LLMs' errors on training prompts.
+
+    Parameters: ``cells`` (n, R) each prompt's cell in each resolution; ``errors`` (n, S) in [0, 1], complete;
+    ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are flat and
+    only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean over LLMs, and::
+
+        Sigma = (1 + 6/S) (S/(S-1)) LedoitWolf(columns of T - m, centred)
+    """
+    cells_ = np.asarray(cells)
+    if cells_.ndim != 2 or cells_.shape[1] != len(sizes):  # noqa: PLR2004 - a matrix
+        raise InvalidInputError("cells", f"shape {cells_.shape} for a map of {len(sizes)} resolutions")
+    n_prompts, n_llms = len(cells_), np.shape(errors)[-1]
+    errors_ = as_errors("errors", errors, shape=(n_prompts, n_llms))
+    level = _fit_level(errors_)
+    if n_llms < _FEWEST_FOR_COVARIANCE or n_prompts == 0:
+        n_cells = sum(sizes)
+        means, covariance = np.full(n_cells, 0.5), 0.06 + 0.04 * np.eye(n_cells)
+        n_llms = n_llms if n_prompts else 0
+    else:
+        means, covariance = _fit_cells(cells_, errors_, sizes)
+    return PoolPrior(
+        means=means,
+        covariance=covariance,
+        known_llms=n_llms,
+        level=level.mean,
+        level_variance=level.variance,
+        sizes=tuple(int(size) for size in sizes),
+    )
+
+
+def _column(errors: Matrix, labels: Matrix, llm: int) -> tuple[Vector, Vector]:
+    """One LLM's counts, laid out alike whatever stands beside them, so that sums round alike."""
+    return np.ascontiguousarray(errors[:, llm]), np.ascontiguousarray(labels[:, llm])
+
+
+def _fit_level(errors: Matrix) -> LevelPrior:
+    """Learn what to expect of an LLM's overall error rate."""
+    n_prompts, n_llms = errors.shape
+    if n_prompts == 0 or n_llms == 0:
+        return LevelPrior(mean=0.5, variance=0.08)
+    levels = errors.mean(axis=0)
+    if n_llms == 1:
+        return LevelPrior(mean=float(levels[0] + 0.5) / 2, variance=0.05)
+    variance = max(0.005, float(levels.var()) * (1 + 3 / n_llms))
+    return LevelPrior(mean=float(levels.mean()), variance=variance)
+
+
+def _fit_cells(cells: IntMatrix, errors: Matrix, sizes: Sequence[int]) -> tuple[Vector, Matrix]:
+    """Learn the mean and the covariance of cell error rates from at least two LLMs."""
+    n_prompts, n_llms = errors.shape
+    counts = count_errors(
+        np.repeat(cells, n_llms, axis=0),
+        np.tile(np.arange(n_llms), n_prompts),
+        errors.ravel(),
+        n_cells=sum(sizes),
+        n_llms=n_llms,
+    )
+    rates = (counts.errors + 1) / (counts.labels + 2)
+    means = rates.mean(axis=1)
+    fitted = LedoitWolf(assume_centered=True).fit((rates - means[:, None]).T)
+    scale = (1 + 6 / n_llms) * n_llms / (n_llms - 1)
+    return means, scale * np.asarray(fitted.covariance_, dtype=np.float64)
