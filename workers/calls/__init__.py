@@ -1,0 +1,1 @@
+"""Calling LLMs: the request, its classified errors, and when to try again."""

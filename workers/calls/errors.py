@@ -1,0 +1,65 @@
+"""What can go wrong with a call to an LLM, in nine classes."""
+
+import openai
+
+from workers.errors import WorkersError
+
+#: Classes after which the same request may yet succeed.
+RETRYABLE = frozenset({"rate_limit", "timeout", "server", "connection", "bad_response"})
+
+_BY_STATUS = {401: "auth", 403: "auth", 408: "timeout", 429: "rate_limit", 504: "timeout"}
+_BY_CODE = {
+    "context_length_exceeded": "context_window",
+    "content_filter": "content_policy",
+    "content_policy_violation": "content_policy",
+}
+_SERVER_ERROR = 500
+
+
+class CallError(WorkersError):
+    """A call that gave no answer."""
+
+    def __init__(self, error_class: str, sentence: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(sentence)
+        #: ``rate_limit``, ``timeout``, ``server``, ``connection``, ``context_window``, ``content_policy``,
+        #: ``auth``, ``bad_request`` or ``bad_response``.
+        self.error_class = error_class
+        self.sentence = sentence
+        #: Seconds that the endpoint asked to wait, if it did.
+        self.retry_after_s = retry_after_s
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may yet succeed."""
+        return self.error_class in RETRYABLE
+
+
+def classify(error: openai.OpenAIError) -> CallError:
+    """Give the class of an error of the openai client."""
+    if isinstance(error, openai.APITimeoutError):
+        return CallError("timeout", "the endpoint did not answer in time")
+    if isinstance(error, openai.APIStatusError):
+        return _classify_status(error)
+    if isinstance(error, openai.APIConnectionError):
+        return CallError("connection", f"the endpoint could not be reached: {error.__cause__ or error}")
+    return CallError("bad_response", f"the endpoint's answer could not be read: {type(error).__name__}")
+
+
+def _classify_status(error: openai.APIStatusError) -> CallError:
+    status = error.status_code
+    error_class = _BY_STATUS.get(status) or _BY_CODE.get(str(error.code))
+    if error_class is None:
+        error_class = "server" if status >= _SERVER_ERROR else "bad_request"
+    if error_class == "auth":  # the endpoint's own words may quote a part of the key
+        return CallError("auth", f"the endpoint answered {status}: check the key the LLM is registered with")
+    sentence = f"the endpoint answered {status}: {error.message[:300]}"
+    return CallError(error_class, sentence, retry_after_s=_retry_after(error))
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    text = error.response.headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None  # absent, or a date: the policy's own delay serves
+    return seconds if 0 <= seconds < float("inf") else None
