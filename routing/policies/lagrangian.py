@@ -1,0 +1,39 @@
+"""The default policy: the least predicted error + lambda * cost."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from routing.errors import InvalidInputError
+from routing.policies.candidates import Candidates, Choices, UniformSource, choose_surely, least
+
+
+@dataclass(frozen=True, slots=True)
+class Lagrangian:
+    """Choose argmin of ``error + error_per_usd * cost``; ties to the cheaper, the less wrong, then the name.
+
+    ``error_per_usd`` is lambda: how much probability of error one USD is worth. 0 picks the least error,
+    ``inf`` the least cost. It is a fixed number, not a share of the pool's prices, so that its meaning
+    survives a new LLM. Source: UniRoute (arXiv 2502.08773), plug-in of the optimal rule.
+
+    Raises ``InvalidInputError`` for a negative lambda or NaN.
+    """
+
+    error_per_usd: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.error_per_usd) or self.error_per_usd < 0:
+            raise InvalidInputError("error_per_usd", f"must be at least 0, not {self.error_per_usd!r}")
+
+    def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:  # noqa: ARG002  # no draw
+        """Give the choices, each with propensity 1."""
+        errors, costs = candidates.errors, candidates.costs
+        if math.isinf(self.error_per_usd):
+            return choose_surely(least((costs, errors), candidates.allowed))
+        # A product too great for a float becomes inf; such candidates tie, and the cheaper one wins as it
+        # should.
+        with np.errstate(over="ignore"):
+            scores = self.error_per_usd * costs
+        scores += errors
+        return choose_surely(least((scores, costs, errors), candidates.allowed))

@@ -1,0 +1,109 @@
+"""Everything one decision needs, immutable and versioned; errors whose bits no batch can change."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routing.clusters import PromptMap
+from routing.costs import costs_at, price_table
+from routing.errors import InvalidInputError, UnknownLLMError
+from routing.llms import LLM
+
+#: Error rates are whole multiples of 2**-28 (4e-9), weights of 2**-24: every product is a multiple of 2**-52
+#: and every partial sum is below 2, so float64 holds each exactly. The sum then has one value, whatever the
+#: order in which BLAS adds, the size of the batch, the number of threads or the processor.
+RATE_BITS = 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """Which state decided; the map's version is the map's own."""
+
+    error_rates: str
+    prices: str
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """A map, the LLMs in the order of their names, and what is known of each in each cell.
+
+    Arrays are copied and made read-only. Raises ``InvalidInputError`` for shapes that do not fit, rates
+    outside 0..1, NaN, or LLMs that are not in strictly ascending order of name; ``UnknownPriceError`` for one
+    without price.
+    """
+
+    cluster_map: PromptMap
+    llms: tuple[LLM, ...]
+    #: Shape (C, H), in 0..1; kept as multiples of ``2**-RATE_BITS``.
+    error_rates: NDArray[np.float64]
+    #: Shape (H,): tokens an answer is expected to have.
+    output_tokens: NDArray[np.float64]
+    versions: Versions
+    #: The LLMs' names, ascending.
+    names: tuple[str, ...] = field(init=False)
+    # What ``price_table`` gives.
+    _prices: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        llms = tuple(self.llms)
+        names = tuple(llm.name for llm in llms)
+        if any(first >= second for first, second in pairwise(names)):
+            raise InvalidInputError("llms", "must be unique and in ascending order of name")
+        rates = np.asarray(self.error_rates, dtype=np.float64)
+        tokens = np.array(self.output_tokens, dtype=np.float64)
+        _check_rates(rates, (sum(self.cluster_map.sizes), len(llms)))
+        _check_output_tokens(tokens, len(llms))
+        arrays = {
+            "error_rates": np.rint(rates * 2.0**RATE_BITS) * 2.0**-RATE_BITS,
+            "output_tokens": tokens,
+            "_prices": price_table(llms),
+        }
+        for name, array in arrays.items():
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "llms", llms)
+        object.__setattr__(self, "names", names)
+
+    def column(self, name: str) -> int:
+        """Give the column of an LLM; ``UnknownLLMError`` when no LLM has that name."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise UnknownLLMError(name, self.names) from None
+
+    def predict_errors(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Give ``weights @ error_rates``, shape (n, H), exactly: no row's bits depend on its batch.
+
+        ``weights`` has shape (n, C) and is what the map gave (multiples of 2**-24, rows summing to 1).
+        """
+        if weights.shape[1:] != (len(self.error_rates),):
+            raise InvalidInputError(
+                "weights", f"must have shape (n, {len(self.error_rates)}), not {weights.shape}"
+            )
+        errors: NDArray[np.float64] = weights.astype(np.float64) @ self.error_rates
+        return errors
+
+    def predict_costs(
+        self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Give the expected USD, shape (n, H), with other ``output_tokens``, (H,) or (n, H), where given."""
+        return costs_at(
+            self._prices, input_tokens, self.output_tokens if output_tokens is None else output_tokens
+        )
+
+
+def _check_rates(rates: NDArray[np.float64], shape: tuple[int, int]) -> None:
+    if rates.shape != shape:
+        raise InvalidInputError("error_rates", f"must have shape {shape} (cells, LLMs), not {rates.shape}")
+    if not np.all((rates >= 0) & (rates <= 1)):
+        raise InvalidInputError("error_rates", "must be in 0..1, and not NaN")
+
+
+def _check_output_tokens(tokens: NDArray[np.float64], n_llms: int) -> None:
+    if tokens.shape != (n_llms,):
+        raise InvalidInputError("output_tokens", f"must have shape ({n_llms},), not {tokens.shape}")
+    if not np.all(np.isfinite(tokens)) or np.any(tokens < 0):
+        raise InvalidInputError("output_tokens", "must be finite and at least 0")
