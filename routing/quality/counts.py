@@ -43,8 +43,8 @@ def count_errors(
     """Add up labels: row i says that LLM ``llms[i]`` had ``errors[i]`` on a prompt in the cells ``cells[i]``.
 
     Parameters: ``cells`` (n, R) row numbers, one per resolution; ``llms`` (n,) column numbers;
-    ``errors`` (n,) in [0, 1]; ``weights`` (n,) finite and not negative, the trust in each label (1 when omitted).
-    No label at all gives zeros. Raises ``InvalidInputError`` for a value out of range, NaN included.
+    ``errors`` (n,) in [0, 1]; ``weights`` (n,) finite and not negative, the trust in each label, 1 when
+    omitted. No label at all gives zeros. Raises ``InvalidInputError`` for a value out of range, NaN included.
     """
     cells_, llms_ = _as_indices("cells", cells, 2, n_cells), _as_indices("llms", llms, 1, n_llms)
     errors_ = as_errors("errors", errors, shape=(len(llms_),))
@@ -57,14 +57,15 @@ def count_errors(
     repeats = cells_.shape[1]
 
     def total(values: Vector) -> Matrix:
-        sums: Vector = np.bincount(flat, weights=np.repeat(values, repeats), minlength=n_cells * n_llms)
-        return sums.astype(np.float64).reshape(n_cells, n_llms)
+        sums = np.zeros(n_cells * n_llms)
+        sums += np.bincount(flat, weights=np.repeat(values, repeats), minlength=sums.size)
+        return sums.reshape(n_cells, n_llms)
 
     return ErrorCounts(errors=total(errors_ * weights_), labels=total(weights_))
 
 
 def as_errors(field: str, values: ArrayLike, *, shape: tuple[int, ...]) -> Matrix:
-    """Read errors as float64 of ``shape``; ``InvalidInputError`` unless all lie in [0, 1], which NaN does not."""
+    """Read errors of ``shape`` as float64; ``InvalidInputError`` unless all lie in [0, 1] (NaN does not)."""
     errors = np.asarray(values, dtype=np.float64)
     if errors.shape != shape:
         raise InvalidInputError(field, f"shape {errors.shape} where {shape} is needed")

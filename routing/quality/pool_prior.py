@@ -36,8 +36,9 @@ class PoolPrior:
     """What the known LLMs say of any LLM's cell error rates; part of a map's version, frozen with it.
 
     A new LLM's rates are ``w g + (1 - w) b``: g the mean of the Gaussian N(means, covariance) given its
-    labels, b its own shrunk rates (``shrink_error_rates`` with this prior's level), w = max(0, 1 - 2/S). With two
-    or fewer known LLMs they are therefore exactly b. Without labels all LLMs tie exactly, so that cost decides.
+    labels, b its own shrunk rates (``shrink_error_rates`` with this prior's level), w = max(0, 1 - 2/S).
+    With two or fewer known LLMs they are therefore exactly b. Without labels all LLMs tie exactly, so that
+    cost decides.
     """
 
     #: Expected error rate per cell, shape (C,).
@@ -100,7 +101,7 @@ class PoolPrior:
         return np.clip(rates - half, 0.0, 1.0), np.clip(rates + half, 0.0, 1.0)
 
     def _posterior(self, errors: Vector, labels: Vector, *, spread: bool = False) -> _Posterior:
-        """Condition the Gaussian on one LLM's cell means, whose noise is s2/n; its variances if ``spread``."""
+        """Condition the Gaussian on one LLM's cell means, of noise s2/n; its variances if ``spread``."""
         seen = np.flatnonzero(labels > _LEAST_WEIGHT)
         variances = self.covariance.diagonal().copy()
         if seen.size == 0:
@@ -160,8 +161,9 @@ def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int])
     """Learn the prior from the known LLMs' errors on training prompts.
 
     Parameters: ``cells`` (n, R) each prompt's cell in each resolution; ``errors`` (n, S) in [0, 1], complete;
-    ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are flat and
-    only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean over LLMs, and::
+    ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are flat
+    and only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean over
+    LLMs, and::
 
         Sigma = (1 + 6/S) (S/(S-1)) LedoitWolf(columns of T - m, centred)
     """

@@ -43,15 +43,15 @@ def shrink_error_rates(
     """Pull each cell's error rate towards its LLM's overall rate p: (e + kappa p) / (n + kappa).
 
     Parameters: ``errors``, ``labels`` of shape (n_cells, n_llms), sums of error in [0, 1] and of label
-    weights; ``sizes`` the cells of each resolution, which are shrunk one resolution at a time; ``strength`` the
-    pseudo-labels kappa, estimated per LLM and resolution when omitted::
+    weights; ``sizes`` the cells of each resolution, each shrunk by itself; ``strength`` the pseudo-labels
+    kappa, estimated per LLM and resolution when omitted::
 
         tau2  = (sum n_k (e_k/n_k - p)^2 - (K-1) q) / (N - sum n_k^2/N - (K-1)), 0 where either is negative
         kappa = clip(q/tau2 - 1, 2, 200)
 
     Without ``level``, p = e/N and q = p (1 - p); an LLM without labels gets .5. With ``level``, p is that
-    prior's rate after the labels, q = max(p (1 - p), .02), and an LLM with less than two labels gets p in every cell.
-    A cell without labels gets p. Each column depends on its own labels alone, to the last bit.
+    prior's rate after the labels, q = max(p (1 - p), .02), and an LLM with less than two labels gets p in
+    every cell. A cell without labels gets p. Each column depends on its own labels alone, to the last bit.
     Source: empirical Bayes for a beta-binomial by moments (Efron & Morris 1975).
     """
     errors_, labels_ = check_counts(errors, labels, sizes)
