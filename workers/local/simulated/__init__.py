@@ -1,0 +1,1 @@
+"""Simulated LLMs: prompts whose answers can be checked, answers of known quality, and a server for them."""
