@@ -1,0 +1,198 @@
+"""A real, single-node Apache Kafka on loopback ports that it keeps."""
+
+import base64
+import json
+import shutil
+import subprocess
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from workers.errors import UsageError
+from workers.local import ports
+from workers.local.java import find_java, resolve_kafka
+from workers.local.processes import Command, Service, ServiceError
+
+START_SECONDS = 90.0
+#: Starts fast and stays small; a broker on a laptop needs no second compiler.
+JVM_FLAGS = ("-Xms128m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+LOGGER_FLAGS = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+)
+#: Kafka's own defaults are for three brokers and slow networks.
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # A group of one need not wait for others; chaos tests need short sessions.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "500",
+    # After SIGKILL the controller waits for the dead broker's session: 4-5 s instead of 12-14.
+    "broker.session.timeout.ms": "1500",
+    "broker.heartbeat.interval.ms": "300",
+    # A transaction that a dead worker left open hides later records from readers until it is aborted.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    # A request of 1 MiB with its headers fits; larger ones belong elsewhere.
+    "message.max.bytes": str(4 * 1024 * 1024),
+    "replica.fetch.max.bytes": str(4 * 1024 * 1024),
+    "log.segment.bytes": str(128 * 1024 * 1024),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaIdentity:
+    """What a folder's Kafka keeps across restarts."""
+
+    port: int
+    controller_port: int
+    cluster_id: str
+
+
+class Kafka:
+    """The Kafka of one folder.
+
+    ``start`` formats the storage the first time, starts the broker and returns when it answers. ``kill`` and
+    ``restart`` are for tests of what others do meanwhile. Listens on 127.0.0.1 alone.
+    """
+
+    def __init__(self, folder: Path, *, outlive: bool) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        self._identity_file = folder / "identity.json"
+        self._properties = folder / "server.properties"
+        self.service = Service("kafka", folder, outlive=outlive)
+
+    @property
+    def bootstrap(self) -> str:
+        """``host:port`` of the broker; the same after each restart."""
+        return f"{ports.LOOPBACK}:{self._identity().port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's process, None while it is down."""
+        process = self.service.find()
+        return process.pid if process else None
+
+    def start(self) -> None:
+        """Start the broker and wait until it answers; nothing to do if it does already."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the broker without waiting for it."""
+        if self.service.find() is not None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        identity = self._identity()
+        for port in (identity.port, identity.controller_port):
+            if not ports.is_free(port):
+                raise UsageError(
+                    f"port {port} of the Kafka in {self._folder} is taken by {ports.name_holder(port)}: "
+                    f"stop that, or delete {self._identity_file.name} and data there to begin anew"
+                )
+        java = str(find_java().executable)
+        environment = {"CLASSPATH": ":".join(str(jar) for jar in resolve_kafka())}
+        self._format(java, environment, identity)
+        arguments = [java, *JVM_FLAGS, *LOGGER_FLAGS, "kafka.Kafka", str(self._properties)]
+        self.service.start(Command(arguments=arguments, environment=environment))
+
+    def wait(self) -> None:
+        """Return when the broker answers; a ServiceError with the end of its log if it does not."""
+        self.service.wait_until(self.answers, timeout=START_SECONDS)
+
+    def answers(self) -> bool:
+        """Tell whether this folder's broker accepts connections, is in service and lists its topics."""
+        identity = self._identity()
+        if not ports.accepts(identity.port):
+            return False
+        try:
+            admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5_000)
+        except KafkaError:
+            return False
+        try:
+            cluster = admin.describe_cluster()
+            admin.list_topics()
+        except KafkaError:
+            return False
+        finally:
+            admin.close()
+        return bool(cluster["brokers"]) and cluster["cluster_id"] == identity.cluster_id
+
+    def stop(self) -> None:
+        """End the broker in order; nothing to do if it is down."""
+        self.service.stop()
+
+    def kill(self) -> None:
+        """End the broker by SIGKILL; what it had not flushed is in the page cache and survives."""
+        self.service.kill()
+
+    def restart(self) -> None:
+        """Stop if needed, and start again on the same ports."""
+        self.stop()
+        self.start()
+
+    def _identity(self) -> KafkaIdentity:
+        """The folder's ports and cluster id, chosen at the first call."""
+        if not self._identity_file.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            port, controller_port = ports.choose_ports(2)
+            identity = KafkaIdentity(
+                port=port, controller_port=controller_port, cluster_id=_make_cluster_id()
+            )
+            self._identity_file.write_text(json.dumps(asdict(identity)), encoding="utf-8")
+        return KafkaIdentity(**json.loads(self._identity_file.read_text(encoding="utf-8")))
+
+    def _format(self, java: str, environment: dict[str, str], identity: KafkaIdentity) -> None:
+        """Write the properties, and format the storage unless that was done: in full or not at all."""
+        self._properties.write_text(_render(identity, data=self._data), encoding="utf-8")
+        if self._data.exists():
+            return
+        draft = self._folder / "data.formatting"
+        shutil.rmtree(draft, ignore_errors=True)
+        properties = self._folder / "format.properties"
+        properties.write_text(_render(identity, data=draft), encoding="utf-8")
+        arguments = [java, *JVM_FLAGS, *LOGGER_FLAGS, "kafka.tools.StorageTool", "format"]
+        arguments += ["-t", identity.cluster_id, "-c", str(properties)]
+        log = self._folder / "format.log"
+        with log.open("wb") as output:
+            done = subprocess.run(  # noqa: S603  # the Java that was found
+                arguments, env=environment, stdout=output, stderr=output, start_new_session=True, check=False
+            )
+        if done.returncode:
+            raise ServiceError("kafka", f"could not format its storage (exit code {done.returncode})", log)
+        draft.rename(self._data)
+        properties.unlink()
+
+
+def _make_cluster_id() -> str:
+    """A random id as Kafka writes them: 16 bytes in URL-safe base64, not beginning with a dash."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+def _render(identity: KafkaIdentity, *, data: Path) -> str:
+    broker = f"PLAINTEXT://{ports.LOOPBACK}:{identity.port}"
+    controller = f"{ports.LOOPBACK}:{identity.controller_port}"
+    settings = {
+        **SETTINGS,
+        "controller.quorum.voters": f"1@{controller}",
+        "listeners": f"{broker},CONTROLLER://{controller}",
+        "advertised.listeners": broker,
+        "log.dirs": str(data),
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
