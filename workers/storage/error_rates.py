@@ -1,0 +1,88 @@
+"""Published error rates: every version is kept, so that any decision can be made again."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from routing.errors import InvalidInputError
+from workers.storage.routing_state import RoutingState
+from workers.storage.tables import ErrorRateVersionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RatesVersion:
+    """Error rates as published."""
+
+    version: int
+    map_version: str
+    #: Names of the columns of ``rates``.
+    llms: tuple[str, ...]
+    #: Probability of a wrong answer, shape (n_cells, n_llms), in [0, 1]; read-only.
+    rates: NDArray[np.float64]
+    reason: str
+    created_at: datetime
+
+
+class ErrorRates:
+    """Versions of error rates; the highest of a map is in force while that map is active."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def publish(
+        self, map_version: str, llms: Sequence[str], rates: NDArray[np.float64], *, reason: str
+    ) -> int:
+        """Keep a new version for routers to pick up when the transaction commits; give its number.
+
+        ``rates`` has shape (n_cells, n_llms), in [0, 1]. Numbers rise in the order of commits.
+        """
+        matrix = np.ascontiguousarray(rates, dtype=np.float64)
+        if matrix.ndim != 2 or matrix.shape[1] != len(llms):  # noqa: PLR2004 - a matrix
+            raise InvalidInputError("rates", f"shape {matrix.shape} for {len(llms)} LLMs")
+        if not ((matrix >= 0) & (matrix <= 1)).all():
+            raise InvalidInputError("rates", "must lie within 0..1")
+        if len(set(llms)) != len(llms):
+            raise InvalidInputError("llms", "a name stands twice")
+        RoutingState(self._session).bump()
+        buffer = io.BytesIO()
+        np.save(buffer, matrix, allow_pickle=False)
+        row = ErrorRateVersionRow(
+            map_version=map_version, rates=buffer.getvalue(), llms=list(llms), reason=reason
+        )
+        self._session.add(row)
+        self._session.flush()
+        return row.version
+
+    def current(self, map_version: str) -> RatesVersion | None:
+        """Give the version in force for a map; ``None`` before the first."""
+        row = self._session.scalars(
+            select(ErrorRateVersionRow)
+            .where(ErrorRateVersionRow.map_version == map_version)
+            .order_by(ErrorRateVersionRow.version.desc())
+            .limit(1)
+        ).first()
+        return None if row is None else _read(row)
+
+    def get(self, version: int) -> RatesVersion | None:
+        """Give any version that was ever published; ``None`` where there is none."""
+        row = self._session.get(ErrorRateVersionRow, version)
+        return None if row is None else _read(row)
+
+
+def _read(row: ErrorRateVersionRow) -> RatesVersion:
+    rates: NDArray[np.float64] = np.load(io.BytesIO(row.rates), allow_pickle=False)
+    rates.setflags(write=False)
+    return RatesVersion(
+        version=row.version,
+        map_version=row.map_version,
+        llms=tuple(row.llms),
+        rates=rates,
+        reason=row.reason,
+        created_at=row.created_at,
+    )

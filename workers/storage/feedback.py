@@ -1,0 +1,123 @@
+"""Feedback rows: each piece kept once, whoever sends it again."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from routing.errors import InvalidInputError
+from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackEntry:
+    """A piece of feedback as it is kept.
+
+    ``InvalidInputError`` names a field that Postgres would refuse: one bad piece never costs its batch.
+    """
+
+    #: The sender's own id: sent twice, it counts once.
+    feedback_id: str
+    #: The signed token it quoted; ``None`` where it named prompt and LLM instead.
+    decision_id: str | None
+    prompt_id: str
+    llm: str
+    #: Version of the cluster map whose cells follow.
+    map_version: str
+    #: The prompt's cell in each of the map's resolutions.
+    cells: tuple[int, ...]
+    #: Quality in 0..1: 1 is right.
+    score: float
+    #: Trust in the source; 1 is one label's worth.
+    weight: float = 1.0
+    source: str = "human"
+    tenant: str | None = None
+    #: When it was given, by the sender's clock; with a time zone.
+    event_time: datetime
+    disposition: str = "counted"
+
+    def __post_init__(self) -> None:
+        for name in ("feedback_id", "decision_id", "prompt_id", "llm", "map_version", "source", "tenant"):
+            _check_text(name, getattr(self, name))
+        if not 0 < len(self.feedback_id.encode()) <= MAX_NAME_BYTES:
+            raise InvalidInputError("feedback_id", f"must have 1 to {MAX_NAME_BYTES} bytes")
+        if not 0.0 <= self.score <= 1.0:
+            raise InvalidInputError("score", f"{self.score} is not within 0..1")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InvalidInputError("weight", f"{self.weight} is not a finite number of at least 0")
+        if self.event_time.tzinfo is None:
+            raise InvalidInputError("event_time", "has no time zone")
+        if self.disposition not in DISPOSITIONS:
+            raise InvalidInputError(
+                "disposition", f"{self.disposition!r} is none of {', '.join(DISPOSITIONS)}"
+            )
+
+
+def _check_text(field: str, value: str | None) -> None:
+    """Refuse what Postgres cannot keep as text: NUL, and surrogates that are no UTF-8."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(field, "is not UTF-8") from error
+    if "\0" in value:
+        raise InvalidInputError(field, "holds a NUL character")
+
+
+_COLUMNS = tuple(field.name for field in fields(FeedbackEntry))
+_TYPES = {"cells": "text", "score": "float8", "weight": "float8", "event_time": "timestamptz"}
+_INSERT = text(
+    # One array per column: a statement of one shape, however many rows. The arrays of cells differ in length,
+    # which a matrix cannot, so they travel as text.
+    f"INSERT INTO feedback ({', '.join(_COLUMNS)}) SELECT "  # noqa: S608 - names of our own columns
+    + ", ".join("cells::int[]" if name == "cells" else name for name in _COLUMNS)
+    + " FROM unnest("
+    + ", ".join(f"CAST(:{name} AS {_TYPES.get(name, 'text')}[])" for name in _COLUMNS)
+    + f") AS rows ({', '.join(_COLUMNS)}) ON CONFLICT (feedback_id) DO NOTHING RETURNING feedback_id"
+)
+
+
+class Feedback:
+    """Feedback as received, one row per feedback id."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def record(self, entries: Iterable[FeedbackEntry]) -> dict[str, FeedbackEntry]:
+        """Keep what is new, in one statement, and give exactly that: entry by feedback id.
+
+        Count each value of the result once and nothing else: an id that is kept already, that another
+        transaction commits first, or that stands again in ``entries`` (the first is kept) is left out. A
+        concurrent transaction with a common id is waited for. Ids are locked in their order, so that two
+        learners never deadlock.
+        """
+        offered: dict[str, FeedbackEntry] = {}
+        for entry in entries:
+            offered.setdefault(entry.feedback_id, entry)
+        if not offered:
+            return {}
+        ordered = [offered[feedback_id] for feedback_id in sorted(offered)]
+        columns = dict(zip(_COLUMNS, map(list, zip(*map(_as_row, ordered), strict=True)), strict=True))
+        kept = self._session.execute(_INSERT, columns).scalars()
+        return {feedback_id: offered[feedback_id] for feedback_id in kept}
+
+    def counted(self, map_version: str) -> Iterator[FeedbackEntry]:
+        """Stream the feedback that counts for a map, by feedback id: what a refold folds."""
+        rows = self._session.scalars(
+            select(FeedbackRow)
+            .where(FeedbackRow.map_version == map_version, FeedbackRow.disposition == "counted")
+            .order_by(FeedbackRow.feedback_id)
+            .execution_options(yield_per=1000)
+        )
+        for row in rows:
+            values = {name: getattr(row, name) for name in _COLUMNS}
+            yield FeedbackEntry(**{**values, "cells": tuple(row.cells)})
+
+
+def _as_row(entry: FeedbackEntry) -> tuple[object, ...]:
+    cells = "{" + ",".join(map(str, entry.cells)) + "}"
+    return tuple(cells if name == "cells" else getattr(entry, name) for name in _COLUMNS)

@@ -1,0 +1,212 @@
+"""What routers hold of the state: one consistent read, and a thread that keeps it fresh."""
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+import psycopg
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from routing.errors import RoutingError
+from routing.snapshot import Snapshot, Versions
+from workers.errors import WorkersError
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import transaction, translate_errors
+from workers.storage.error_rates import ErrorRates
+from workers.storage.llms import LLMs
+from workers.storage.policies import Policies
+from workers.storage.routing_state import CHANNEL, RoutingState
+
+#: Only LLMs in these states take traffic.
+ROUTED_STATES = ("active",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedState:
+    """Everything routers need of Postgres, as it stood at one version."""
+
+    #: Of ``routing_state``.
+    version: int
+    #: ``None`` until a map is active and error rates of it are published.
+    snapshot: Snapshot | None
+    #: Version and body of each policy in force, by name.
+    policies: dict[str, tuple[int, dict[str, Any]]]
+    #: Active LLMs that take no traffic yet, because the error rates in force do not cover them.
+    unrated: tuple[str, ...]
+
+
+def load_snapshot(session: Session) -> Snapshot | None:
+    """Give the snapshot in force in one consistent read; see ``load_state``."""
+    return load_state(session).snapshot
+
+
+def load_state(session: Session) -> PublishedState:
+    """Read everything routers need as of one moment (REPEATABLE READ), whatever others write meanwhile.
+
+    The session must not have begun a transaction. The snapshot's columns are the active LLMs that the error
+    rates in force cover. ``UnknownPriceError`` for an active LLM without a price.
+    """
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
+    version = RoutingState(session).version()
+    policies = Policies(session).current()
+    registered = LLMs(session).list(states=ROUTED_STATES)
+    fitted = ClusterMaps(session).active()
+    rates = None if fitted is None else ErrorRates(session).current(fitted.cluster_map.version)
+    columns = {} if rates is None else {name: column for column, name in enumerate(rates.llms)}
+    routed = [found for found in registered if found.llm.name in columns]
+    unrated = tuple(found.llm.name for found in registered if found.llm.name not in columns)
+    snapshot = None
+    if fitted is not None and rates is not None:
+        llms = tuple(found.llm for found in routed)
+        snapshot = Snapshot(
+            cluster_map=fitted.cluster_map,
+            llms=llms,
+            error_rates=rates.rates[:, [columns[llm.name] for llm in llms]],
+            output_tokens=np.array([llm.expected_output_tokens for llm in llms]),
+            versions=Versions(
+                error_rates=str(rates.version),
+                prices=str(max((found.price_version for found in routed), default=0)),
+            ),
+        )
+    return PublishedState(version=version, snapshot=snapshot, policies=policies, unrated=unrated)
+
+
+class SnapshotSource:
+    """Keeps the published state in memory and swaps it when its version in Postgres moves.
+
+    A thread of its own polls every ``poll_seconds`` and listens for notifications, so that a change is seen
+    within milliseconds, or within a poll where notifications do not arrive. While Postgres is away, or holds
+    what cannot be used, the last state stays and ``problem`` says why. Reading ``state`` never waits.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        poll_seconds: float = 1.0,
+        on_state: Callable[[PublishedState], None] = lambda _: None,
+        on_problem: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        """Callbacks run on the source's thread; ``on_problem`` gets ``None`` when all is well again."""
+        self._engine = engine
+        self._poll_seconds = poll_seconds
+        self._on_state = on_state
+        self._on_problem = on_problem
+        self._changed = threading.Condition()
+        self._state: PublishedState | None = None
+        self._problem: str | None = None
+        self._wake, self._wakened = socket.socketpair()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uniroute-snapshots", daemon=True)
+
+    @property
+    def state(self) -> PublishedState | None:
+        """The last state that could be read; ``None`` before the first."""
+        return self._state
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot of the last state."""
+        state = self._state
+        return None if state is None else state.snapshot
+
+    @property
+    def problem(self) -> str | None:
+        """Why the state may be stale, in one sentence; ``None`` while it is fresh."""
+        return self._problem
+
+    def start(self) -> None:
+        """Begin to watch; once per source."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it, at most for one statement; safe to call twice."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._wake.send(b"\0")
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._wake.close()
+        self._wakened.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_for(self, wanted: Callable[["SnapshotSource"], bool], *, timeout_seconds: float) -> bool:
+        """Wait until ``wanted(self)`` holds, and tell whether it does; False after the time-out."""
+        with self._changed:
+            return self._changed.wait_for(lambda: wanted(self), timeout_seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._watch()
+            except (WorkersError, RoutingError) as error:
+                self._set_problem(str(error))
+            except BaseException as error:
+                self._set_problem(f"the watcher of routing state died: {type(error).__name__}")
+                raise
+            self._pause(())
+
+    def _watch(self) -> None:
+        """Follow the version until stopped; raises where Postgres is lost or holds what cannot be used."""
+        with translate_errors(), _detached(self._engine) as listener:
+            listener.execute(f"LISTEN {CHANNEL}")
+            seen = None  # a new connection may lead to a restored database, whose versions say nothing
+            while not self._stopping.is_set():
+                seen = self._refresh(seen)
+                self._set_problem(None)
+                self._pause((listener,))
+                for _ in listener.notifies(timeout=0):
+                    pass  # however many changes there were, one look sees them all
+
+    def _refresh(self, seen: int | None) -> int:
+        with transaction(self._engine) as session:
+            if RoutingState(session).version() == seen:
+                return seen
+        with transaction(self._engine) as session:
+            state = load_state(session)
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+        self._on_state(state)
+        return state.version
+
+    def _set_problem(self, problem: str | None) -> None:
+        if problem == self._problem:
+            return
+        with self._changed:
+            self._problem = problem
+            self._changed.notify_all()
+        self._on_problem(problem)
+
+    def _pause(self, connections: tuple[psycopg.Connection[Any], ...]) -> None:
+        """Wait for a poll's time, a notification or a stop, whichever is first."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wakened, selectors.EVENT_READ)
+            for connection in connections:
+                selector.register(connection, selectors.EVENT_READ)
+            selector.select(self._poll_seconds)
+
+
+@contextmanager
+def _detached(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
+    """Take a connection out of the pool, in autocommit; it is closed at the end of the block."""
+    pooled = engine.raw_connection()
+    connection = cast(psycopg.Connection[Any], pooled.driver_connection)
+    pooled.detach()
+    connection.autocommit = True
+    try:
+        yield connection
+    finally:
+        connection.close()

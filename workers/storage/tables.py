@@ -1,0 +1,252 @@
+"""The tables. Domain values live in ``routing``; these classes only say how Postgres keeps them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    false,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+#: Where an LLM stands between registration and retirement.
+LLM_STATES = ("probe", "shadow", "canary", "active", "draining", "retired")
+#: What became of a piece of feedback.
+DISPOSITIONS = ("counted", "refused", "excluded", "replaced")
+#: A reference to a key, never a key: the name of an environment variable, or nothing.
+API_KEY_REF_PATTERN = "^(env:[A-Za-z_][A-Za-z0-9_]*)?$"
+#: Names and ids, in bytes of UTF-8; longer ones would not fit an index or a decision id.
+MAX_NAME_BYTES = 200
+
+_CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Every table of uniroute; its metadata is what migrations are checked against."""
+
+    metadata = MetaData(naming_convention=_CONVENTION)
+    type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
+        str: Text(),
+        float: Double(),
+        bytes: LargeBinary(),
+        datetime: DateTime(timezone=True),
+        list[str]: ARRAY(Text()),
+        list[int]: ARRAY(Integer()),
+        dict[str, Any]: JSONB(),
+    }
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+def _name(column: str) -> CheckConstraint:
+    return CheckConstraint(f"octet_length({column}) BETWEEN 1 AND {MAX_NAME_BYTES}", name=column)
+
+
+def _amount(column: str) -> CheckConstraint:
+    # NaN is above infinity in Postgres, so this refuses it too.
+    return CheckConstraint(f"{column} >= 0 AND {column} < 'Infinity'", name=column)
+
+
+class LLMRow(Base):
+    """A registered LLM and the endpoint that serves it."""
+
+    __tablename__ = "llms"
+    __table_args__ = (
+        _name("name"),
+        _one_of("state", LLM_STATES),
+        _amount("expected_output_tokens"),
+        CheckConstraint("context_length > 0", name="context_length"),
+        CheckConstraint(f"api_key_ref ~ '{API_KEY_REF_PATTERN}'", name="api_key_ref"),
+        CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_at"),
+        {"comment": "LLMs that prompts may be routed to, and where each is served"},
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True, comment="what callers and decisions call it")
+    base_url: Mapped[str] = mapped_column(comment="OpenAI-compatible endpoint, without credentials")
+    provider_model: Mapped[str] = mapped_column(comment="the model's name at that endpoint")
+    api_key_ref: Mapped[str] = mapped_column(
+        server_default="",
+        comment="where the key is, e.g. env:OPENAI_API_KEY, never a key; empty: none is needed",
+    )
+    context_length: Mapped[int | None] = mapped_column(Integer, comment="tokens; null where unknown")
+    capabilities: Mapped[list[str]] = mapped_column(
+        server_default=text("'{}'"), comment="what it can do, e.g. tools, vision, json"
+    )
+    simulated: Mapped[bool] = mapped_column(
+        server_default=false(), comment="true where its answers are played, not generated"
+    )
+    state: Mapped[str] = mapped_column(server_default="active", comment="where it stands in its life cycle")
+    expected_output_tokens: Mapped[float] = mapped_column(comment="mean length of a reply, in tokens")
+    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retired_at: Mapped[datetime | None]
+
+
+class PriceRow(Base):
+    """What an LLM costs from a moment on. The highest version of an LLM is in force."""
+
+    __tablename__ = "prices"
+    __table_args__ = (
+        _amount("input_usd_per_mtok"),
+        _amount("output_usd_per_mtok"),
+        _amount("fixed_usd"),
+        {"comment": "prices of LLMs; rows are added, never changed"},
+    )
+
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(
+        BigInteger,
+        Identity(always=True),
+        primary_key=True,
+        comment="counts over all LLMs, so that one number names the prices of a moment",
+    )
+    input_usd_per_mtok: Mapped[float] = mapped_column(comment="USD per million input tokens")
+    output_usd_per_mtok: Mapped[float] = mapped_column(comment="USD per million output tokens")
+    fixed_usd: Mapped[float] = mapped_column(server_default="0", comment="USD per call")
+    valid_from: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ClusterMapRow(Base):
+    """An immutable cluster map with the prior that was learned on it."""
+
+    __tablename__ = "cluster_maps"
+    __table_args__ = (
+        CheckConstraint("version ~ '^[0-9a-f]{16}$'", name="version"),
+        Index("uq_cluster_maps_active", "active", unique=True, postgresql_where=text("active")),
+        {"comment": "cluster maps; immutable but for which one is active"},
+    )
+
+    version: Mapped[str] = mapped_column(primary_key=True, comment="hash of the map's content, 16 hex digits")
+    map: Mapped[bytes] = mapped_column(comment="ClusterMap.to_bytes: npz with a JSON header")
+    prior: Mapped[bytes | None] = mapped_column(comment="PoolPrior.to_bytes, frozen with the map")
+    fingerprint: Mapped[dict[str, Any]] = mapped_column(comment="the embedder whose vectors the map reads")
+    active: Mapped[bool] = mapped_column(server_default=false(), comment="true for the one that routers use")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ErrorCountRow(Base):
+    """Sums of weighted errors and of weights of one LLM in one cell."""
+
+    __tablename__ = "error_counts"
+    __table_args__ = (
+        CheckConstraint("cell >= 0", name="cell"),
+        _amount("label_weight"),
+        _amount("feedback_weight"),
+        CheckConstraint("label_errors >= 0 AND label_errors <= label_weight", name="label_errors"),
+        CheckConstraint(
+            "feedback_errors >= 0 AND feedback_errors <= feedback_weight", name="feedback_errors"
+        ),
+        {"comment": "evidence per map, LLM and cell; every write adds"},
+    )
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    cell: Mapped[int] = mapped_column(Integer, primary_key=True, comment="column of the map's centroids")
+    label_errors: Mapped[float] = mapped_column(server_default="0", comment="from labelled prompts")
+    label_weight: Mapped[float] = mapped_column(server_default="0", comment="number of labels, weighted")
+    feedback_errors: Mapped[float] = mapped_column(
+        server_default="0", comment="from feedback on live traffic"
+    )
+    feedback_weight: Mapped[float] = mapped_column(
+        server_default="0", comment="number of feedbacks, weighted"
+    )
+
+
+class ErrorRateVersionRow(Base):
+    """A published matrix of error rates. Every version is kept."""
+
+    __tablename__ = "error_rate_versions"
+    __table_args__ = (
+        Index("ix_error_rate_versions_map_version", "map_version", "version"),
+        {"comment": "error rates as routers used them; the highest version of the active map is in force"},
+    )
+
+    version: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"))
+    rates: Mapped[bytes] = mapped_column(comment="npy, float64, one row per cell, one column per LLM")
+    llms: Mapped[list[str]] = mapped_column(comment="names of the columns")
+    reason: Mapped[str] = mapped_column(comment="what made this version, for people")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class FeedbackRow(Base):
+    """One piece of feedback, kept so that counts can be folded anew."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        _name("feedback_id"),
+        _one_of("disposition", DISPOSITIONS),
+        CheckConstraint("score BETWEEN 0 AND 1", name="score"),
+        _amount("weight"),
+        # No foreign keys: feedback that was refused may name anything, and is kept too.
+        {"comment": "feedback as received, once per feedback id"},
+    )
+
+    feedback_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="the sender's; sent twice, it is kept once"
+    )
+    decision_id: Mapped[str | None] = mapped_column(comment="the signed token it quoted")
+    prompt_id: Mapped[str]
+    llm: Mapped[str]
+    map_version: Mapped[str]
+    cells: Mapped[list[int]] = mapped_column(comment="the prompt's cell in each resolution of that map")
+    score: Mapped[float] = mapped_column(comment="quality, 0 wrong to 1 right")
+    weight: Mapped[float] = mapped_column(comment="trust in the source")
+    source: Mapped[str]
+    tenant: Mapped[str | None]
+    event_time: Mapped[datetime] = mapped_column(comment="when it was given, by the sender's clock")
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disposition: Mapped[str] = mapped_column(server_default="counted", comment="what became of it")
+
+
+class PolicyRow(Base):
+    """A version of a named policy. The highest version of a name is in force."""
+
+    __tablename__ = "policies"
+    __table_args__ = (
+        _name("name"),
+        CheckConstraint("version > 0", name="version"),
+        CheckConstraint("jsonb_typeof(body) = 'object'", name="body"),
+        {"comment": "declarative policies; rows are added, never changed"},
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="1, 2, 3 per name"
+    )
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class RoutingStateRow(Base):
+    """The one row whose version moves whenever routers must look again."""
+
+    __tablename__ = "routing_state"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="single_row"),
+        {"comment": "a single row; its version moves with every change that routers must see"},
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default="1")
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
