@@ -65,3 +65,10 @@ def costs_at(
     costs += output_tokens * per_output
     costs += fixed
     return costs
+
+
+def call_cost(price: Price, *, input_tokens: float, output_tokens: float) -> float:
+    """Give the USD of one call whose tokens are known, by the same formula as ``expected_costs``."""
+    usd = input_tokens * (price.input_usd_per_mtok * _PER_MILLION)
+    usd += output_tokens * (price.output_usd_per_mtok * _PER_MILLION)
+    return usd + price.fixed_usd

@@ -1,6 +1,7 @@
 """What crosses Kafka: raw messages and records, the wire types of each topic, CloudEvents headers."""
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,7 +58,7 @@ class Message:
         return None
 
     def text_header(self, name: str) -> str | None:
-        """Give a header as text; ``PoisonError`` of class ``bad_header`` where it is no UTF-8 or over 8 KiB."""
+        """Give a header as text; ``PoisonError`` (``bad_header``) where it is no UTF-8 or over 8 KiB."""
         raw = self.header(name)
         if raw is None:
             return None
@@ -102,6 +103,12 @@ class ChatMessage(msgspec.Struct):
         return "\n".join(part.text for part in self.content or () if part.text)
 
 
+class ResponseFormat(msgspec.Struct):
+    """The shape that the answer must have."""
+
+    type: str
+
+
 class ChatRequest(msgspec.Struct):
     """What the router reads of an OpenAI chat.completions body; every other field passes through unread."""
 
@@ -109,6 +116,8 @@ class ChatRequest(msgspec.Struct):
     messages: list[ChatMessage]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    tools: list[msgspec.Raw] | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def prompt_text(self) -> str:
@@ -119,17 +128,28 @@ class ChatRequest(msgspec.Struct):
         return "\n".join(message.text for message in self.messages)
 
     @property
-    def text_length(self) -> int:
-        """Characters over all turns."""
-        return sum(len(message.text) for message in self.messages)
+    def text_bytes(self) -> int:
+        """Bytes of text over all turns, in UTF-8."""
+        return sum(len(message.text.encode()) for message in self.messages)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What an LLM must declare to take this body: ``tools``, ``vision``, ``json``."""
+        parts = [part for turn in self.messages if isinstance(turn.content, list) for part in turn.content]
+        asked = {
+            "tools": bool(self.tools),
+            "vision": any(part.type == "image_url" for part in parts),
+            "json": self.response_format is not None and self.response_format.type.startswith("json"),
+        }
+        return frozenset(name for name, needed in asked.items() if needed)
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision was made from."""
 
     map: str
-    rates: int
-    prices: int
+    rates: str
+    prices: str
     policy: str
 
 
@@ -153,10 +173,14 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     policy_body: dict[str, Any]
     propensity: float
+    #: The uniform number the policy drew; ``None`` where it drew none.
+    draw: float | None
     cells: tuple[int, ...]
     #: Little-endian float32, base64 in JSON.
     weights: bytes
     input_tokens: float
+    #: The caller's limits, those that were set.
+    limits: dict[str, Any]
     candidates: tuple[CandidateRecord, ...]
     versions: Versions
 
@@ -247,8 +271,8 @@ def carried(message: Message, names: Iterable[str]) -> Headers:
     return tuple((name, value) for name in names if (value := message.header(name)) is not None)
 
 
-def number_header(message: Message, name: str) -> float | None:
-    """Read a header as a finite number of at least 0; ``PoisonError`` of class ``bad_header`` otherwise."""
+def number_header(message: Message, name: str, *, most: float = sys.float_info.max) -> float | None:
+    """Read a header as a number from 0 to ``most``; ``PoisonError`` of class ``bad_header`` otherwise."""
     text = message.text_header(name)
     if text is None:
         return None
@@ -256,6 +280,7 @@ def number_header(message: Message, name: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise PoisonError("bad_header", f"header {name} is {text[:40]!r}: give a number of at least 0")
+    if not 0 <= value <= most:  # NaN fails this too
+        bound = f" and at most {most}" if most < sys.float_info.max else ""
+        raise PoisonError("bad_header", f"header {name} is {text[:40]!r}: give a number of at least 0{bound}")
     return value

@@ -1,6 +1,7 @@
 """Typed settings, read once from the environment: ``UNIROUTE_KAFKA_BOOTSTRAP`` sets ``kafka_bootstrap``."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,8 +31,22 @@ class Settings(BaseSettings):
     session_timeout_ms: int = Field(default=10_000, ge=500)
     #: A transaction that its producer left open is aborted by the broker after this long.
     transaction_timeout_ms: int = Field(default=12_000, ge=1_000)
+    #: A prompt of more bytes is a dead letter.
+    max_prompt_bytes: int = Field(default=1_000_000, ge=1_000, le=3_000_000)
     #: Signs decision ids; every router and learner of an installation shares it.
     signing_key: SecretStr = SecretStr("")
+    #: Prompts that a router embeds at once, at most.
+    max_batch: int = Field(default=64, ge=1)
+    #: Calls that an executor has in flight, at most.
+    max_in_flight: int = Field(default=1_000, ge=1)
+    #: A call to an LLM is given up after this long.
+    call_timeout_s: float = Field(default=120.0, gt=0)
+    #: The learner publishes new error rates at most this often.
+    refit_interval_s: float = Field(default=1.0, gt=0)
+    #: ``auto``, ``openvino``, ``onnxruntime``, ``sentence-transformers`` or ``static``.
+    embedder_backend: Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"] = "auto"
+    #: Cores that the embedder uses; all of them where not set.
+    embedder_threads: int | None = Field(default=None, ge=1)
     #: Where embedder artifacts are kept.
     embedders_folder: Path = Path("~/.cache/uniroute/embedders").expanduser()
     #: Loopback unless told otherwise: health and metrics carry no secret, but nothing is public by default.

@@ -19,7 +19,7 @@ from workers.errors import WorkersError
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction, translate_errors
 from workers.storage.error_rates import ErrorRates
-from workers.storage.llms import LLMs
+from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
 from workers.storage.routing_state import CHANNEL, RoutingState
 
@@ -39,6 +39,8 @@ class PublishedState:
     policies: dict[str, tuple[int, dict[str, Any]]]
     #: Active LLMs that take no traffic yet, because the error rates in force do not cover them.
     unrated: tuple[str, ...]
+    #: Every LLM ever registered, by name: what was dispatched before an LLM was retired is still answered.
+    registered: dict[str, RegisteredLLM]
 
 
 def load_snapshot(session: Session) -> Snapshot | None:
@@ -55,12 +57,13 @@ def load_state(session: Session) -> PublishedState:
     session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
     version = RoutingState(session).version()
     policies = Policies(session).current()
-    registered = LLMs(session).list(states=ROUTED_STATES)
+    registered = LLMs(session).list()
+    active = [found for found in registered if found.state in ROUTED_STATES]
     fitted = ClusterMaps(session).active()
     rates = None if fitted is None else ErrorRates(session).current(fitted.cluster_map.version)
     columns = {} if rates is None else {name: column for column, name in enumerate(rates.llms)}
-    routed = [found for found in registered if found.llm.name in columns]
-    unrated = tuple(found.llm.name for found in registered if found.llm.name not in columns)
+    routed = [found for found in active if found.llm.name in columns]
+    unrated = tuple(found.llm.name for found in active if found.llm.name not in columns)
     snapshot = None
     if fitted is not None and rates is not None:
         llms = tuple(found.llm for found in routed)
@@ -74,7 +77,13 @@ def load_state(session: Session) -> PublishedState:
                 prices=str(max((found.price_version for found in routed), default=0)),
             ),
         )
-    return PublishedState(version=version, snapshot=snapshot, policies=policies, unrated=unrated)
+    return PublishedState(
+        version=version,
+        snapshot=snapshot,
+        policies=policies,
+        unrated=unrated,
+        registered={found.llm.name: found for found in registered},
+    )
 
 
 class SnapshotSource:

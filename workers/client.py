@@ -1,0 +1,220 @@
+"""What a Python caller imports: submit prompts, read replies, send feedback.
+
+Any language with a Kafka client can do the same: this module holds no logic that the topics do not.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+from workers import messages
+from workers.errors import UsageError, WaitableError
+from workers.settings import Settings
+from workers.topics import MAX_RECORD_BYTES, Topics, create_topics, is_legal_topic, reply_topic
+
+_POLL_MS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back for one prompt: an answer or an error, with the facts of the decision."""
+
+    prompt_id: str
+    #: OpenAI's response as it came, or ``{"error": {...}}``.
+    body: Mapping[str, Any]
+    #: The LLM that answered; empty where none was called.
+    llm: str
+    #: Quote it in feedback; empty where nothing was decided.
+    decision_id: str
+    #: What the answer cost; ``None`` where no LLM was called or its usage is not known.
+    cost_usd: float | None
+    headers: Mapping[str, str]
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no answer; ``None`` where there is one."""
+        return self.body["error"]["message"] if "error" in self.body else None
+
+    @property
+    def text(self) -> str:
+        """The answer's text; empty where there is none."""
+        choices = self.body.get("choices") or [{}]
+        return choices[0].get("message", {}).get("content") or ""
+
+
+class Client:
+    """A caller with a reply topic of its own.
+
+    ``app`` names the caller: replies come to ``uniroute.replies.APP``, which is created if it is missing,
+    and are shared among the caller's processes that use the same name. Use it as a context manager; not
+    thread-safe.
+
+    Raises ``UsageError`` for a name that Kafka would refuse and ``WaitableError`` where Kafka is away.
+    """
+
+    def __init__(self, bootstrap: str | None = None, *, app: str, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        if bootstrap is not None:
+            settings = settings.model_copy(update={"kafka_bootstrap": bootstrap})
+        self.reply_topic = settings.reply_prefix + app
+        if not app or not is_legal_topic(self.reply_topic):
+            raise UsageError(f"app is {app!r}: use 1 to 200 letters, digits, dots, dashes and underscores")
+        self._settings = settings
+        self._topics = Topics(settings.topic_prefix)
+        self._source = f"/clients/{app}"
+        create_topics(settings, [reply_topic(self.reply_topic, settings)])
+        servers = settings.kafka_bootstrap.split(",")
+        try:
+            self._producer = KafkaProducer(
+                bootstrap_servers=servers,
+                enable_idempotence=True,
+                linger_ms=5,
+                max_request_size=MAX_RECORD_BYTES,
+            )
+            self._consumer = KafkaConsumer(
+                self.reply_topic,
+                bootstrap_servers=servers,
+                group_id=f"{self.reply_topic}.readers",
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+            )
+        except KafkaError as error:
+            raise WaitableError("Kafka", str(error)) from error
+        self._failures: list[Exception] = []
+
+    def submit(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        model: str = "auto",
+        prompt_id: str | None = None,
+        policy: str | None = None,
+        max_cost_usd: float | None = None,
+        max_error: float | None = None,
+        deadline: datetime | None = None,
+        candidates: Sequence[str] = (),
+        **body: Any,  # noqa: ANN401 (any field of OpenAI's body)
+    ) -> str:
+        """Produce a prompt and give its id.
+
+        ``prompt`` is a text or a list of OpenAI messages; ``body`` holds any further field of an OpenAI
+        chat.completions body. The prompt is safe with Kafka once ``flush`` has returned.
+        """
+        prompt_id = prompt_id or str(uuid.uuid4())
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        wishes = {
+            messages.REPLY_TO: self.reply_topic,
+            messages.POLICY: policy,
+            messages.MAX_COST_USD: max_cost_usd,
+            messages.MAX_ERROR: max_error,
+            messages.DEADLINE: deadline.astimezone(UTC).isoformat() if deadline else None,
+            messages.CANDIDATES: ",".join(candidates) or None,
+            messages.TRACEPARENT: f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01",
+        }
+        headers = tuple((name, str(value).encode()) for name, value in wishes.items() if value is not None)
+        value = msgspec.json.encode({"model": model, "messages": turns, **body})
+        self._send(self._topics.prompts, prompt_id, value, event_type="uniroute.prompt", headers=headers)
+        return prompt_id
+
+    def replies(self, *, timeout_s: float) -> Iterator[Reply]:
+        """Yield replies as they come, until none has come for ``timeout_s`` seconds.
+
+        A reply is marked as read when the next batch is asked for: a caller that dies in between sees the
+        last few again, none is lost.
+        """
+        self.flush()
+        waited_ms = 0
+        while waited_ms < timeout_s * 1000:
+            batch = self.poll(timeout_ms=_POLL_MS)
+            waited_ms = 0 if batch else waited_ms + _POLL_MS
+            yield from batch
+            if batch:
+                self._consumer.commit()
+
+    def poll(self, *, timeout_ms: int) -> list[Reply]:
+        """Give the replies that wait, after at most ``timeout_ms``; the caller commits by ``commit``."""
+        polled = self._consumer.poll(timeout_ms=timeout_ms)
+        return [_read_reply(record) for records in polled.values() for record in records]
+
+    def commit(self) -> None:
+        """Mark every reply that was polled as read."""
+        self._consumer.commit()
+
+    def feedback(self, reply: Reply, *, score: float, source: str = "human", feedback_id: str = "") -> None:
+        """Say how good a reply was: 1 is right, 0 is wrong.
+
+        The same ``feedback_id`` counts once; by default a decision counts once per source. Raises
+        ``UsageError`` for a score outside 0..1 or a reply that no LLM answered.
+        """
+        if not reply.decision_id:
+            raise UsageError(f"prompt {reply.prompt_id} was answered by no LLM: there is nothing to score")
+        if not 0.0 <= score <= 1.0:
+            raise UsageError(f"score is {score}: give a number from 0 to 1")
+        event = messages.FeedbackEvent(
+            feedback_id=feedback_id or f"{source}:{uuid.uuid5(uuid.NAMESPACE_OID, reply.decision_id)}",
+            decision_id=reply.decision_id,
+            score=score,
+            source=source,
+        )
+        self._send(
+            self._topics.feedback, reply.prompt_id, messages.encode(event), event_type="uniroute.feedback"
+        )
+
+    def flush(self) -> None:
+        """Wait until Kafka has acknowledged everything; raise ``WaitableError`` for what it has not."""
+        try:
+            self._producer.flush()
+        except KafkaError as error:
+            raise WaitableError("Kafka", f"not everything was acknowledged: {error}") from error
+        if self._failures:
+            failed, self._failures = self._failures, []
+            raise WaitableError("Kafka", f"{len(failed)} messages were not acknowledged: {failed[0]}")
+
+    def close(self) -> None:
+        """Flush and let go of both connections."""
+        try:
+            self.flush()
+        finally:
+            self._producer.close()
+            self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(
+        self, topic: str, key: str, value: bytes, *, event_type: str, headers: messages.Headers = ()
+    ) -> None:
+        event = messages.event_headers(
+            event_id=key, event_type=event_type, source=self._source, now=datetime.now(UTC)
+        )
+        try:
+            future = self._producer.send(topic, key=key.encode(), value=value, headers=[*event, *headers])
+        except KafkaError as error:
+            raise WaitableError("Kafka", f"a message was not taken: {error}") from error
+        future.add_errback(self._failures.append)
+
+
+def _read_reply(record: Any) -> Reply:  # noqa: ANN401 (kafka-python has no types)
+    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    cost = headers.get(messages.COST_USD)
+    return Reply(
+        prompt_id=record.key.decode(),
+        body=msgspec.json.decode(record.value),
+        llm=headers.get(messages.LLM, ""),
+        decision_id=headers.get(messages.DECISION_ID, ""),
+        cost_usd=float(cost) if cost else None,
+        headers=headers,
+    )

@@ -1,0 +1,136 @@
+"""From a message on the ingest topic to a prompt: what is asked, by whom, within which limits."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from routing.requests import Limits
+from workers import messages
+from workers.decision_ids import MAX_NAME_BYTES
+from workers.errors import PoisonError
+from workers.messages import ChatRequest, Message
+from workers.settings import Settings
+from workers.topics import is_legal_topic
+
+_AUTO = "auto"
+#: English text has about four bytes to a token in every current tokenizer.
+_BYTES_PER_TOKEN = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt that can be routed."""
+
+    message: Message
+    prompt_id: str
+    request: ChatRequest
+    reply_to: str
+    limits: Limits
+    #: Name of the policy asked for; ``None`` for the default.
+    policy: str | None
+    deadline: datetime | None
+
+    @property
+    def input_tokens(self) -> float:
+        """Tokens of the prompt, estimated before any LLM has counted them."""
+        return max(1.0, self.request.text_bytes / _BYTES_PER_TOKEN)
+
+
+def read_prompt(message: Message, settings: Settings) -> Prompt:
+    """Decode a message of the ingest topic.
+
+    Raises ``PoisonError`` of class ``bad_key``, ``no_reply_topic``, ``illegal_reply_topic``, ``bad_header``,
+    ``empty``, ``too_large``, ``not_json`` or ``invalid_body``. Whether the LLMs and the policy it names exist
+    is the router's to say.
+    """
+    prompt_id = _read_prompt_id(message)
+    reply_to = read_reply_topic(message, settings)
+    request = messages.decode(message.value, ChatRequest, max_bytes=settings.max_prompt_bytes)
+    if not request.messages:
+        raise PoisonError("invalid_body", "messages is empty: give at least one turn")
+    policy, pinned = _read_model(request.model)
+    candidates = _read_names(message.text_header(messages.CANDIDATES))
+    if pinned is not None:
+        candidates = (pinned,)
+    return Prompt(
+        message=message,
+        prompt_id=prompt_id,
+        request=request,
+        reply_to=reply_to,
+        limits=Limits(
+            max_cost_usd=messages.number_header(message, messages.MAX_COST_USD),
+            max_error=messages.number_header(message, messages.MAX_ERROR, most=1.0),
+            candidates=frozenset(candidates) or None,
+            capabilities=request.capabilities,
+            max_output_tokens=_read_max_output(request),
+        ),
+        policy=message.text_header(messages.POLICY) or policy,
+        deadline=_read_deadline(message),
+    )
+
+
+def read_reply_topic(message: Message, settings: Settings) -> str:
+    """Give the caller's reply topic.
+
+    Raises ``PoisonError`` of class ``no_reply_topic`` or ``illegal_reply_topic``.
+    """
+    try:
+        topic = message.text_header(messages.REPLY_TO)
+    except PoisonError as error:
+        raise PoisonError("illegal_reply_topic", error.sentence) from error
+    if not topic:
+        raise PoisonError("no_reply_topic", f"header {messages.REPLY_TO} is missing: name your reply topic")
+    if not (topic.startswith(settings.reply_prefix) and is_legal_topic(topic)):
+        raise PoisonError(
+            "illegal_reply_topic",
+            f"header {messages.REPLY_TO} is {topic[:80]!r}: reply topics begin with {settings.reply_prefix}",
+        )
+    return topic
+
+
+def _read_max_output(request: ChatRequest) -> int | None:
+    most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    if most is not None and most < 1:
+        raise PoisonError("invalid_body", f"max_completion_tokens is {most}: give at least 1")
+    return most
+
+
+def _read_prompt_id(message: Message) -> str:
+    raw = message.key or message.header("ce_id") or b""
+    try:
+        prompt_id = raw.decode()
+    except UnicodeDecodeError as error:
+        raise PoisonError("bad_key", "the key is not UTF-8: give the prompt's id as the key") from error
+    if not 0 < len(raw) <= MAX_NAME_BYTES:
+        raise PoisonError(
+            "bad_key", f"the key has {len(raw)} bytes: give a prompt id of 1 to {MAX_NAME_BYTES}"
+        )
+    return prompt_id
+
+
+def _read_model(model: str) -> tuple[str | None, str | None]:
+    """Give the policy and the one LLM that a body's ``model`` asks for."""
+    if model == _AUTO:
+        return None, None
+    if model.startswith(f"{_AUTO}/"):
+        return model.removeprefix(f"{_AUTO}/"), None
+    return None, model
+
+
+def _read_names(text: str | None) -> tuple[str, ...]:
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
+
+
+def _read_deadline(message: Message) -> datetime | None:
+    text = message.text_header(messages.DEADLINE)
+    if text is None:
+        return None
+    try:
+        deadline = datetime.fromisoformat(text)
+    except ValueError:
+        deadline = None
+    if deadline is None or deadline.tzinfo is None:
+        raise PoisonError(
+            "bad_header",
+            f"header {messages.DEADLINE} is {text[:40]!r}: give ISO 8601 with a zone, 2030-01-31T12:00:00Z",
+        )
+    return deadline
