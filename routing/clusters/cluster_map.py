@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -70,6 +70,10 @@ class ClusterMap:
 
     def __hash__(self) -> int:
         return hash(self.version)
+
+    def with_temperature(self, temperature: float) -> "ClusterMap":
+        """Give the same cells with another temperature, ``inf`` for the hard map."""
+        return replace(self, temperature=temperature)
 
     def place(self, X: FloatMatrix) -> Placement:
         """Give weights and cells of unit rows ``X``, shape (n, d): one matrix product for all resolutions."""
