@@ -1,0 +1,181 @@
+"""Opens an artifact on the back end that a setting names, and refuses one whose vectors are wrong."""
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from routing.embedders import Embedder, Fingerprint
+from routing.errors import FingerprintMismatchError, InvalidInputError
+from workers.embedding.artifacts import (
+    MODEL,
+    PROBE_TEXT,
+    TOKENIZER,
+    Artifact,
+    Precision,
+    check_files,
+    find_artifact,
+    list_artifacts,
+    read_artifact,
+)
+from workers.embedding.errors import ArtifactError, BackendUnavailableError
+from workers.embedding.extras import is_installed
+from workers.embedding.onnxruntime import open_onnxruntime
+from workers.embedding.openvino import open_openvino
+from workers.embedding.reference import SentenceTransformersEmbedder
+from workers.embedding.sources import find_source
+from workers.embedding.static import StaticEmbedder
+from workers.embedding.tokens import Tokens
+from workers.embedding.transformers import TransformerEmbedder
+
+Backend = Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"]
+
+DEFAULT_FOLDER = Path("~/.cache/uniroute/embedders").expanduser()
+#: Least cosine between a back end's vector of the probe and the manifest's.
+PROBE_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999}
+
+
+def load_embedder(
+    artifact: str | Path,
+    *,
+    backend: Backend = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
+    folder: Path = DEFAULT_FOLDER,
+) -> Embedder:
+    """Open an artifact: a folder, or the name of one in ``folder`` (its newest).
+
+    ``auto`` takes OpenVINO where it is installed, else onnxruntime; for a static artifact, ``static``.
+    With ``sentence-transformers`` the artifact's own source is loaded, or, where there is no such
+    artifact, the model of that name. Only that back end imports torch. ``threads`` defaults to the cores
+    this process may use.
+
+    Every file is checked against the manifest, and the vector of a probe text against the one that
+    sentence-transformers gave when the artifact was made. Raises ``ArtifactError``,
+    ``BackendUnavailableError``.
+    """
+    threads = _count_threads(threads)
+    if backend not in get_args(Backend):
+        raise InvalidInputError("backend", f"{backend!r} is none of {', '.join(get_args(Backend))}")
+    if backend == "sentence-transformers":
+        return _load_reference(artifact, precision, threads=threads, folder=folder)
+    return _open(_locate(artifact, folder), backend, precision, threads)
+
+
+def open_for(
+    fingerprint: Fingerprint,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    folder: Path = DEFAULT_FOLDER,
+) -> Embedder:
+    """Open the artifact in ``folder`` that a cluster map was fitted on, in the map's precision.
+
+    ``FingerprintMismatchError`` says in what the nearest one differs; ``ArtifactError`` that there is
+    none at all.
+    """
+    precision = _as_precision(fingerprint.precision)
+    if backend == "sentence-transformers":
+        embedder = load_embedder(fingerprint.name, backend=backend, threads=threads, folder=folder)
+        fingerprint.require(embedder.fingerprint)
+        return embedder
+    artifacts = list_artifacts(folder)
+    if not artifacts:
+        raise ArtifactError(
+            folder, f"holds no artifact; make one: uniroute embedder export {fingerprint.name}"
+        )
+    differences = {
+        artifact: fingerprint.differences(artifact.fingerprint(precision)) for artifact in reversed(artifacts)
+    }
+    nearest = min(differences, key=lambda artifact: len(differences[artifact]))
+    if differences[nearest]:
+        raise FingerprintMismatchError(differences[nearest])
+    return load_embedder(nearest.folder, backend=backend, precision=precision, threads=threads)
+
+
+def verify_artifact(folder: Path, *, backend: Backend = "auto", precision: Precision = "f32") -> Fingerprint:
+    """Check an artifact's hashes, its dimension and the vector of a probe text; give its fingerprint.
+
+    ``ArtifactError`` says what is wrong.
+    """
+    return load_embedder(folder, backend=backend, precision=precision).fingerprint
+
+
+def _locate(artifact: str | Path, folder: Path) -> Artifact:
+    if isinstance(artifact, Path) or (os.sep in artifact and Path(artifact).is_dir()):
+        return read_artifact(Path(artifact))
+    return find_artifact(artifact, folder)
+
+
+def _open(artifact: Artifact, backend: Backend, precision: Precision, threads: int) -> Embedder:
+    check_files(artifact)
+    if (artifact.manifest.kind == "static") != (backend == "static") and backend != "auto":
+        raise BackendUnavailableError(
+            backend, f"{artifact.folder} is a {artifact.manifest.kind} artifact; use auto"
+        )
+    if artifact.manifest.kind == "static":
+        embedder: Embedder = StaticEmbedder(artifact)
+    else:
+        embedder = _open_transformer(artifact, backend, precision, threads)
+    _check_probe(embedder, artifact)
+    return embedder
+
+
+def _open_transformer(artifact: Artifact, backend: Backend, precision: Precision, threads: int) -> Embedder:
+    model = artifact.folder / MODEL
+    if backend == "openvino" or (backend == "auto" and (precision == "bf16" or is_installed("openvino"))):
+        run = open_openvino(model, precision=precision, threads=threads)
+    elif precision == "f32":
+        run = open_onnxruntime(model, threads=threads)
+    else:
+        raise BackendUnavailableError("onnxruntime", f"it has no {precision}; use openvino, or precision f32")
+    manifest = artifact.manifest
+    tokens = Tokens(artifact.folder / TOKENIZER, max_length=manifest.max_length)
+    return TransformerEmbedder(run, tokens, artifact.fingerprint(precision), pad_id=manifest.pad_id)
+
+
+def _check_probe(embedder: Embedder, artifact: Artifact) -> None:
+    vector = embedder.encode([PROBE_TEXT])[0]
+    if len(vector) != artifact.manifest.dimension:
+        raise ArtifactError(
+            artifact.folder, f"gives {len(vector)} dimensions, not {artifact.manifest.dimension}"
+        )
+    cosine = float(vector @ np.asarray(artifact.manifest.probe, dtype=np.float32))
+    least = PROBE_COSINE[_as_precision(embedder.fingerprint.precision)]
+    if not cosine >= least:
+        raise ArtifactError(
+            artifact.folder,
+            f"the vector of its probe text has cosine {cosine:.5f} to the one of sentence-transformers, "
+            f"not {least} or more: this back end does not compute this model",
+        )
+
+
+def _load_reference(artifact: str | Path, precision: Precision, *, threads: int, folder: Path) -> Embedder:
+    if precision != "f32":
+        raise BackendUnavailableError("sentence-transformers", f"it has no {precision} here; use f32")
+    try:
+        manifest = _locate(artifact, folder).manifest
+    except ArtifactError:
+        # Not exported: the reference needs no export, only the model.
+        return SentenceTransformersEmbedder(find_source(str(artifact)), threads=threads)
+    if manifest.kind == "static":
+        raise BackendUnavailableError("sentence-transformers", f"{artifact} is a static artifact; use auto")
+    wanted = f"{manifest.source}@{manifest.revision}" if manifest.revision else manifest.source
+    return SentenceTransformersEmbedder(find_source(wanted), threads=threads)
+
+
+def _as_precision(text: str) -> Precision:
+    for precision in PROBE_COSINE:
+        if text == precision:
+            return precision
+    raise FingerprintMismatchError((f"precision is one of {', '.join(PROBE_COSINE)}, not {text!r}",))
+
+
+def _count_threads(threads: int | None) -> int:
+    if threads is None:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return allowed or 1
+    if threads < 1:
+        raise InvalidInputError("threads", f"must be at least 1, not {threads}")
+    return threads
