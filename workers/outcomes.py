@@ -189,12 +189,12 @@ class _Columns:
         return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
     def numbers(self, column: str, *, highest: float = math.inf, nulls: bool = False) -> NDArray[np.float64]:
-        """Return the column's numbers, each in 0..``highest``; a null is an error, or NaN if ``nulls`` are fine."""
+        """Return the column's numbers, each in 0..``highest``; null and NaN are errors unless ``nulls``."""
         array, types = self._table.column(column), self._arrow.types
         if not (types.is_integer(array.type) or types.is_floating(array.type)):
             raise BadOutcomesError(self.file, f"holds {array.type}, not numbers", column=column)
-        missing = array.is_null().to_numpy()
-        values = np.where(missing, np.nan, array.cast(self._arrow.float64()).fill_null(0.0).to_numpy())
+        values = array.cast(self._arrow.float64()).fill_null(np.nan).to_numpy()
+        missing = np.isnan(values)
         bad = ~((values >= 0.0) & (values <= highest) & np.isfinite(values))
         if nulls:
             bad &= ~missing

@@ -1,0 +1,150 @@
+"""UniRoute's protocol: some LLMs are unseen, get a few labels each, and are routed over test prompts."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routing.errors import InvalidInputError
+from routing.evaluation.bench import Bench
+from routing.evaluation.bootstrap import resample_prompts
+from routing.evaluation.curves import Matrix
+from routing.evaluation.draws import Trial, draw_trials
+from routing.evaluation.outcomes import Embeddings, RecordedOutcomes
+from routing.evaluation.references import zero_errors
+from routing.evaluation.summaries import Evaluation, MethodTrial, TrialResult, summarise_trials
+
+#: The method that differences are taken from.
+RAW_UNIROUTE = "uniroute-kmeans"
+
+
+class Estimator(Protocol):
+    """What the protocol asks of an estimator of error rates; see ``routing.quality``."""
+
+    #: Names of the columns of ``predict_error``.
+    llms_: Sequence[str]
+
+    def fit(self, X: Any, errors: Any, llms: Any) -> Any:  # noqa: ANN401
+        """Learn from the known LLMs' errors (n, S) on train prompts ``X`` (n, d)."""
+        ...
+
+    def add_llm(self, name: str, X: Any, errors: Any) -> Any:  # noqa: ANN401
+        """Take in an unseen LLM by its errors (N,) on labelled prompts (N, d)."""
+        ...
+
+    def predict_error(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Return expected errors (n, H)."""
+        ...
+
+
+class CostRule(Protocol):
+    """How the routing rule knows what a call to an unseen LLM will cost, from its labelled prompts."""
+
+    def __call__(self, labelled: Embeddings, costs: Matrix, prompts: Embeddings) -> Matrix:
+        """Return (U,) or (n, U) costs; ``labelled`` (L, d), ``costs`` (L, U) of them, ``prompts`` (n, d)."""
+        ...
+
+
+def mean_costs(labelled: Embeddings, costs: Matrix, prompts: Embeddings) -> Matrix:  # noqa: ARG001
+    """Return each LLM's mean cost over the labelled prompts, shape (U,): the same for every prompt."""
+    means: Matrix = costs.mean(axis=0)
+    return means
+
+
+def evaluate_methods(
+    outcomes: RecordedOutcomes,
+    methods: Mapping[str, Callable[[], Estimator]],
+    *,
+    labels: Sequence[int] = (400,),
+    unseen: float = 1 / 3,
+    trials: int = 20,
+    seed: int = 0,
+    replicates: int = 200,
+    cost_rule: CostRule = mean_costs,
+    clock: Callable[[], float] | None = None,
+    run: Callable[[Callable[[Trial], TrialResult], Sequence[Trial]], Iterable[TrialResult]] = map,
+) -> tuple[Evaluation, ...]:
+    """Route test prompts among unseen LLMs with every method; one ``Evaluation`` per number of labels.
+
+    Parameters: ``methods`` make fresh estimators by name and must include ``uniroute-kmeans``, from which
+    differences are taken. The rows best-single, cheapest, random, zero and oracle are always there. A number
+    of labels above the number of val prompts means all of them. ``replicates`` resamples of the test prompts
+    give the intervals of levels. ``clock`` (say ``time.perf_counter``) times fits and predictions, NaN
+    without it. ``run`` is ``map``, or a parallel or reporting stand-in for it.
+    """
+    if RAW_UNIROUTE not in methods:
+        raise InvalidInputError("methods", f"must include {RAW_UNIROUTE}, the reference of all differences")
+    if not labels or min(labels) < 1:
+        raise InvalidInputError(
+            "labels", "must be at least 1: costs of unseen LLMs come from labelled prompts"
+        )
+    drawn = draw_trials(len(outcomes.llms), len(outcomes.val), unseen=unseen, trials=trials, seed=seed)
+    weights = resample_prompts(
+        len(outcomes.test), replicates=replicates, rng=np.random.default_rng([seed, len(outcomes.test)])
+    )
+    work = partial(
+        run_trial,
+        outcomes=outcomes,
+        methods=methods,
+        labels=tuple(labels),
+        weights=weights,
+        cost_rule=cost_rule,
+        clock=clock,
+    )
+    results = sorted(run(work, drawn), key=lambda result: result.number)
+    return summarise_trials(results, labels=labels, n_val=len(outcomes.val), reference=RAW_UNIROUTE)
+
+
+def run_trial(
+    trial: Trial,
+    *,
+    outcomes: RecordedOutcomes,
+    methods: Mapping[str, Callable[[], Estimator]],
+    labels: Sequence[int],
+    weights: Matrix,
+    cost_rule: CostRule = mean_costs,
+    clock: Callable[[], float] | None = None,
+) -> TrialResult:
+    """Run one trial: each method is fitted once on the known LLMs, then meets the unseen ones."""
+    errors = 1.0 - outcomes.scores
+    bench = Bench(outcomes, trial, weights)
+    rows: dict[tuple[int, str], MethodTrial] = {}
+    known = [outcomes.llms[column] for column in trial.known]
+    names = [outcomes.llms[column] for column in trial.unseen]
+    time = clock or (lambda: np.nan)
+    labelled = {count: outcomes.val[trial.label_order[:count]] for count in labels}
+    rule_costs = {
+        count: cost_rule(
+            outcomes.embeddings[prompts], outcomes.costs[np.ix_(prompts, trial.unseen)], bench.embeddings
+        )
+        for count, prompts in labelled.items()
+    }
+    for method, make in methods.items():
+        started = time()
+        fitted = make()
+        fitted.fit(outcomes.embeddings[outcomes.train], errors[np.ix_(outcomes.train, trial.known)], known)
+        seconds_fit = time() - started
+        for count, prompts in labelled.items():
+            estimator = copy.deepcopy(fitted)
+            for name, column in zip(names, trial.unseen, strict=True):
+                estimator.add_llm(name, outcomes.embeddings[prompts], errors[prompts, column])
+            started = time()
+            predicted = estimator.predict_error(bench.embeddings)
+            seconds = time() - started
+            columns = [list(estimator.llms_).index(name) for name in names]
+            rows[count, method] = bench.measure_rule(
+                predicted[:, columns],
+                rule_costs[count],
+                seconds_fit=seconds_fit,
+                microseconds_per_prompt=1e6 * seconds / len(outcomes.test),
+            )
+    for count, prompts in labelled.items():
+        if "zero" not in methods:
+            zero = zero_errors(errors[np.ix_(prompts, trial.unseen)], len(outcomes.test))
+            rows[count, "zero"] = bench.measure_rule(zero, rule_costs[count])
+        for name, measured in bench.references.items():
+            rows[count, name] = measured
+    return TrialResult(number=trial.number, rows=rows)
