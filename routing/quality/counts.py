@@ -17,8 +17,8 @@ IntMatrix = NDArray[np.integer]
 class ErrorCounts:
     """Sums over labelled prompts, by cell (rows) and LLM (columns); fractional where labels carry weights.
 
-    With a map of several resolutions, every label is counted once in each of them, so each resolution's rows
-    sum to the same totals.
+    With a map of several resolutions, every label is counted once in each of them, so each resolution's
+    rows sum to the same totals.
     """
 
     #: Summed error, shape (n_cells, n_llms); each entry lies in [0, the same entry of ``labels``].
@@ -44,7 +44,8 @@ def count_errors(
 
     Parameters: ``cells`` (n, R) row numbers, one per resolution; ``llms`` (n,) column numbers;
     ``errors`` (n,) in [0, 1]; ``weights`` (n,) finite and not negative, the trust in each label, 1 when
-    omitted. No label at all gives zeros. Raises ``InvalidInputError`` for a value out of range, NaN included.
+    omitted. No label at all gives zeros. Raises ``InvalidInputError`` for a value out of range, NaN
+    included.
     """
     cells_, llms_ = _as_indices("cells", cells, 2, n_cells), _as_indices("llms", llms, 1, n_llms)
     errors_ = as_errors("errors", errors, shape=(len(llms_),))

@@ -13,7 +13,7 @@ from sklearn.covariance import LedoitWolf
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import IntMatrix, Matrix, Vector, as_errors, check_counts, count_errors
-from routing.quality.shrinkage import LevelPrior, shrink_error_rates
+from routing.quality.shrinkage import LevelPrior, fit_level_prior, shrink_error_rates
 
 _FORMAT = "uniroute-pool-prior-1"
 #: Fewer known LLMs than this say nothing of how cells move together.
@@ -160,10 +160,10 @@ class PoolPrior:
 def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int]) -> PoolPrior:
     """Learn the prior from the known LLMs' errors on training prompts.
 
-    Parameters: ``cells`` (n, R) each prompt's cell in each resolution; ``errors`` (n, S) in [0, 1], complete;
-    ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are flat
-    and only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean over
-    LLMs, and::
+    Parameters: ``cells`` (n, R) each prompt's cell in each resolution; ``errors`` (n, S) in [0, 1],
+    complete; ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are
+    flat and only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean
+    over LLMs, and::
 
         Sigma = (1 + 6/S) (S/(S-1)) LedoitWolf(columns of T - m, centred)
     """
@@ -172,7 +172,7 @@ def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int])
         raise InvalidInputError("cells", f"shape {cells_.shape} for a map of {len(sizes)} resolutions")
     n_prompts, n_llms = len(cells_), np.shape(errors)[-1]
     errors_ = as_errors("errors", errors, shape=(n_prompts, n_llms))
-    level = _fit_level(errors_)
+    level = fit_level_prior(errors_)
     if n_llms < _FEWEST_FOR_COVARIANCE or n_prompts == 0:
         n_cells = sum(sizes)
         means, covariance = np.full(n_cells, 0.5), 0.06 + 0.04 * np.eye(n_cells)
@@ -192,18 +192,6 @@ def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int])
 def _column(errors: Matrix, labels: Matrix, llm: int) -> tuple[Vector, Vector]:
     """One LLM's counts, laid out alike whatever stands beside them, so that sums round alike."""
     return np.ascontiguousarray(errors[:, llm]), np.ascontiguousarray(labels[:, llm])
-
-
-def _fit_level(errors: Matrix) -> LevelPrior:
-    """Learn what to expect of an LLM's overall error rate."""
-    n_prompts, n_llms = errors.shape
-    if n_prompts == 0 or n_llms == 0:
-        return LevelPrior(mean=0.5, variance=0.08)
-    levels = errors.mean(axis=0)
-    if n_llms == 1:
-        return LevelPrior(mean=float(levels[0] + 0.5) / 2, variance=0.05)
-    variance = max(0.005, float(levels.var()) * (1 + 3 / n_llms))
-    return LevelPrior(mean=float(levels.mean()), variance=variance)
 
 
 def _fit_cells(cells: IntMatrix, errors: Matrix, sizes: Sequence[int]) -> tuple[Vector, Matrix]:

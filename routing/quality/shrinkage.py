@@ -32,6 +32,22 @@ class LevelPrior:
         return (errors + strength * self.mean) / (labels + strength)
 
 
+def fit_level_prior(errors: Matrix) -> LevelPrior:
+    """Learn what to expect of an LLM's overall error rate from known LLMs' ``errors``, shape (n, S).
+
+    Mean and variance of their levels, the variance times (1 + 3/S) and at least .005; one LLM is met
+    half-way to .5 with variance .05; none gives .5 and .08.
+    """
+    n_prompts, n_llms = errors.shape
+    if n_prompts == 0 or n_llms == 0:
+        return LevelPrior(mean=0.5, variance=0.08)
+    levels = errors.mean(axis=0)
+    if n_llms == 1:
+        return LevelPrior(mean=float(levels[0] + 0.5) / 2, variance=0.05)
+    variance = max(0.005, float(levels.var()) * (1 + 3 / n_llms))
+    return LevelPrior(mean=float(levels.mean()), variance=variance)
+
+
 def shrink_error_rates(
     errors: ArrayLike,
     labels: ArrayLike,
