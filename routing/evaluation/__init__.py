@@ -4,13 +4,12 @@ from routing.evaluation.curves import DeferralCurve, RoutingPath, follow_path, t
 from routing.evaluation.draws import Trial, draw_trials
 from routing.evaluation.metrics import Pool
 from routing.evaluation.outcomes import RecordedOutcomes
-from routing.evaluation.protocol import CostRule, Estimator, evaluate_methods, mean_costs
+from routing.evaluation.protocol import CostRule, evaluate_methods, mean_costs
 from routing.evaluation.summaries import Evaluation, MethodSummary, TrialResult
 
 __all__ = [
     "CostRule",
     "DeferralCurve",
-    "Estimator",
     "Evaluation",
     "MethodSummary",
     "Pool",

@@ -1,12 +1,10 @@
 """UniRoute's protocol: some LLMs are unseen, get a few labels each, and are routed over test prompts."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
 from routing.evaluation.bench import Bench
@@ -16,28 +14,10 @@ from routing.evaluation.draws import Trial, draw_trials
 from routing.evaluation.outcomes import Embeddings, RecordedOutcomes
 from routing.evaluation.references import zero_errors
 from routing.evaluation.summaries import Evaluation, MethodTrial, TrialResult, summarise_trials
+from routing.quality.estimators import Estimator
 
 #: The method that differences are taken from.
 RAW_UNIROUTE = "uniroute-kmeans"
-
-
-class Estimator(Protocol):
-    """What the protocol asks of an estimator of error rates; see ``routing.quality``."""
-
-    #: Names of the columns of ``predict_error``.
-    llms_: Sequence[str]
-
-    def fit(self, X: Any, errors: Any, llms: Any) -> Any:  # noqa: ANN401
-        """Learn from the known LLMs' errors (n, S) on train prompts ``X`` (n, d)."""
-        ...
-
-    def add_llm(self, name: str, X: Any, errors: Any) -> Any:  # noqa: ANN401
-        """Take in an unseen LLM by its errors (N,) on labelled prompts (N, d)."""
-        ...
-
-    def predict_error(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Return expected errors (n, H)."""
-        ...
 
 
 class CostRule(Protocol):
@@ -124,23 +104,23 @@ def run_trial(
     }
     for method, make in methods.items():
         started = time()
-        fitted = make()
-        fitted.fit(outcomes.embeddings[outcomes.train], errors[np.ix_(outcomes.train, trial.known)], known)
+        estimator = make()
+        estimator.fit(outcomes.embeddings[outcomes.train], errors[np.ix_(outcomes.train, trial.known)], known)
         seconds_fit = time() - started
         for count, prompts in labelled.items():
-            estimator = copy.deepcopy(fitted)
             for name, column in zip(names, trial.unseen, strict=True):
                 estimator.add_llm(name, outcomes.embeddings[prompts], errors[prompts, column])
             started = time()
             predicted = estimator.predict_error(bench.embeddings)
             seconds = time() - started
-            columns = [list(estimator.llms_).index(name) for name in names]
             rows[count, method] = bench.measure_rule(
-                predicted[:, columns],
+                predicted,
                 rule_costs[count],
                 seconds_fit=seconds_fit,
                 microseconds_per_prompt=1e6 * seconds / len(outcomes.test),
             )
+            for name in names:
+                estimator.remove_llm(name)
     for count, prompts in labelled.items():
         if "zero" not in methods:
             zero = zero_errors(errors[np.ix_(prompts, trial.unseen)], len(outcomes.test))
