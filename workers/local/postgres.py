@@ -22,8 +22,9 @@ START_SECONDS = 60.0
 #: The major release whose wheel layout and data format this module knows.
 RELEASE = 18
 SUPERUSER = "postgres"
-#: Postgres names its socket ``.s.PGSQL.5432``; macOS allows 103 bytes for the whole path, Linux 107.
-LONGEST_SOCKET_FOLDER = 103 - len("/.s.PGSQL.5432")
+SOCKET = ".s.PGSQL.5432"
+#: In bytes, on macOS; 107 on Linux.
+LONGEST_SOCKET_PATH = 103
 #: Whom Postgres runs as when root starts it, for it refuses to be root.
 UNPRIVILEGED = "nobody"
 #: What a private server may do without: it need not survive the machine's fall, only its own.
@@ -34,31 +35,42 @@ class Postgres:
     """The Postgres of one folder; ``stop`` and ``start`` come back at the same address.
 
     No network port: a Unix socket in a folder that only its account (and root) can enter.
-    With ``durable`` it outlives the fall of the machine; without, only its own.
+    With ``outlive`` its data survives the fall of the machine; without, only its own.
     """
 
     def __init__(self, folder: Path, *, outlive: bool) -> None:
         self._folder = folder
         self._data = folder / "data"
+        self._address_file = folder / "socket-folder"
         self._durable = outlive
-        self._socket_folder = _place_socket(folder)
         # SIGINT is the fast shutdown: it ends the sessions, then the server.
         self.service = Service("postgres", folder, outlive=outlive, stop_signal=signal.SIGINT)
 
     @property
     def pid(self) -> int | None:
         """The server's process, None while it is down."""
-        process = self.service.find()
-        return process.pid if process else None
+        return self.service.pid
 
-    def url(self, database: str = "uniroute") -> str:
+    @property
+    def exists(self) -> bool:
+        """Whether this folder's Postgres was ever started."""
+        return self._address_file.exists()
+
+    @property
+    def socket_folder(self) -> Path:
+        """Where its socket is, chosen at the first start and the same after each restart."""
+        if self.exists:
+            return Path(self._address_file.read_text(encoding="utf-8"))
+        return place_socket(self._folder)
+
+    def url(self, database: str = SUPERUSER) -> str:
         """The SQLAlchemy URL of a database, by psycopg over the Unix socket."""
-        return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={quote(str(self._socket_folder), safe='')}"
+        return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={quote(str(self.socket_folder), safe='')}"
 
     def connect(self, database: str = SUPERUSER) -> psycopg.Connection:
         """Connect as the superuser, each statement its own transaction."""
         return psycopg.connect(
-            host=str(self._socket_folder),
+            host=str(self.socket_folder),
             user=SUPERUSER,
             dbname=database,
             autocommit=True,
@@ -72,33 +84,25 @@ class Postgres:
 
     def launch(self) -> None:
         """Start the server without waiting for it."""
-        if self.service.find() is not None:
+        if self.service.is_claimed():
             return
         programs = find_programs()
         account = _choose_account()
+        socket_folder = self.socket_folder
         _make_private(self._folder, account)
-        _make_private(self._socket_folder, account)
+        _make_private(socket_folder, account)
+        self._address_file.write_text(str(socket_folder), encoding="utf-8")
         if account is not None:
             _open_way(programs)
             _open_way(self._data)
         self._initialise(programs, account)
-        self._drop_stale_lock()
-        settings = [
-            f"unix_socket_directories={self._socket_folder}",
-            "listen_addresses=",
-            "max_connections=200",
-        ]
+        self._drop_stale_locks()
+        settings = [f'unix_socket_directories="{socket_folder}"', "listen_addresses=", "max_connections=200"]
         settings += [] if self._durable else UNSAFE_BUT_FAST
         arguments = [str(programs / "postgres"), "-D", str(self._data)]
         for setting in settings:
             arguments += ["-c", setting]
-        self.service.start(
-            Command(
-                arguments=arguments,
-                environment={},
-                account=account,
-            )
-        )
+        self.service.start(Command(arguments=arguments, folder=self._folder, environment={}, account=account))
 
     def wait(self) -> None:
         """Return when the server answers; a ServiceError with the end of its log if it does not."""
@@ -145,17 +149,19 @@ class Postgres:
         """Make the data folder unless it is there: in full or not at all."""
         if self._data.exists():
             return
-        draft = self._folder / "data.initialising"
+        draft = self._folder / "data.draft"
         shutil.rmtree(draft, ignore_errors=True)
-        arguments = [str(programs / "initdb"), "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        arguments = [str(programs / "initdb"), "--auth=trust", "--encoding=UTF8", "--no-locale"]
         arguments += [f"--username={SUPERUSER}", f"--pgdata={draft}"]
+        arguments += [] if self._durable else ["--no-sync"]
         log = self._folder / "initdb.log"
         with log.open("wb") as output:
             done = subprocess.run(  # noqa: S603  # a program of the installed wheel
                 arguments,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -167,12 +173,13 @@ class Postgres:
             )
         draft.rename(self._data)
 
-    def _drop_stale_lock(self) -> None:
-        """Remove the lock of a server that has gone: its pid, now another's, would stop the next start.
+    def _drop_stale_locks(self) -> None:
+        """Remove the locks of a server that has gone: their pid, now another's, would stop the next start.
 
         Called only when no server of this folder runs.
         """
         (self._data / "postmaster.pid").unlink(missing_ok=True)
+        (self.socket_folder / f"{SOCKET}.lock").unlink(missing_ok=True)
 
 
 def find_programs() -> Path:
@@ -189,14 +196,22 @@ def find_programs() -> Path:
     raise UsageError("a local Postgres needs the extra: pip install 'uniroute[local]'")
 
 
-def _place_socket(folder: Path) -> Path:
-    """Inside the folder if that path is short enough for a socket, else in the folder for temporary files."""
+def place_socket(folder: Path) -> Path:
+    """Inside ``folder`` if that path will do for a socket, else in the folder for temporary files.
+
+    It will not if it is too long for the address of a socket, or holds a comma or a quote: both ends read
+    lists there.
+    """
     inside = folder / "socket"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER:
+    if _fits(inside) and not set(str(inside)) & set(",\"'"):
         return inside
     name = f"uniroute-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
-    short = Path(tempfile.gettempdir()) / name
-    return short if len(os.fsencode(short)) <= LONGEST_SOCKET_FOLDER else Path("/tmp") / name  # noqa: S108
+    outside = Path(tempfile.gettempdir()) / name
+    return outside if _fits(outside) else Path("/tmp") / name  # noqa: S108  # made private before use
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / SOCKET)) <= LONGEST_SOCKET_PATH
 
 
 def _choose_account() -> Account | None:
@@ -228,6 +243,6 @@ def _make_private(folder: Path, account: Account | None) -> None:
 def _open_way(path: Path) -> None:
     """As root, let other accounts pass (not list) the folders above ``path`` that they cannot pass."""
     for parent in path.parents:
-        mode = stat.S_IMODE(parent.stat().st_mode)
-        if not mode & stat.S_IXOTH and parent.stat().st_uid == os.geteuid():
-            parent.chmod(mode | stat.S_IXOTH)
+        entry = parent.stat()
+        if entry.st_uid == os.geteuid() and not entry.st_mode & stat.S_IXOTH:
+            parent.chmod(stat.S_IMODE(entry.st_mode) | stat.S_IXOTH)

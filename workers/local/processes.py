@@ -1,6 +1,5 @@
 """Long-lived processes that are found again by a record on disk: start, stop, kill, quote the log."""
 
-import contextlib
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Self
 
 import psutil
 
-from workers.errors import WorkersError
+from workers.errors import UsageError, WorkersError
 from workers.local import guard
 
 #: A recorded process and a live one are the same if they were created within this many seconds of each other:
@@ -22,9 +21,9 @@ from workers.local import guard
 SAME_CREATION_SECONDS = 5.0
 #: Between two looks at a process or a port.
 POLL_SECONDS = 0.02
+#: Between SIGKILL and the end of a process that the kernel is not waiting for.
+KILL_SECONDS = 10.0
 LOG_TAIL_LINES = 25
-#: After an orderly end was asked for, seconds until SIGKILL.
-GRACE_SECONDS = 15.0
 
 
 class ServiceError(WorkersError):
@@ -33,6 +32,7 @@ class ServiceError(WorkersError):
     def __init__(self, name: str, problem: str, log: Path) -> None:
         super().__init__(f"{name} {problem}. The end of {log}:\n{read_tail(log)}")
         self.name = name
+        self.problem = problem
         self.log = log
 
 
@@ -46,9 +46,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to run, and as whom."""
+    """What to run, where, and as whom."""
 
     arguments: Sequence[str]
+    folder: Path
     #: Added to the environment of this process.
     environment: Mapping[str, str]
     #: None is the account of this process.
@@ -83,10 +84,8 @@ class ProcessRecord:
     def find(self) -> psutil.Process | None:
         """The live process that this record describes, None if it has gone."""
         process = find_process(self.pid, created=self.created)
-        if process is None:
-            return None
         try:
-            return process if process.cmdline() == list(self.arguments) else None
+            return process if process and process.cmdline() == list(self.arguments) else None
         except psutil.Error:
             return None
 
@@ -96,139 +95,175 @@ class ProcessRecord:
 
 
 class Service:
-    """One process of a stack: its record, its log and its life.
+    """One long-lived process: its record, its log and its life.
 
     ``folder`` keeps ``NAME.json`` (the record) and ``NAME.log`` (its output; the one before, ``NAME.log.1``).
     With ``outlive`` the process stays when its starter ends; otherwise a guard ends it as soon as its starter
     has gone, also by SIGKILL. In both cases it has a session of its own, so that Ctrl-C does not reach it.
+    ``stop_signal`` asks it for an orderly end, for which it has ``grace_seconds``.
     """
 
     def __init__(
-        self, name: str, folder: Path, *, outlive: bool, stop_signal: signal.Signals = signal.SIGTERM
+        self,
+        name: str,
+        folder: Path,
+        *,
+        outlive: bool,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        grace_seconds: float = 15.0,
     ) -> None:
         self.name = name
-        self._stop_signal = stop_signal
+        self.folder = folder
         self.log = folder / f"{name}.log"
         self._record_file = folder / f"{name}.json"
         self._outlive = outlive
+        self._stop_signal = stop_signal
+        self._grace_seconds = grace_seconds
+        #: The process or its guard, if this object started it.
         self._child: subprocess.Popen[bytes] | None = None
 
-    def find(self) -> psutil.Process | None:
-        """The live process, None if there is none."""
-        record = self.read_record()
-        return record.find() if record else None
+    @property
+    def pid(self) -> int | None:
+        """The live process's, None if there is none."""
+        process = self._find()
+        return process.pid if process else None
 
-    def read_record(self) -> ProcessRecord | None:
-        """What the last start left, None if there was none or it cannot be read."""
-        try:
-            return ProcessRecord(**json.loads(self._record_file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+    def is_claimed(self) -> bool:
+        """Tell whether the process lives and is ours to use; a leftover whose owner has gone is ended first.
+
+        A UsageError if it is another's: of a live process, or kept by ``uniroute up`` where a private one is
+        asked for.
+        """
+        record = self._read_record()
+        if record is None or record.find() is None:
+            return False
+        owner = record.find_owner()
+        if record.owner_pid and owner is None:
+            self.stop()
+            return False
+        if owner is None and self._outlive:
+            return True
+        if owner is not None and owner.pid == os.getpid() and not self._outlive:
+            return True
+        user = f"process {owner.pid}" if owner else "uniroute up"
+        fix = f"end that process ({_describe(owner)})" if owner else "run uniroute down for it"
+        raise UsageError(f"{self.folder.parent} is in use by {user}: {fix}, or choose another folder")
 
     def start(self, command: Command) -> None:
         """Start the process; whether it answers is the caller's to ask. A ServiceError if it cannot."""
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
-            pid = self._spawn(command, log.fileno())
-        with contextlib.suppress(psutil.NoSuchProcess):
+            pid = self._launch(command, log.fileno()) if self._outlive else self._guard(command, log.fileno())
+        try:
             record = ProcessRecord.of(
                 psutil.Process(pid), arguments=command.arguments, owned=not self._outlive
             )
-            self._record_file.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        except psutil.NoSuchProcess as error:
+            raise ServiceError(self.name, "ended as soon as it was started", self.log) from error
+        draft = self._record_file.with_suffix(".draft")
+        draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        draft.replace(self._record_file)
 
-    def wait_until(self, answers: Callable[[], bool], *, timeout: float, doing: str = "start") -> None:
+    def wait_until(self, answers: Callable[[], bool], *, timeout: float) -> None:
         """Return when ``answers`` does; a ServiceError if the process ends or ``timeout`` seconds pass."""
         deadline = time.monotonic() + timeout
         while not answers():
-            if self.find() is None:
-                raise ServiceError(self.name, f"ended instead of answering (to {doing})", self.log)
+            if self._find() is None:
+                raise ServiceError(self.name, "ended before it answered", self.log)
             if time.monotonic() > deadline:
-                raise ServiceError(self.name, f"did not {doing} within {timeout:.0f} s", self.log)
+                raise ServiceError(self.name, f"did not answer within {timeout:.0f} s", self.log)
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Ask for an orderly end, kill after the grace; nothing to do if the process has gone."""
-        process = self.find()
-        if process is not None:
-            family = [process, *_children(process)]
-            _send(process, self._stop_signal)
-            _send(process, signal.SIGCONT)
-            if not wait_gone(family, timeout=GRACE_SECONDS):
-                self.kill()
-        self._forget()
+        self._end(self._stop_signal, within=self._grace_seconds)
 
     def kill(self) -> None:
         """End the process by SIGKILL and wait until it, its children and its guard have gone."""
-        process = self.find()
-        if process is not None:
-            family = [process, *_children(process)]
-            _send(process, signal.SIGKILL)
-            wait_gone(family, timeout=10.0)
-            for straggler in family:
-                _send(straggler, signal.SIGKILL)
-        self._forget()
+        self._end(signal.SIGKILL, within=KILL_SECONDS)
 
-    def _spawn(self, command: Command, log: int) -> int:
-        environment = {**os.environ, **command.environment}
-        if self._outlive:
-            account = command.account
-            child = subprocess.Popen(  # noqa: S603  # the command is the local stack's own
-                command.arguments,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                user=account.uid if account else None,
-                group=account.gid if account else None,
-                extra_groups=[] if account else None,
-            )
-            self._child = child
-            return child.pid
+    def _find(self) -> psutil.Process | None:
+        record = self._read_record()
+        return record.find() if record else None
+
+    def _read_record(self) -> ProcessRecord | None:
+        """What the last start left, None if there was none or it cannot be read."""
+        try:
+            return ProcessRecord(**json.loads(self._record_file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _launch(self, command: Command, log: int) -> int:
+        """Start the process to stay, and give its pid."""
+        account = command.account
+        self._child = subprocess.Popen(  # noqa: S603  # the command is the local stack's own
+            command.arguments,
+            cwd=command.folder,
+            env={**os.environ, **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+        return self._child.pid
+
+    def _guard(self, command: Command, log: int) -> int:
+        """Start the process under a guard, and give its own pid."""
+        account = command.account
+        arguments = [sys.executable, "-I", "-S", str(guard.PATH), f"--owner={os.getpid()}"]
+        arguments += [f"--stop={int(self._stop_signal)}", f"--grace={self._grace_seconds}"]
+        arguments += [f"--user={account.uid}:{account.gid}"] if account else []
         child = subprocess.Popen(  # noqa: S603  # this interpreter and a file of this package
-            self._guard(command),
-            env=environment,
+            [*arguments, "--", *command.arguments],
+            cwd=command.folder,
+            env={**os.environ, **command.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
         )
         self._child = child
-        if child.stdout is None:
-            raise ServiceError(self.name, "was started without a pipe to its guard", self.log)
-        with child.stdout as lines:
-            first = lines.readline()
+        first = b""
+        if child.stdout is not None:
+            with child.stdout as lines:
+                first = lines.readline()
         if not first:
             child.wait()
             raise ServiceError(self.name, "could not be started", self.log)
         return int(first)
 
-    def _guard(self, command: Command) -> list[str]:
-        account = command.account
-        return [
-            sys.executable,
-            "-I",
-            "-S",
-            str(guard.PATH),
-            f"--owner={os.getpid()}",
-            f"--stop={int(self._stop_signal)}",
-            f"--grace={GRACE_SECONDS}",
-            f"--user={f'{account.uid}:{account.gid}' if account else ''}",
-            "--",
-            *command.arguments,
-        ]
-
-    def _forget(self) -> None:
-        """Reap the child or its guard, and drop the record."""
-        if self._child is not None:
-            try:
-                self._child.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-            self._child = None
+    def _end(self, number: signal.Signals, *, within: float) -> None:
+        """Send the signal, wait, kill what is left, and forget the process."""
+        process = self._find()
+        if process is not None:
+            family = [process, *_children(process)]
+            _send(process, number)
+            _send(process, signal.SIGCONT)  # one that is frozen could not end
+            if not wait_gone(family, timeout=within):
+                for straggler in family:
+                    _send(straggler, signal.SIGKILL)
+                wait_gone(family, timeout=KILL_SECONDS)
+        self._reap()
         self._record_file.unlink(missing_ok=True)
+
+    def _reap(self) -> None:
+        """Wait for the child of this process: ended, a guard about to end, or one without a record yet."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        try:
+            child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+        try:
+            child.wait(self._grace_seconds + KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def find_process(pid: int, *, created: float) -> psutil.Process | None:
@@ -261,6 +296,13 @@ def read_tail(log: Path, *, lines: int = LOG_TAIL_LINES) -> str:
     return "\n".join(f"    {line}" for line in tail) if tail else "    (empty)"
 
 
+def _describe(process: psutil.Process | None) -> str:
+    try:
+        return " ".join(process.cmdline())[:80] if process else "gone"
+    except psutil.Error:
+        return "of another account"
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -276,5 +318,11 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
+    try:
         process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return  # gone by itself
+    except psutil.AccessDenied as error:
+        raise UsageError(
+            f"process {process.pid} belongs to {process.username()}: run this from that account"
+        ) from error

@@ -1,5 +1,8 @@
 """A real Kafka and a real Postgres, started and stopped together in one folder."""
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +31,20 @@ class Endpoints:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """How one server of a stack is."""
+
+    name: str
+    #: None while it is down.
+    pid: int | None
+    #: It was asked, and answered.
+    answers: bool
+    #: Where it answers when it is up, None if it was never started.
+    address: str | None
+    log: Path
+
+
 class LocalStack:
     """The Kafka and the Postgres of one folder, at addresses that stay the same across restarts.
 
@@ -46,25 +63,63 @@ class LocalStack:
         return Endpoints(kafka_bootstrap=self.kafka.bootstrap, database_url=self.postgres.url(DATABASE))
 
     def start(self) -> Endpoints:
-        """Start both and return when both answer; what was started is stopped again if one of them fails."""
+        """Start both and return when both answer; if one fails, what this call started is stopped again.
+
+        Nothing to do if both are up. A UsageError if the folder is in use by another process, a ServiceError
+        with the end of the log if a server does not start.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # Kafka takes longer: Postgres starts meanwhile.
-            self.kafka.launch()
-            self.postgres.start()
-            self.postgres.create_database(DATABASE)
-            self.kafka.wait()
-        except BaseException:
-            self.stop()
-            raise
+        with self._locked():
+            servers = (self.kafka, self.postgres)
+            fresh = [server for server in servers if not server.service.is_claimed()]
+            try:
+                # Kafka takes longer: Postgres starts meanwhile.
+                self.kafka.launch()
+                self.postgres.start()
+                self.postgres.create_database(DATABASE)
+                self.kafka.wait()
+            except BaseException:
+                for server in fresh:
+                    server.stop()
+                raise
         return self.endpoints
 
     def stop(self) -> None:
         """End both in order; nothing to do if they are down."""
-        try:
-            self.kafka.stop()
-        finally:
-            self.postgres.stop()
+        if not self.folder.exists():
+            return
+        with self._locked():
+            try:
+                self.kafka.stop()
+            finally:
+                self.postgres.stop()
+
+    def status(self) -> tuple[ServerStatus, ServerStatus]:
+        """How Kafka and Postgres are; changes nothing, not even in a folder that never held a stack."""
+        kafka, postgres = self.kafka, self.postgres
+        return (
+            ServerStatus(
+                name="kafka",
+                pid=kafka.pid,
+                answers=kafka.answers(),
+                address=kafka.bootstrap if kafka.exists else None,
+                log=kafka.service.log,
+            ),
+            ServerStatus(
+                name="postgres",
+                pid=postgres.pid,
+                answers=postgres.answers(),
+                address=postgres.url(DATABASE) if postgres.exists else None,
+                log=postgres.service.log,
+            ),
+        )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Wait until no other process starts or stops this stack; the kernel frees a dead one's lock."""
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def __enter__(self) -> Self:
         self.start()
