@@ -20,8 +20,8 @@ def _order(rng: random.Random) -> tuple[str, Fields]:
         "payment": rng.choice(("invoice", "card", "cash", "transfer")),
     }
     text = (
-        "Hello, this is {customer} from {city}. I would like to order {quantity} {item}; the reference"
-        " on your web page is order number {order_number}. The total of {price_eur} EUR will be paid by {payment}."
+        "Hi, this is {customer} from {city}. I would like to order {quantity} {item}; the reference on your"
+        " page is order number {order_number}. The total of {price_eur} EUR will be paid by {payment}."
     )
     return text.format(**fields), fields
 
