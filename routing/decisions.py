@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.clusters import Placement
 from routing.errors import InvalidInputError
-from routing.policies import Allowed, Candidates, Choices, Policy, UniformSource, allowed_llms
+from routing.policies import Allowed, Candidates, Choices, Policy, Scored, UniformSource, allowed_llms
 from routing.requests import Limits, Prompts, check_limits, check_tokens
 from routing.snapshot import Snapshot, Versions
 
-__all__ = ["Decisions", "Prompts", "decide", "decide_placed"]
+__all__ = ["CandidateFacts", "Decisions", "Explanation", "Prompts", "decide", "decide_placed", "explain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Decisions:
     #: Shape (n, H): predicted error and expected USD of every LLM.
     errors: NDArray[np.float64]
     costs: NDArray[np.float64]
+    #: Shape (n, H): standard deviations of ``errors``, where the snapshot has them.
+    deviations: NDArray[np.float64] | None
     #: What the limits left.
     allowed: Allowed
     #: The LLMs' names, ascending.
@@ -55,6 +58,17 @@ class Decisions:
         """Give the name of the LLM chosen for one prompt, or ``None``."""
         column = int(self.llms[row])
         return None if column < 0 else self.names[column]
+
+    def candidates(self, row: int) -> Candidates:
+        """Give what the policy saw of one prompt: a batch of one."""
+        one = slice(row, row + 1)
+        return Candidates(
+            errors=self.errors[one],
+            costs=self.costs[one],
+            allowed=self.allowed.mask[one],
+            names=self.names,
+            deviations=None if self.deviations is None else self.deviations[one],
+        )
 
     def removed(self, row: int) -> dict[str, str]:
         """Give the LLMs that the limits of one prompt removed, each with the limit's name."""
@@ -95,7 +109,10 @@ def decide_placed(
     errors = snapshot.predict_errors(placement.weights)
     costs = snapshot.predict_costs(input_tokens, _output_tokens(limits, snapshot))
     allowed = allowed_llms(limits, snapshot.llms, input_tokens=input_tokens, errors=errors, costs=costs)
-    candidates = Candidates(errors=errors, costs=costs, allowed=allowed.mask, names=snapshot.names)
+    deviations = snapshot.predict_deviations(placement.weights)
+    candidates = Candidates(
+        errors=errors, costs=costs, allowed=allowed.mask, names=snapshot.names, deviations=deviations
+    )
     choices = policy.choose(candidates, rng=rng)
     return Decisions(
         llms=choices.llms,
@@ -107,11 +124,113 @@ def decide_placed(
         weights=placement.weights,
         errors=errors,
         costs=costs,
+        deviations=deviations,
         allowed=allowed,
         names=snapshot.names,
         map_version=snapshot.cluster_map.version,
         versions=snapshot.versions,
     )
+
+
+Verdict = Literal["chosen", "removed", "equal", "worse", "better", "cheaper", "dearer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateFacts:
+    """One LLM in one decision, held against the one that was chosen."""
+
+    name: str
+    predicted_error: float
+    #: Standard deviation of the predicted error, where it is estimated.
+    error_deviation: float | None
+    cost_usd: float
+    #: What the policy minimised, where it minimises a score.
+    score: float | None
+    #: The limit that removed it.
+    removed_by: str | None
+    #: ``cheaper``: saves money and errs more than the chosen one. ``dearer``: errs less and costs more.
+    #: ``worse``: no better in either and worse in one; ``better``: the reverse, so that the policy looks at
+    #: something else. ``equal``: the same in both, so the name decided. Where nothing was chosen all that
+    #: stay are ``equal``.
+    verdict: Verdict
+    #: For ``cheaper`` and ``dearer``: the lambda, in error per USD, at which the two would score the same.
+    #: The cheaper of the two wins above it, the dearer below.
+    break_even: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why one prompt went where it went."""
+
+    #: ``None``: nothing was allowed, or the policy chose none of what was.
+    llm: str | None
+    propensity: float
+    #: The chosen first, then the allowed by score (by error where there is none), then the removed by name.
+    candidates: tuple[CandidateFacts, ...]
+    #: The clusters with the greatest weights, greatest first: column and weight.
+    clusters: tuple[tuple[int, float], ...]
+    map_version: str
+    versions: Versions
+
+
+def explain(decisions: Decisions, row: int, *, policy: object = None, clusters: int = 5) -> Explanation:
+    """Explain the decision of one prompt; with the ``policy`` that made it, its scores too."""
+    scores = policy.scores(decisions.candidates(row))[0] if isinstance(policy, Scored) else None
+    removed = decisions.removed(row)
+    facts = [
+        _state_facts(decisions, row, column, removed.get(name), scores)
+        for column, name in enumerate(decisions.names)
+    ]
+    heaviest = np.argsort(-decisions.weights[row], kind="stable")[:clusters]
+    return Explanation(
+        llm=decisions.llm(row),
+        propensity=float(decisions.propensities[row]),
+        candidates=tuple(sorted(facts, key=_rank)),
+        clusters=tuple((int(column), float(decisions.weights[row, column])) for column in heaviest),
+        map_version=decisions.map_version,
+        versions=decisions.versions,
+    )
+
+
+def _rank(facts: CandidateFacts) -> tuple[int, float, str]:
+    if facts.verdict == "removed":
+        return 2, 0.0, facts.name
+    score = facts.predicted_error if facts.score is None else facts.score
+    return int(facts.verdict != "chosen"), score, facts.name
+
+
+def _state_facts(
+    decisions: Decisions, row: int, column: int, removed_by: str | None, scores: NDArray[np.float64] | None
+) -> CandidateFacts:
+    error, cost = float(decisions.errors[row, column]), float(decisions.costs[row, column])
+    chosen = int(decisions.llms[row])
+    more_error = error - float(decisions.errors[row, chosen]) if chosen >= 0 else 0.0
+    more_cost = cost - float(decisions.costs[row, chosen]) if chosen >= 0 else 0.0
+    verdict = _compare(more_error, more_cost)
+    if removed_by is not None:
+        verdict = "removed"
+    elif column == chosen:
+        verdict = "chosen"
+    return CandidateFacts(
+        name=decisions.names[column],
+        predicted_error=error,
+        error_deviation=None if decisions.deviations is None else float(decisions.deviations[row, column]),
+        cost_usd=cost,
+        score=None if scores is None else float(scores[column]),
+        removed_by=removed_by,
+        verdict=verdict,
+        break_even=-more_error / more_cost if verdict in {"cheaper", "dearer"} else None,
+    )
+
+
+def _compare(more_error: float, more_cost: float) -> Verdict:
+    if more_error == 0 and more_cost == 0:
+        return "equal"
+    if more_error >= 0 and more_cost >= 0:
+        return "worse"
+    if more_error <= 0 and more_cost <= 0:
+        return "better"
+    return "cheaper" if more_cost < 0 else "dearer"
 
 
 def _output_tokens(limits: Sequence[Limits] | None, snapshot: Snapshot) -> NDArray[np.float64]:

@@ -42,6 +42,8 @@ class Snapshot:
     #: Shape (H,): tokens an answer is expected to have.
     output_tokens: NDArray[np.float64]
     versions: Versions
+    #: Standard deviations of ``error_rates``, shape (C, H), in 0..1; ``None`` where they are not estimated.
+    error_deviations: NDArray[np.float64] | None = None
     #: The LLMs' names, ascending.
     names: tuple[str, ...] = field(init=False)
     # What ``price_table`` gives.
@@ -52,15 +54,16 @@ class Snapshot:
         names = tuple(llm.name for llm in llms)
         if any(first >= second for first, second in pairwise(names)):
             raise InvalidInputError("llms", "must be unique and in ascending order of name")
-        rates = np.asarray(self.error_rates, dtype=np.float64)
+        shape = (sum(self.cluster_map.sizes), len(llms))
         tokens = np.array(self.output_tokens, dtype=np.float64)
-        _check_rates(rates, (sum(self.cluster_map.sizes), len(llms)))
         _check_output_tokens(tokens, len(llms))
         arrays = {
-            "error_rates": np.rint(rates * 2.0**RATE_BITS) * 2.0**-RATE_BITS,
+            "error_rates": _round_rates("error_rates", self.error_rates, shape),
             "output_tokens": tokens,
             "_prices": price_table(llms),
         }
+        if self.error_deviations is not None:
+            arrays["error_deviations"] = _round_rates("error_deviations", self.error_deviations, shape)
         for name, array in arrays.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -79,12 +82,15 @@ class Snapshot:
 
         ``weights`` has shape (n, C) and is what the map gave (multiples of 2**-24, rows summing to 1).
         """
-        if weights.shape[1:] != (len(self.error_rates),):
-            raise InvalidInputError(
-                "weights", f"must have shape (n, {len(self.error_rates)}), not {weights.shape}"
-            )
-        errors: NDArray[np.float64] = weights.astype(np.float64) @ self.error_rates
-        return errors
+        return _sum_exactly(weights, self.error_rates)
+
+    def predict_deviations(self, weights: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """Give ``weights @ error_deviations``, shape (n, H), exactly; ``None`` where they are not estimated.
+
+        That is the standard deviation if the cells' errors of estimate move together, and an upper bound if
+        not.
+        """
+        return None if self.error_deviations is None else _sum_exactly(weights, self.error_deviations)
 
     def predict_costs(
         self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None
@@ -95,11 +101,21 @@ class Snapshot:
         )
 
 
-def _check_rates(rates: NDArray[np.float64], shape: tuple[int, int]) -> None:
+def _sum_exactly(weights: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    if weights.shape[1:] != rates.shape[:1]:
+        raise InvalidInputError("weights", f"must have shape (n, {len(rates)}), not {weights.shape}")
+    sums: NDArray[np.float64] = weights.astype(np.float64) @ rates
+    return sums
+
+
+def _round_rates(name: str, rates: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+    rates = np.asarray(rates, dtype=np.float64)
     if rates.shape != shape:
-        raise InvalidInputError("error_rates", f"must have shape {shape} (cells, LLMs), not {rates.shape}")
+        raise InvalidInputError(name, f"must have shape {shape} (cells, LLMs), not {rates.shape}")
     if not np.all((rates >= 0) & (rates <= 1)):
-        raise InvalidInputError("error_rates", "must be in 0..1, and not NaN")
+        raise InvalidInputError(name, "must be in 0..1, and not NaN")
+    rounded: NDArray[np.float64] = np.rint(rates * 2.0**RATE_BITS) * 2.0**-RATE_BITS
+    return rounded
 
 
 def _check_output_tokens(tokens: NDArray[np.float64], n_llms: int) -> None:

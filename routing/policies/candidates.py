@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.errors import InvalidInputError
+from routing.errors import InvalidInputError, UnknownLLMError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +26,36 @@ class Candidates:
     allowed: NDArray[np.bool_]
     #: Strictly ascending.
     names: tuple[str, ...]
+    #: Standard deviations of ``errors``, shape (n, H); ``None`` where they are not estimated.
+    deviations: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.errors), len(self.names))
-        for field in ("errors", "costs", "allowed"):
-            found = getattr(self, field).shape
-            if found != shape:
-                raise InvalidInputError(field, f"must have shape {shape}, not {found}")
-        if not np.all(np.isfinite(self.errors)) or not np.all(np.isfinite(self.costs)):
-            raise InvalidInputError("errors, costs", "must be finite")
+        for field in ("errors", "costs", "deviations", "allowed"):
+            values = getattr(self, field)
+            if values is not None and values.shape != shape:
+                raise InvalidInputError(field, f"must have shape {shape}, not {values.shape}")
+            if values is not None and not np.all(np.isfinite(values)):
+                raise InvalidInputError(field, "must be finite")
         if any(first >= second for first, second in pairwise(self.names)):
             raise InvalidInputError("names", "must be unique and in ascending order")
+
+    def column(self, name: str) -> int:
+        """Give the column of an LLM; ``UnknownLLMError`` when none has that name."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise UnknownLLMError(name, self.names) from None
+
+    def rows(self, chosen: slice | NDArray[np.intp]) -> "Candidates":
+        """Give some of the prompts."""
+        return Candidates(
+            errors=self.errors[chosen],
+            costs=self.costs[chosen],
+            allowed=self.allowed[chosen],
+            names=self.names,
+            deviations=None if self.deviations is None else self.deviations[chosen],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,15 @@ class Policy(Protocol):
 
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
         """Give the choices; -1 where nothing is allowed."""
+        ...
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A policy that minimises a score."""
+
+    def scores(self, candidates: Candidates) -> NDArray[np.float64]:
+        """Give what is minimised, shape (n, H)."""
         ...
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
 from routing.policies.candidates import Candidates, Choices, UniformSource, choose_surely, least
@@ -28,12 +29,17 @@ class Lagrangian:
 
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:  # noqa: ARG002  # no draw
         """Give the choices, each with propensity 1."""
-        errors, costs = candidates.errors, candidates.costs
+        keys = (self.scores(candidates), candidates.costs, candidates.errors)
+        return choose_surely(least(keys, candidates.allowed))
+
+    def scores(self, candidates: Candidates) -> NDArray[np.float64]:
+        """Give ``error + lambda * cost``, shape (n, H), of which the least wins; the cost at lambda = inf.
+
+        A score too great for a float is ``inf``; such candidates tie, and the cheaper one wins as it should.
+        """
         if math.isinf(self.error_per_usd):
-            return choose_surely(least((costs, errors), candidates.allowed))
-        # A product too great for a float becomes inf; such candidates tie, and the cheaper one wins as it
-        # should.
+            return candidates.costs
         with np.errstate(over="ignore"):
-            scores = self.error_per_usd * costs
-        scores += errors
-        return choose_surely(least((scores, costs, errors), candidates.allowed))
+            scores = self.error_per_usd * candidates.costs
+        scores += candidates.errors
+        return scores
