@@ -27,6 +27,7 @@ def make_engine(
     statement_timeout_ms: int = 30_000,
     lock_timeout_ms: int = 10_000,
     pool_size: int = 4,
+    pool_wait_seconds: float = 10.0,
 ) -> Engine:
     """Make an engine for ``url``; connects at first use.
 
@@ -40,6 +41,8 @@ def make_engine(
     return create_engine(
         parsed,
         pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=pool_wait_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={

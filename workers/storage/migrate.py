@@ -1,5 +1,6 @@
 """Runs the migrations: up, down, where a database stands, and whether it differs from the tables."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
 #: How long one migrator waits for another to finish.
 MIGRATOR_TIMEOUT = "15min"
+#: Alembic keeps its context in a module, so threads of one process take turns.
+_alembic = threading.Lock()
 _MIGRATOR_LOCK = func.hashtextextended("uniroute migrations", 0)
 
 
@@ -114,7 +117,8 @@ def _config(connection: Connection | None = None) -> Config:
 
 def _run(step: Any, connection: Connection, revision: str) -> None:  # noqa: ANN401 - upgrade or downgrade
     try:
-        step(_config(connection), revision)
+        with _alembic:
+            step(_config(connection), revision)
     except CommandError as error:
         raise UsageError(f"the database cannot be moved to {revision!r}: {error}") from error
 

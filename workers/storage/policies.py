@@ -18,12 +18,10 @@ class Policies:
 
     def put(self, name: str, body: Mapping[str, Any]) -> int:
         """Add a version and give its number, from 1; a body equal to the one in force adds none."""
-        RoutingState(self._session).bump()
-        last = self._session.scalars(
-            select(PolicyRow).where(PolicyRow.name == name).order_by(PolicyRow.version.desc()).limit(1)
-        ).first()
-        if last is not None and last.body == dict(body):
+        if (last := self._last(name)) is not None and last.body == dict(body):
             return last.version
+        RoutingState(self._session).bump()
+        last = self._last(name)  # whoever bumped before has committed: its version is the last
         version = 1 if last is None else last.version + 1
         self._session.add(PolicyRow(name=name, version=version, body=dict(body)))
         self._session.flush()
@@ -43,3 +41,8 @@ class Policies:
         """Give the body of one version; ``None`` where there is none."""
         row = self._session.get(PolicyRow, (name, version))
         return None if row is None else row.body
+
+    def _last(self, name: str) -> PolicyRow | None:
+        return self._session.scalars(
+            select(PolicyRow).where(PolicyRow.name == name).order_by(PolicyRow.version.desc()).limit(1)
+        ).first()

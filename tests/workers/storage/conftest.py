@@ -1,0 +1,89 @@
+"""Databases with the tables in them, and the values that storage tests keep there."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from routing.clusters import ClusterMap
+from routing.embedders import Fingerprint
+from routing.llms import LLM, Price
+from workers.storage import migrate
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import make_engine, transaction
+from workers.storage.llms import LLMs, Registration
+
+if TYPE_CHECKING:
+    from workers.local import LocalStack
+
+
+@pytest.fixture(scope="session")
+def migrated_template(stack: "LocalStack") -> str:
+    """The name of a migrated, otherwise empty database to copy."""
+    migrate.upgrade(stack.postgres.create_database("storage_template"))
+    return "storage_template"
+
+
+@pytest.fixture
+def migrated_url(stack: "LocalStack", migrated_template: str) -> Iterator[str]:
+    """The URL of a migrated, otherwise empty database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield stack.postgres.create_database(name, template=migrated_template)
+    stack.postgres.drop_database(name)
+
+
+@pytest.fixture
+def engine(migrated_url: str) -> Iterator[Engine]:
+    """An engine on a migrated, otherwise empty database of the test's own."""
+    made = make_engine(migrated_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def cluster_map() -> ClusterMap:
+    """Four cells in four dimensions, one at the end of each axis."""
+    return make_map(checksum="a")
+
+
+@pytest.fixture
+def make_registration() -> Callable[..., Registration]:
+    """Make a registration, of which a test names only what it is about."""
+    return registration_of
+
+
+@pytest.fixture
+def stocked(engine: Engine, cluster_map: ClusterMap) -> Engine:
+    """The engine's database with LLMs ``a`` and ``b`` registered and the map active."""
+    with transaction(engine) as session:
+        for name in ("b", "a"):
+            LLMs(session).register(registration_of(name))
+        ClusterMaps(session).activate(ClusterMaps(session).add(cluster_map))
+    return engine
+
+
+def make_map(*, checksum: str) -> ClusterMap:
+    """Give a map whose version depends on ``checksum``."""
+    return ClusterMap(
+        centroids=np.eye(4, dtype=np.float32),
+        sizes=(4,),
+        temperature=16.0,
+        fingerprint=Fingerprint(name="axes", dimension=4, precision="f32", max_length=256, checksum=checksum),
+    )
+
+
+def registration_of(
+    name: str = "a",
+    *,
+    price: Price | None = None,
+    base_url: str = "http://127.0.0.1:1/v1",
+    api_key_ref: str = "env:KEY",
+    **facts: object,
+) -> Registration:
+    """Give a registration with a price of 1 and 2 USD per million tokens unless told otherwise."""
+    price = price or Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
+    llm = LLM(name=name, price=price, **facts)  # type: ignore[arg-type]
+    return Registration(llm=llm, base_url=base_url, provider_model=f"{name}-2026", api_key_ref=api_key_ref)

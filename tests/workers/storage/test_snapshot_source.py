@@ -1,0 +1,247 @@
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event, text
+
+from routing.clusters import ClusterMap
+from routing.llms import Price
+from workers.local.postgres import Postgres
+from workers.storage import migrate
+from workers.storage.engine import make_engine, transaction
+from workers.storage.error_rates import ErrorRates
+from workers.storage.llms import LLMs, Registration
+from workers.storage.policies import Policies
+from workers.storage.prices import Prices
+from workers.storage.routing_state import RoutingState
+from workers.storage.snapshots import SnapshotSource, load_snapshot, load_state
+
+pytestmark = pytest.mark.stack
+SOON = 20.0
+
+
+def publish(
+    engine: Engine, cluster_map: ClusterMap, level: float, llms: tuple[str, ...] = ("a", "b")
+) -> None:
+    """Publish equal error rates, and a policy that names the same level."""
+    with transaction(engine) as session:
+        rates = np.full((4, len(llms)), level)
+        ErrorRates(session).publish(cluster_map.version, llms, rates, reason="test")
+        Policies(session).put("default", {"level": level})
+
+
+def test_a_snapshot_holds_what_was_published(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Map, LLMs in order of name, their columns of rates, lengths, and the versions of each."""
+    rates = np.array([[0.25, 0.5]] * 4)  # columns b, a
+    with transaction(stocked) as session:
+        rates_version = ErrorRates(session).publish(cluster_map.version, ["b", "a"], rates, reason="test")
+        prices_version = Prices(session).set("a", Price(input_usd_per_mtok=9.0, output_usd_per_mtok=9.0))
+    with transaction(stocked) as session:
+        snapshot = load_snapshot(session)
+
+    assert snapshot is not None
+    assert snapshot.cluster_map.version == cluster_map.version
+    assert snapshot.names == ("a", "b")
+    assert snapshot.error_rates.tolist() == [[0.5, 0.25]] * 4
+    assert snapshot.output_tokens.tolist() == [256.0, 256.0]
+    assert snapshot.llms[0].price.input_usd_per_mtok == 9.0
+    assert (snapshot.versions.error_rates, snapshot.versions.prices) == (
+        str(rates_version),
+        str(prices_version),
+    )
+
+
+def test_there_is_no_snapshot_until_rates_are_published(stocked: Engine) -> None:
+    """An active map alone decides nothing; the LLMs that wait for rates are named."""
+    with transaction(stocked) as session:
+        state = load_state(session)
+
+    assert state.snapshot is None
+    assert state.unrated == ("a", "b")
+
+
+def test_only_active_llms_with_rates_take_traffic(
+    stocked: Engine, cluster_map: ClusterMap, make_registration: Callable[..., Registration]
+) -> None:
+    """A retired LLM leaves the snapshot at once; a new one enters with the first rates that cover it."""
+    publish(stocked, cluster_map, 0.5)
+    with transaction(stocked) as session:
+        LLMs(session).retire("a")
+        LLMs(session).register(make_registration("c"))
+        LLMs(session).register(make_registration("d"), state="shadow")
+    with transaction(stocked) as session:
+        before = load_state(session)
+    publish(stocked, cluster_map, 0.5, llms=("b", "c", "d"))
+    with transaction(stocked) as session:
+        after = load_state(session)
+
+    assert before.snapshot is not None
+    assert after.snapshot is not None
+    assert (before.snapshot.names, before.unrated) == (("b",), ("c",))
+    assert (after.snapshot.names, after.unrated) == (("b", "c"), ())
+
+
+def test_a_snapshot_is_of_one_moment(stocked: Engine, cluster_map: ClusterMap, migrated_url: str) -> None:
+    """A change that commits between any two statements of the read is seen in full or not at all."""
+    publish(stocked, cluster_map, 0.0)
+    reader = make_engine(migrated_url)
+    levels = iter(step / 64 for step in range(1, 64))
+    statements = []
+
+    @event.listens_for(reader, "before_cursor_execute")
+    def change_between(*arguments: object) -> None:
+        statements.append(arguments[2])
+        publish(stocked, cluster_map, next(levels))
+
+    with transaction(reader) as session:
+        state = load_state(session)
+    reader.dispose()
+
+    assert len(statements) >= 5
+    assert state.snapshot is not None
+    # Whatever moment it was, rates and policy are of the same one: version n goes with level (n - 1) / 64.
+    level = state.policies["default"][1]["level"]
+    assert state.snapshot.error_rates.tolist() == [[level, level]] * 4
+    assert state.policies["default"][0] == round(level * 64) + 1
+
+
+def test_a_change_is_seen_without_waiting_for_the_poll(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Notifications bring a change at once; with a poll an hour away nothing else could."""
+    seen = []
+    with SnapshotSource(
+        stocked, poll_seconds=3600, on_state=lambda state: seen.append(state.version)
+    ) as source:
+        assert source.wait_for(lambda found: found.state is not None, timeout_seconds=SOON)
+        publish(stocked, cluster_map, 0.5)
+        assert source.wait_for(lambda found: found.snapshot is not None, timeout_seconds=SOON)
+
+    assert seen == sorted(set(seen))
+    assert source.state is not None
+    assert seen[-1] == source.state.version
+
+
+def test_a_poll_sees_what_no_notification_told(stocked: Engine) -> None:
+    """A pooler between us and Postgres may swallow notifications; the poll does not need them."""
+    with SnapshotSource(stocked, poll_seconds=0.02) as source:
+        assert source.wait_for(lambda found: found.state is not None, timeout_seconds=SOON)
+        with transaction(stocked) as session:
+            session.execute(text("UPDATE routing_state SET version = 1000"))
+        seen = source.wait_for(
+            lambda found: found.state is not None and found.state.version == 1000, timeout_seconds=SOON
+        )
+
+    assert seen
+
+
+def test_an_unchanged_version_keeps_the_same_snapshot(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Polling swaps nothing while nothing moves: callers may compare snapshots by identity."""
+    publish(stocked, cluster_map, 0.5)
+    polls = threading.Semaphore(0)
+
+    @event.listens_for(stocked, "before_cursor_execute")
+    def count(*_: object) -> None:
+        polls.release()
+
+    with SnapshotSource(stocked, poll_seconds=0.01) as source:
+        assert source.wait_for(lambda found: found.snapshot is not None, timeout_seconds=SOON)
+        first = source.snapshot
+        for _ in range(30):
+            assert polls.acquire(timeout=SOON)
+        last = source.snapshot
+
+    assert first is last
+
+
+def test_a_state_that_cannot_be_used_keeps_the_last_one(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """An LLM that lost its price is a problem, told in one sentence; routing goes on with what was there."""
+    publish(stocked, cluster_map, 0.5)
+    problems: list[str | None] = []
+    with SnapshotSource(stocked, poll_seconds=0.02, on_problem=problems.append) as source:
+        assert source.wait_for(lambda found: found.snapshot is not None, timeout_seconds=SOON)
+        good = source.snapshot
+        with transaction(stocked) as session:
+            session.execute(text("DELETE FROM prices WHERE llm = 'b'"))
+            RoutingState(session).bump()
+        assert source.wait_for(lambda found: found.problem is not None, timeout_seconds=SOON)
+        kept = source.snapshot
+        with transaction(stocked) as session:
+            Prices(session).set("b", Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0))
+        assert source.wait_for(lambda found: found.problem is None, timeout_seconds=SOON)
+
+    assert kept is good
+    assert problems == ["LLM 'b' has no price: set it, 0 included, before prompts are routed", None]
+    assert source.snapshot is not good
+
+
+def test_stopping_does_not_wait_for_the_poll(stocked: Engine) -> None:
+    """A worker that is told to go does not linger, and stopping twice is as good as once."""
+    source = SnapshotSource(stocked, poll_seconds=3600)
+    source.start()
+    assert source.wait_for(lambda found: found.state is not None, timeout_seconds=SOON)
+    source.stop()
+    source.stop()
+
+    assert "uniroute-snapshots" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_source_that_never_started_can_be_stopped(engine: Engine) -> None:
+    """A worker that fails before its source starts can still clean up."""
+    SnapshotSource(engine).stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Postgres]:
+    """A Postgres of the test's own, to take away and bring back."""
+    made = Postgres(tmp_path / "pg", outlive=False)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_routing_goes_on_while_postgres_is_away(server: Postgres) -> None:
+    """The last state stays, the problem says Postgres is away, and once it is back changes are seen again."""
+    url = server.create_database("uniroute")
+    migrate.upgrade(url)
+    engine = make_engine(url)
+    problems: list[str | None] = []
+    try:
+        with SnapshotSource(engine, poll_seconds=0.05, on_problem=problems.append) as source:
+            assert source.wait_for(lambda found: found.state is not None, timeout_seconds=SOON)
+            server.stop()
+            assert source.wait_for(lambda found: found.problem is not None, timeout_seconds=SOON)
+            kept = source.state
+            server.start()
+            assert source.wait_for(lambda found: found.problem is None, timeout_seconds=SOON)
+            with transaction(engine) as session:
+                Policies(session).put("default", {"level": 1})
+            assert source.wait_for(
+                lambda found: found.state is not None and found.state.version == 1, timeout_seconds=SOON
+            )
+    finally:
+        engine.dispose()
+
+    assert kept is not None
+    assert kept.version == 0
+    assert str(problems[0]).startswith("Postgres is away: ")
+    assert problems[-1] is None
+
+
+def test_a_source_starts_before_postgres_does(server: Postgres) -> None:
+    """A router may come up first: it has no state, says why, and gets one when Postgres is there."""
+    url = server.create_database("uniroute")
+    migrate.upgrade(url)
+    server.stop()
+    engine = make_engine(url)
+    try:
+        with SnapshotSource(engine, poll_seconds=0.05) as source:
+            assert source.wait_for(lambda found: found.problem is not None, timeout_seconds=SOON)
+            nothing = source.state
+            server.start()
+            arrived = source.wait_for(lambda found: found.state is not None, timeout_seconds=SOON)
+    finally:
+        engine.dispose()
+
+    assert nothing is None
+    assert arrived
