@@ -10,6 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from workers.local import LocalStack
+    from workers.local.kafka import Kafka
+    from workers.local.postgres import Postgres
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,23 +32,62 @@ def outcomes_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalStack"]:
-    """A private Kafka and Postgres, started when the first test asks and gone when pytest is."""
+def unstarted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalStack"]:
+    """The session's private stack, of which the fixtures below start what they need; gone when pytest is."""
     from workers.local import LocalStack  # noqa: PLC0415  # tests of routing need no Kafka client
 
-    with LocalStack(tmp_path_factory.mktemp("stack")) as started:
-        yield started
+    stack = LocalStack(tmp_path_factory.mktemp("stack"))
+    yield stack
+    stack.stop()
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(stack: "LocalStack") -> str:
+def stack(unstarted_stack: "LocalStack") -> "LocalStack":
+    """A private Kafka and Postgres, both up, which the whole session shares."""
+    unstarted_stack.start()
+    return unstarted_stack
+
+
+@pytest.fixture(scope="session")
+def kafka(unstarted_stack: "LocalStack") -> "Kafka":
+    """The session's Kafka, without Postgres."""
+    unstarted_stack.kafka.start()
+    return unstarted_stack.kafka
+
+
+@pytest.fixture(scope="session")
+def postgres(unstarted_stack: "LocalStack") -> "Postgres":
+    """The session's Postgres, without Kafka."""
+    unstarted_stack.postgres.start()
+    return unstarted_stack.postgres
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka: "Kafka") -> str:
     """``host:port`` of the session's broker; tests share it, so give topics and groups names of your own."""
-    return stack.endpoints.kafka_bootstrap
+    return kafka.bootstrap
 
 
 @pytest.fixture
-def database_url(stack: "LocalStack") -> Iterator[str]:
+def database_url(postgres: "Postgres") -> Iterator[str]:
     """The SQLAlchemy URL of a new, empty database; removed after the test with whatever sessions are left."""
     name = f"test_{uuid.uuid4().hex}"
-    yield stack.postgres.create_database(name)
-    stack.postgres.drop_database(name)
+    yield postgres.create_database(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: "Postgres") -> str:
+    """The name of a migrated, otherwise empty database to copy."""
+    from workers.storage import migrate  # noqa: PLC0415  # as above
+
+    migrate.upgrade(postgres.create_database("migrated_template"))
+    return "migrated_template"
+
+
+@pytest.fixture
+def migrated_url(postgres: "Postgres", migrated_template: str) -> Iterator[str]:
+    """The SQLAlchemy URL of a migrated, otherwise empty database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield postgres.create_database(name, template=migrated_template)
+    postgres.drop_database(name)
