@@ -79,8 +79,8 @@ class SimulatedLLM:
 def is_right(llm: SimulatedLLM, task: Task, *, seed: int) -> bool:
     """Whether the LLM gets the task right: a hash decides, so every process agrees.
 
-    Marginally right with ``llm.probability``; LLMs agree more than chance by ``COMMON_DIFFICULTY`` (a Gaussian
-    copula with one common factor per prompt).
+    Marginally right with ``llm.probability``; LLMs agree more than by chance, through one common
+    factor per prompt (a Gaussian copula, ``COMMON_DIFFICULTY``).
     """
     common = _NORMAL.inv_cdf(_uniform(seed, task.prompt_id))
     own = _NORMAL.inv_cdf(_uniform(seed, task.prompt_id, llm.name))

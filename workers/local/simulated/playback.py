@@ -29,7 +29,8 @@ class PlaybackSource:
     """Recorded outcomes; see :class:`~.answers.AnswerSource` for the promises.
 
     Prompts without a score of every LLM are left out. A reply is a small JSON object that says it is
-    simulated, names the prompt and carries the recorded score: ``grade`` gives exactly that score. Raises ``UsageError`` for a folder without prices.
+    simulated, names the prompt and carries the recorded score: ``grade`` gives exactly that score. Raises
+    ``UsageError`` for a folder without prices.
     """
 
     def __init__(self, outcomes: OutcomeSet, *, seed: int = 0) -> None:
