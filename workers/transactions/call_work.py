@@ -1,0 +1,138 @@
+"""Work done one message at a time by coroutines, thousands at once, each of which completes by itself."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from threading import Thread
+
+import structlog
+
+from workers.errors import PoisonError, WaitableError
+from workers.messages import Message, Record
+from workers.transactions.backoff import Backoff
+from workers.transactions.work import Completion, Ledger, Partition, partition_of, reject
+
+CallHandler = Callable[[Message], Awaitable[Sequence[Record]]]
+
+_CLOSE_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class CallWork:
+    """Runs ``handle`` for each message as a task of an asyncio loop in a daemon thread.
+
+    At most ``max_in_flight`` run at once; what is submitted beyond waits its turn. ``handle`` returns the
+    records to produce. When it raises
+
+    - ``WaitableError``: something is away. It is called again, with back-off, for ever.
+    - ``PoisonError``: the message is rejected with the error's class.
+    - anything else: an error of ours. It is called ``attempts`` times, then rejected as ``handler_error``.
+
+    ``forget`` and ``close`` cancel the tasks concerned.
+    """
+
+    def __init__(
+        self,
+        handle: CallHandler,
+        *,
+        max_in_flight: int,
+        attempts: int = 3,
+        backoff: Backoff = Backoff(),  # noqa: B008  # a frozen value
+    ) -> None:
+        self._handle = handle
+        self._max_in_flight = max_in_flight
+        self._attempts = attempts
+        self._backoff = backoff
+        self._ledger = Ledger()
+        # These two belong to the asyncio thread.
+        self._waiting: deque[Message] = deque()
+        self._calls: dict[asyncio.Task[None], Message] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._run, name="call-work", daemon=True)
+        self._thread.start()
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are submitted and neither taken back nor forgotten."""
+        return self._ledger.in_flight
+
+    @property
+    def room(self) -> int:
+        """How many more calls may start at once."""
+        return max(0, self._max_in_flight - self._ledger.in_flight)
+
+    def submit(self, messages: Sequence[Message]) -> None:
+        """Take messages to process; never blocks."""
+        if not self._ledger.closed:
+            self._ledger.add(messages)
+            self._loop.call_soon_threadsafe(self._enqueue, tuple(messages))
+
+    def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
+        """Hand over what has completed since the last call; wait so long for the first if there is none."""
+        return self._ledger.take(wait_s)
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Drop what is in flight or complete for these partitions, and cancel its calls."""
+        if not self._ledger.closed:
+            self._ledger.forget(partitions)
+            self._loop.call_soon_threadsafe(self._cancel, frozenset(partitions))
+
+    def close(self) -> None:
+        """Drop everything and cancel every call; one that resists for two seconds is left to the daemon."""
+        if not self._ledger.closed:
+            self._ledger.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_S)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            for task in self._calls:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*self._calls, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    def _enqueue(self, messages: Sequence[Message]) -> None:
+        self._waiting.extend(messages)
+        self._start_calls()
+
+    def _start_calls(self) -> None:
+        while self._waiting and len(self._calls) < self._max_in_flight:
+            message = self._waiting.popleft()
+            task = self._loop.create_task(self._call(message))
+            self._calls[task] = message
+            task.add_done_callback(self._end_call)
+
+    def _end_call(self, task: asyncio.Task[None]) -> None:
+        del self._calls[task]
+        if not self._ledger.closed:
+            self._start_calls()
+
+    def _cancel(self, partitions: Collection[Partition]) -> None:
+        self._waiting = deque(message for message in self._waiting if partition_of(message) not in partitions)
+        for task, message in self._calls.items():
+            if partition_of(message) in partitions:
+                task.cancel()
+
+    async def _call(self, message: Message) -> None:
+        failures = attempt = 0
+        while True:
+            try:
+                records = await self._handle(message)
+            except WaitableError as error:
+                failures += 1
+                log.warning("work_waits", what=error.what, failures=failures)
+                await asyncio.sleep(self._backoff.delay_s(failures))
+            except Exception as error:  # noqa: BLE001  # retried, then rejected with its class
+                attempt += 1
+                if isinstance(error, PoisonError) or attempt == self._attempts:
+                    rejection = reject(error, attempts=attempt)
+                    self._ledger.complete([Completion(message=message, rejection=rejection)])
+                    return
+                await asyncio.sleep(self._backoff.delay_s(attempt))
+            else:
+                self._ledger.complete([Completion(message=message, records=records)])
+                return

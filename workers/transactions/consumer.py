@@ -1,0 +1,156 @@
+"""Membership in a consumer group: messages, rebalances, committed offsets, back-pressure."""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import (
+    ConsumerGroupMetadata,
+    ConsumerRebalanceListener,
+    KafkaConsumer,
+    TopicPartition,
+)
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaTimeoutError
+from kafka.structs import MemberState
+
+from workers.messages import Message
+from workers.transactions.config import LoopConfig
+from workers.transactions.offsets import OffsetTracker
+from workers.transactions.work import Partition
+
+# A partition that becomes fetchable while a fetch without it is under way waits this long at most.
+_FETCH_WAIT_MS = 100
+# A rebalance waits this long for a member that does not poll; the loop polls every few milliseconds, but for
+# a commit that hangs.
+_POLL_INTERVAL_MS = 60_000
+_COMMITTED_TIMEOUT_MS = 1_000
+_CLOSE_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalance:
+    """One step of a rebalance."""
+
+    gained: frozenset[Partition] = frozenset()
+    lost: frozenset[Partition] = frozenset()
+
+
+class GroupConsumer:
+    """A member of the group, reading committed messages only and committing nothing by itself.
+
+    Belongs to one thread. Rebalances happen inside ``poll``, and nowhere else: kafka-python applies a new
+    assignment, and tells its listener, only while ``poll`` is being called. What is owned, and whether the
+    membership is stable, cannot change otherwise, but for the worse: a broker may have thrown the member out
+    already, and then refuses what it tries to commit.
+    """
+
+    def __init__(self, config: LoopConfig) -> None:
+        self._changes = _Changes()
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=config.bootstrap.split(","),
+            client_id=config.transactional_id,
+            group_id=config.group_id,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            session_timeout_ms=config.session_timeout_ms,
+            heartbeat_interval_ms=min(3_000, config.session_timeout_ms // 3),
+            max_poll_interval_ms=_POLL_INTERVAL_MS,
+            max_poll_records=config.max_poll_records,
+            metadata_max_age_ms=config.metadata_max_age_ms,
+            bootstrap_timeout_ms=config.connect_timeout_ms,
+            request_timeout_ms=config.request_timeout_ms,
+            reconnect_backoff_max_ms=config.reconnect_backoff_ms,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+        if config.pattern:
+            self._consumer.subscribe(pattern=config.pattern, listener=self._changes)
+        else:
+            self._consumer.subscribe(topics=list(config.topics), listener=self._changes)
+
+    def poll(self, timeout_ms: int) -> tuple[Sequence[Rebalance], Mapping[Partition, Sequence[Message]]]:
+        """Take part in the group and fetch: first the rebalances to apply, then messages of what is owned."""
+        fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        return self._changes.take(), {
+            tuple(partition): [_message(record) for record in records]
+            for partition, records in fetched.items()
+        }
+
+    def hold(self, partitions: Collection[Partition]) -> None:
+        """Fetch nothing from these of the owned partitions, and from all others."""
+        held = {TopicPartition(*partition) for partition in partitions} & self._consumer.assignment()
+        paused = self._consumer.paused()
+        self._consumer.pause(*(held - paused))
+        self._consumer.resume(*(paused - held))
+
+    def membership(self) -> ConsumerGroupMetadata | None:
+        """Give what proves to the broker that this member may commit; ``None`` while it is not stable.
+
+        An unstable membership must not be used at all: one without a member id switches the broker's check
+        off.
+        """
+        membership = self._consumer.group_metadata()
+        return membership if membership.state == MemberState.STABLE else None
+
+    def tracker(self, partition: Partition) -> OffsetTracker | None:
+        """Read what is committed for an owned partition; ``None`` if it cannot be known yet.
+
+        It is not known while a transaction that holds it is neither committed nor aborted. Raises
+        ``ValueError`` for offset metadata that is not ours.
+        """
+        topic_partition = TopicPartition(*partition)
+        try:
+            # kafka-python may keep an answer from an earlier time at which the partition was owned, if nobody
+            # waited for it then. The first call uses that up, the second asks.
+            self._consumer.committed(topic_partition, timeout_ms=_COMMITTED_TIMEOUT_MS)
+            committed = self._consumer.committed(
+                topic_partition, metadata=True, timeout_ms=_COMMITTED_TIMEOUT_MS
+            )
+        except KafkaTimeoutError:
+            return None
+        if committed is None:
+            return OffsetTracker(0)
+        return OffsetTracker.resume(committed.offset, committed.metadata)
+
+    def close(self) -> None:
+        """Leave the group, so that others take over at once."""
+        self._consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+
+
+class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka publishes no types
+    """Notes rebalances for the thread that polls; called from the client's own thread."""
+
+    def __init__(self) -> None:
+        self._noted: deque[Rebalance] = deque()
+
+    def take(self) -> Sequence[Rebalance]:
+        taken = []
+        while self._noted:
+            taken.append(self._noted.popleft())
+        return taken
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._noted.append(Rebalance(gained=frozenset(map(tuple, assigned))))
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        self._noted.append(Rebalance(lost=frozenset(map(tuple, revoked))))
+
+    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        self.on_partitions_revoked(lost)
+
+
+def _message(record: Any) -> Message:  # noqa: ANN401  # kafka publishes no types
+    return Message(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple((name, value or b"") for name, value in record.headers) if record.headers else (),
+    )

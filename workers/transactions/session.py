@@ -1,0 +1,161 @@
+"""What a loop does with one pair of clients, from joining the group to the first error or the stop."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from threading import Event
+
+import structlog
+
+from workers.transactions.assignment import Assignment
+from workers.transactions.config import LoopConfig
+from workers.transactions.consumer import GroupConsumer, Rebalance
+from workers.transactions.deliveries import Deliveries, Delivery
+from workers.transactions.observer import LoopObserver
+from workers.transactions.producer import TransactionalProducer
+from workers.transactions.work import Completion, Work
+
+# With nothing in flight a turn waits for messages, and looks at the stop signal so often.
+_IDLE_POLL_MS = 100
+# With something in flight it waits for completions, and looks for new messages so often.
+_BUSY_WAIT_S = 0.005
+# How often completions are tried again whose dead-letter topic is missing.
+_STRANDED_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Session:
+    """Turns the loop until an error ends it; ``TransactionLoop`` says what that means."""
+
+    def __init__(
+        self,
+        *,
+        config: LoopConfig,
+        consumer: GroupConsumer,
+        producer: TransactionalProducer,
+        deliveries: Deliveries,
+        work: Work,
+        observer: LoopObserver,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._consumer = consumer
+        self._producer = producer
+        self._deliveries = deliveries
+        self._work = work
+        self._observer = observer
+        self._clock = clock
+        self._assignment = Assignment()
+        # Complete, but the membership was not stable when they came.
+        self._held: list[Completion] = []
+        # Complete, but to become dead letters of which the topic is missing.
+        self._stranded: list[Completion] = []
+        self._stranded_until = 0.0
+        self._stop_at: float | None = None
+        #: Whether anything was committed.
+        self.progressed = False
+
+    def run(self, stop: Event) -> None:
+        """Turn until ``stop`` is set, then let what is in flight finish. Raises ``KafkaError``."""
+        while not stop.is_set():
+            self._turn()
+        self._stop_at = self._clock() + self._config.stop_timeout_s
+        while (self._work.in_flight or self._held) and self._clock() < self._stop_at:
+            self._consumer.hold(self._assignment.partitions)
+            rebalances, _ = self._consumer.poll(0)
+            self._apply(rebalances)
+            self._commit(self._work.completed(_BUSY_WAIT_S))
+
+    def forget(self) -> None:
+        """Drop everything that is in flight."""
+        self._apply([Rebalance(lost=self._assignment.partitions)])
+
+    def _turn(self) -> None:
+        busy = self._work.in_flight or self._held
+        rebalances, fetched = self._consumer.poll(0 if busy else _IDLE_POLL_MS)
+        self._apply(rebalances)
+        for partition, messages in fetched.items():
+            self._assignment.receive(partition, messages)
+        self._submit()
+        busy = self._work.in_flight or self._held
+        self._commit(self._work.completed(_BUSY_WAIT_S if busy else 0.0))
+
+    def _apply(self, rebalances: Sequence[Rebalance]) -> None:
+        for rebalance in rebalances:
+            in_flight = self._work.in_flight
+            self._work.forget(rebalance.lost)
+            self._assignment.revoke(rebalance.lost)
+            self._assignment.assign(rebalance.gained)
+            self._observer.forgotten(in_flight - self._work.in_flight)
+            log.info("rebalanced", gained=sorted(rebalance.gained), lost=sorted(rebalance.lost))
+
+    def _submit(self) -> None:
+        for partition in self._assignment.unresumed:
+            tracker = self._consumer.tracker(partition)
+            if tracker is not None:
+                self._assignment.resume(partition, tracker)
+        messages = self._assignment.take(self._work.room)
+        if messages:
+            self._work.submit(messages)
+            for topic, count in Counter(message.topic for message in messages).items():
+                self._observer.consumed(topic, count)
+        for topic, count in self._assignment.take_skipped().items():
+            self._observer.skipped(topic, count)
+        blocked = self._assignment.backlogged if self._work.room else self._assignment.partitions
+        self._consumer.hold(blocked)
+
+    def _commit(self, completions: Sequence[Completion]) -> None:
+        """Commit what is complete, in one transaction; hold on to what cannot be committed yet."""
+        waiting = [*self._take_stranded(), *self._held, *completions]
+        # A message may have been forgotten since, or have come and completed twice.
+        ready = {
+            (done.message.topic, done.message.partition, done.message.offset): done
+            for done in waiting
+            if self._assignment.is_in_flight(done.message)
+        }
+        self._held = []
+        if not ready:
+            return
+        # Taken after the rebalances of this turn were applied, so it vouches for what is still owned.
+        membership = self._consumer.membership()
+        if membership is None:
+            self._held = list(ready.values())
+            return
+        deliveries, stranded = self._deliveries.settle(list(ready.values()))
+        self._stranded += stranded
+        if not deliveries:
+            return
+        started = self._clock()
+        offsets = self._assignment.finish([delivery.message for delivery in deliveries])
+        records = [record for delivery in deliveries for record in delivery.records]
+        self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
+        self.progressed = True
+        self._observer.committed(len(deliveries), len(records), self._clock() - started)
+        self._report_dead_letters(deliveries)
+
+    def _take_stranded(self) -> list[Completion]:
+        """Give, now and then, the completions that wait for a dead-letter topic to be created."""
+        if not self._stranded or self._clock() < self._stranded_until:
+            return []
+        self._stranded_until = self._clock() + _STRANDED_S
+        taken, self._stranded = self._stranded, []
+        return taken
+
+    def _patience_s(self) -> float:
+        patience_s = self._config.commit_timeout_ms / 1000
+        return (
+            patience_s if self._stop_at is None else min(patience_s, max(0.5, self._stop_at - self._clock()))
+        )
+
+    def _report_dead_letters(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.error_class is not None:
+                message = delivery.message
+                self._observer.dead_lettered(message.topic, delivery.error_class)
+                log.warning(
+                    "dead_letter",
+                    error_class=delivery.error_class,
+                    topic=message.topic,
+                    partition=message.partition,
+                    offset=message.offset,
+                )

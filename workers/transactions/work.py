@@ -1,0 +1,174 @@
+"""What the loop drives: messages in, completions out, in any order; and the ledger that keeps count."""
+
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from threading import Condition
+from typing import Literal, Protocol
+
+import structlog
+
+from workers.errors import PoisonError
+from workers.messages import Message, Record
+
+#: Topic and number of a partition.
+Partition = tuple[str, int]
+
+Disposition = Literal["rejected", "exhausted"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Why a message was given up."""
+
+    #: One word of a closed set, fit for a metric label.
+    error_class: str
+    sentence: str
+    attempts: int
+    #: No retry can mend it, or retries were used up.
+    disposition: Disposition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A message that is finished: what to produce for it, in order, or why it was given up."""
+
+    message: Message
+    records: Sequence[Record] = ()
+    #: The loop makes a dead letter of the message, and produces nothing else for it.
+    rejection: Rejection | None = None
+
+
+class Work(Protocol):
+    """Processing of messages off the loop's thread; the loop calls every method, from its own thread.
+
+    Each message submitted leads to one completion, in any order and after any time, unless it is forgotten
+    first. Nothing that processing raises comes out of these methods: failures are retried, waited out, or
+    become completions with a rejection.
+    """
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are submitted and neither taken back as completions nor forgotten."""
+
+    @property
+    def room(self) -> int:
+        """How many more messages are wanted now; more may be submitted, and wait."""
+
+    def submit(self, messages: Sequence[Message]) -> None:
+        """Take messages to process; never blocks."""
+
+    def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
+        """Hand over what has completed since the last call; wait so long for the first if there is none."""
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Drop whatever is in flight or complete for these partitions: no completion of it will come."""
+
+    def close(self) -> None:
+        """Drop everything and let go of threads, within two seconds. Safe to call twice."""
+
+
+class Ledger:
+    """What is in flight and what is complete, between the loop's thread and the one that processes.
+
+    A message is known by identity, not by offset: the result of a copy that was forgotten is dropped even
+    when another copy of the same message is in flight.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._wanted: dict[int, Message] = {}
+        self._complete: list[Completion] = []
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are added and neither taken nor forgotten."""
+        return len(self._wanted) + len(self._complete)
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything was dropped for good."""
+        return self._closed
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Note messages as in flight."""
+        with self._changed:
+            if not self._closed:
+                self._wanted.update((id(message), message) for message in messages)
+
+    def complete(self, completions: Sequence[Completion]) -> None:
+        """Note results, except those of forgotten messages."""
+        with self._changed:
+            self._complete.extend(done for done in completions if self._wanted.pop(id(done.message), None))
+            self._changed.notify_all()
+
+    def take(self, wait_s: float) -> list[Completion]:
+        """Hand over what is complete; wait for the first if there is none."""
+        with self._changed:
+            if wait_s > 0:
+                self._changed.wait_for(lambda: self._complete or self._closed, timeout=wait_s)
+            taken, self._complete = self._complete, []
+            return taken
+
+    def still_wanted(self, messages: Sequence[Message]) -> list[Message]:
+        """Leave out what was forgotten meanwhile."""
+        with self._changed:
+            return [message for message in messages if id(message) in self._wanted]
+
+    def pause(self, messages: Sequence[Message], seconds: float) -> None:
+        """Wait, but no longer than any of these messages is wanted."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not any(id(message) in self._wanted for message in messages), timeout=seconds
+            )
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Drop what is in flight or complete for these partitions."""
+        gone = frozenset(partitions)
+        with self._changed:
+            self._wanted = {
+                key: message for key, message in self._wanted.items() if partition_of(message) not in gone
+            }
+            self._complete = [done for done in self._complete if partition_of(done.message) not in gone]
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop everything; take nothing from now on."""
+        with self._changed:
+            self._closed = True
+            self._wanted = {}
+            self._complete = []
+            self._changed.notify_all()
+
+
+def partition_of(message: Message) -> Partition:
+    """Name the partition a message came from."""
+    return message.topic, message.partition
+
+
+def reject(error: Exception, *, attempts: int) -> Rejection:
+    """Put into words why a message is given up.
+
+    An error of ours is named by its type alone, because its text may quote a prompt; where it was raised is
+    logged.
+    """
+    if isinstance(error, PoisonError):
+        return Rejection(
+            error_class=error.error_class,
+            sentence=error.sentence,
+            attempts=attempts,
+            disposition="rejected",
+        )
+    frames = [
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    log.error("handler_error", error=type(error).__name__, attempts=attempts, frames=frames[-8:])
+    return Rejection(
+        error_class="handler_error",
+        sentence=f"processing raised {type(error).__name__} {attempts} times",
+        attempts=attempts,
+        disposition="exhausted",
+    )
