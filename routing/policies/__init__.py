@@ -1,18 +1,40 @@
 """Policies: given each candidate's predicted error and cost, choose one LLM per prompt."""
 
 from routing.policies.candidates import Candidates, Choices, LoggedDraws, Policy, Scored, UniformSource
+from routing.policies.chances import Exploration, Mixture, Randomised, Weighted, probabilities_of
+from routing.policies.floors import EquivalentTo, QualityFloor
 from routing.policies.lagrangian import Lagrangian
 from routing.policies.limits import Allowed, Limit, allowed_llms
+from routing.policies.named import Fixed, Threshold, calibrate_threshold
+from routing.policies.pacing import Ceiling, Pacing, PacingState, left_per_prompt
+from routing.policies.presets import PRESET_WEIGHTS, Preset, preset_policy
 
 __all__ = [
+    "PRESET_WEIGHTS",
     "Allowed",
     "Candidates",
+    "Ceiling",
     "Choices",
+    "EquivalentTo",
+    "Exploration",
+    "Fixed",
     "Lagrangian",
     "Limit",
     "LoggedDraws",
+    "Mixture",
+    "Pacing",
+    "PacingState",
     "Policy",
+    "Preset",
+    "QualityFloor",
+    "Randomised",
     "Scored",
+    "Threshold",
     "UniformSource",
+    "Weighted",
     "allowed_llms",
+    "calibrate_threshold",
+    "left_per_prompt",
+    "preset_policy",
+    "probabilities_of",
 ]
