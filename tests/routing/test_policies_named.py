@@ -13,13 +13,15 @@ from routing.policies import Candidates, Fixed, Threshold, calibrate_threshold, 
 RNG = np.random.default_rng(0)
 
 
-def candidates(errors: list[list[float]], costs: list[list[float]], allowed: object = True) -> Candidates:  # noqa: FBT002  # broadcast
+def candidates(
+    errors: list[list[float]], costs: list[list[float]], allowed: list[list[bool]] | None = None
+) -> Candidates:  # noqa: FBT002  # broadcast
     """LLMs strong and weak, in this order."""
     held = np.array(errors)
     return Candidates(
         errors=held,
         costs=np.array(costs),
-        allowed=np.broadcast_to(np.array(allowed), held.shape),
+        allowed=np.ones(held.shape, dtype=bool) if allowed is None else np.array(allowed),
         names=("strong", "weak"),
     )
 
@@ -81,7 +83,7 @@ def test_calibrated_threshold_by_hand(share: float, expected: float) -> None:
     share=st.floats(0, 1),
 )
 def test_calibrated_share_is_never_exceeded(gains: list[float], share: float) -> None:
-    """Ties included, no more than the share goes to the strong LLM, and the next lower gain would exceed it."""
+    """Ties included, no more than the share goes to the strong LLM; the next lower gain would exceed it."""
     values = np.array(gains)
     threshold = calibrate_threshold(values, share)
     sent = (values >= threshold).sum()

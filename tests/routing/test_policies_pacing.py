@@ -23,7 +23,7 @@ def stream(n: int, rng: np.random.Generator) -> Candidates:
 
 
 def test_one_step_by_hand() -> None:
-    """Target 2, a = .5, step .1: cost 6 makes the mean 4, lambda .05 (4 / 2 - 1) = .05; cost 0 brings back 2."""
+    """Target 2, a = .5, eta = .1 / 2: cost 6 makes the mean 4 and lambda .05; cost 0 brings back 2."""
     pacing = Pacing(target_usd=2.0, smoothing=0.5, step=0.1)
 
     first = pacing.advance(pacing.start(), [6.0])
@@ -54,7 +54,7 @@ def test_batches_do_not_matter_to_the_state() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
 def test_spending_ends_on_target(share: float) -> None:
-    """3,000 prompts on a budget of 10, 30 and 70 % of the dearest LLM's spend end within 1 % of it, never above."""
+    """3,000 prompts on 10, 30 and 70 % of the dearest LLM's spend end within 1 % of it, never above."""
     offered = stream(3000, np.random.default_rng(8))
     budget = share * offered.costs[:, 2].sum()
     pacing = Pacing(target_usd=budget / 3000)
