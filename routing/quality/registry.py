@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from routing.quality.contrastive import Contrastive
 from routing.quality.estimators import Estimator
+from routing.quality.item_response import ItemResponse
 from routing.quality.neighbours import NearestNeighbours
 from routing.quality.pooled import PoolPriorEstimator
 from routing.quality.random_embedding import RandomEmbedding
+from routing.quality.routoo import Routoo
 from routing.quality.shrunk import ShrunkCells
 from routing.quality.uniroute import UniRouteKMeans, UniRouteLearned
 from routing.quality.zero import ZeroRouter
 
 _STACKED = (5, 10, 20, 40, 80)
 
-#: Name to a function of the seed that gives a fresh estimator; equal seeds give equal estimators. All that use
-#: clusters and get the same training prompts and seed share one fit of them.
+#: Name to a function of the seed that gives a fresh estimator; equal seeds give equal estimators. Those
+#: that use clusters share one fit of them per set of training prompts and seed.
 ESTIMATORS: Mapping[str, Callable[[int], Estimator]] = MappingProxyType(
     {
         "zero": lambda _: ZeroRouter(),
@@ -28,6 +31,9 @@ ESTIMATORS: Mapping[str, Callable[[int], Estimator]] = MappingProxyType(
             sizes=_STACKED, temperature=16.0, use_level=True, seed=seed
         ),
         "pool-prior": lambda seed: PoolPriorEstimator(sizes=_STACKED, seed=seed),
+        "routoo": lambda seed: Routoo(seed=seed),
+        "irt": lambda _: ItemResponse(),
+        "contrastive": lambda seed: Contrastive(seed=seed),
         "default": lambda seed: PoolPriorEstimator(sizes=_STACKED, seed=seed),
     }
 )
