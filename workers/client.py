@@ -53,13 +53,20 @@ class Client:
     """A caller with a reply topic of its own.
 
     ``app`` names the caller: replies come to ``uniroute.replies.APP``, which is created if it is missing,
-    and are shared among the caller's processes that use the same name. Use it as a context manager; not
-    thread-safe.
+    and are shared among the caller's processes that use the same name. With a ``group`` of its own, a process
+    sees every reply from now on instead. Use it as a context manager; not thread-safe.
 
     Raises ``UsageError`` for a name that Kafka would refuse and ``WaitableError`` where Kafka is away.
     """
 
-    def __init__(self, bootstrap: str | None = None, *, app: str, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        bootstrap: str | None = None,
+        *,
+        app: str,
+        settings: Settings | None = None,
+        group: str | None = None,
+    ) -> None:
         settings = settings or Settings()
         if bootstrap is not None:
             settings = settings.model_copy(update={"kafka_bootstrap": bootstrap})
@@ -81,14 +88,16 @@ class Client:
             self._consumer = KafkaConsumer(
                 self.reply_topic,
                 bootstrap_servers=servers,
-                group_id=f"{self.reply_topic}.readers",
+                group_id=group or f"{self.reply_topic}.readers",
                 isolation_level="read_committed",
-                auto_offset_reset="earliest",
+                auto_offset_reset="earliest" if group is None else "latest",
                 enable_auto_commit=False,
             )
         except KafkaError as error:
             raise WaitableError("Kafka", str(error)) from error
         self._failures: list[Exception] = []
+        if group is not None:
+            self._await_assignment()
 
     def submit(
         self,
@@ -121,7 +130,14 @@ class Client:
         }
         headers = tuple((name, str(value).encode()) for name, value in wishes.items() if value is not None)
         value = msgspec.json.encode({"model": model, "messages": turns, **body})
-        self._send(self._topics.prompts, prompt_id, value, event_type="uniroute.prompt", headers=headers)
+        self._send(
+            self._topics.prompts,
+            prompt_id,
+            value,
+            event_id=prompt_id,
+            event_type="uniroute.prompt",
+            headers=headers,
+        )
         return prompt_id
 
     def replies(self, *, timeout_s: float) -> Iterator[Reply]:
@@ -148,24 +164,32 @@ class Client:
         """Mark every reply that was polled as read."""
         self._consumer.commit()
 
-    def feedback(self, reply: Reply, *, score: float, source: str = "human", feedback_id: str = "") -> None:
-        """Say how good a reply was: 1 is right, 0 is wrong.
+    def feedback(
+        self, decision: Reply | str, *, score: float, source: str = "human", feedback_id: str = ""
+    ) -> None:
+        """Say how good an answer was: 1 is right, 0 is wrong.
 
-        The same ``feedback_id`` counts once; by default a decision counts once per source. Raises
-        ``UsageError`` for a score outside 0..1 or a reply that no LLM answered.
+        ``decision`` is the reply, or its decision id alone. The same ``feedback_id`` counts once; by default
+        a decision counts once per source. Raises ``UsageError`` for a score outside 0..1 or a reply that no
+        LLM answered.
         """
-        if not reply.decision_id:
-            raise UsageError(f"prompt {reply.prompt_id} was answered by no LLM: there is nothing to score")
+        decision_id = decision if isinstance(decision, str) else decision.decision_id
+        if not decision_id:
+            raise UsageError("no LLM answered this prompt: there is nothing to score")
         if not 0.0 <= score <= 1.0:
             raise UsageError(f"score is {score}: give a number from 0 to 1")
         event = messages.FeedbackEvent(
-            feedback_id=feedback_id or f"{source}:{uuid.uuid5(uuid.NAMESPACE_OID, reply.decision_id)}",
-            decision_id=reply.decision_id,
+            feedback_id=feedback_id or f"{source}:{uuid.uuid5(uuid.NAMESPACE_OID, decision_id)}",
+            decision_id=decision_id,
             score=score,
             source=source,
         )
         self._send(
-            self._topics.feedback, reply.prompt_id, messages.encode(event), event_type="uniroute.feedback"
+            self._topics.feedback,
+            decision_id,
+            messages.encode(event),
+            event_id=event.feedback_id,
+            event_type="uniroute.feedback",
         )
 
     def flush(self) -> None:
@@ -194,11 +218,25 @@ class Client:
     ) -> None:
         self.close()
 
+    def _await_assignment(self) -> None:
+        """Join the group now, so that "from now on" begins before the first prompt is sent."""
+        while not self._consumer.assignment():
+            self._consumer.poll(timeout_ms=_POLL_MS)
+        for partition in self._consumer.assignment():
+            self._consumer.position(partition)
+
     def _send(
-        self, topic: str, key: str, value: bytes, *, event_type: str, headers: messages.Headers = ()
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        *,
+        event_id: str,
+        event_type: str,
+        headers: messages.Headers = (),
     ) -> None:
         event = messages.event_headers(
-            event_id=key, event_type=event_type, source=self._source, now=datetime.now(UTC)
+            event_id=event_id, event_type=event_type, source=self._source, now=datetime.now(UTC)
         )
         try:
             future = self._producer.send(topic, key=key.encode(), value=value, headers=[*event, *headers])

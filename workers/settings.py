@@ -1,10 +1,13 @@
 """Typed settings, read once from the environment: ``UNIROUTE_KAFKA_BOOTSTRAP`` sets ``kafka_bootstrap``."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Role = Literal["router", "executor", "learner"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Settings(BaseSettings):
@@ -25,6 +28,8 @@ class Settings(BaseSettings):
     #: Partitions of each LLM's dispatch topic: the most executors that can share one LLM.
     dispatch_partitions: int = Field(default=4, ge=1)
     replication_factor: int = Field(default=1, ge=1)
+    #: What a process serves.
+    roles: tuple[Role, ...] = ROLES
     #: Tells worker processes of one role apart; stable, so that a restart fences its own past.
     worker_slot: str = Field(default="0", pattern=r"^[a-zA-Z0-9_-]+$")
     #: A member that is silent for this long loses its partitions.

@@ -1,0 +1,295 @@
+"""The composition root: which parts make a role, and the Faust app that supervises the roles of a process.
+
+``faust -A workers.app worker`` serves the roles that ``UNIROUTE_ROLES`` names; so does ``uniroute serve``.
+Faust supervises, serves the web views and ends the process; no message passes through its agents, whose
+acknowledgement is not tied to what was produced.
+"""
+
+import asyncio
+import random
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import faust
+import numpy as np
+import prometheus_client
+import structlog
+from faust.app.base import BootStrategy
+from mode import Service
+from sqlalchemy import Engine
+
+from routing.embedders import Embedder, Fingerprint
+from routing.errors import RoutingError
+from workers import telemetry
+from workers.calls.endpoints import Endpoint, EndpointCaller
+from workers.calls.retries import RetryPolicy
+from workers.decision_ids import DecisionSigner
+from workers.embedding.loading import open_for
+from workers.errors import UsageError, WaitableError, WorkersError
+from workers.executor import CallableLLM, Executor
+from workers.learner import Learner, Refitter
+from workers.router import Router, RoutingView, build_view
+from workers.settings import Role, Settings
+from workers.storage.engine import make_engine, transaction
+from workers.storage.snapshots import PublishedState, SnapshotSource, load_state
+from workers.topics import Topics
+from workers.transactions.batch_work import BatchWork
+from workers.transactions.call_work import CallWork
+from workers.transactions.config import LoopConfig
+from workers.transactions.loop import TransactionLoop
+
+log = structlog.get_logger(__name__)
+
+
+class ViewKeeper:
+    """Holds the view a router decides from, and makes a new one whenever the state moves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.view: RoutingView | None = None
+
+    def update(self, state: PublishedState) -> None:
+        """Take over a state; where no view can be made of it, raise and keep the old one."""
+        view = build_view(state, open_embedder=self._open, previous=self.view)
+        if view is not None:
+            self.view = view
+
+    def _open(self, fingerprint: Fingerprint) -> Embedder:
+        return open_for(
+            fingerprint,
+            backend=self._settings.embedder_backend,
+            threads=self._settings.embedder_threads,
+            folder=self._settings.embedders_folder,
+        )
+
+
+class Directory:
+    """Holds where each LLM answers and what it costs, as of the last state that was read."""
+
+    def __init__(self) -> None:
+        self._llms: Mapping[str, CallableLLM] | None = None
+
+    def read(self) -> Mapping[str, CallableLLM]:
+        """Give the LLMs by name; ``WaitableError`` before the first state."""
+        if self._llms is None:
+            raise WaitableError("Postgres", "the registry of LLMs has not been read yet")
+        return self._llms
+
+    def update(self, state: PublishedState) -> None:
+        """Take over a state."""
+        self._llms = {
+            name: CallableLLM(
+                endpoint=Endpoint(
+                    llm=name,
+                    base_url=found.registration.base_url,
+                    provider_model=found.registration.provider_model,
+                    api_key_ref=found.registration.api_key_ref,
+                ),
+                price=found.llm.price,
+            )
+            for name, found in state.registered.items()
+        }
+
+
+def build_router(settings: Settings, stack: ExitStack) -> TransactionLoop:
+    """Give the router's loop.
+
+    Refuses to start, by ``FingerprintMismatchError``, where the map in force was fitted on another embedder
+    than the artifact here; where there is no map yet, or no Postgres, its prompts wait.
+    """
+    engine = _engine(settings, "router", stack)
+    keeper = ViewKeeper(settings)
+    try:
+        with transaction(engine) as session:
+            keeper.update(load_state(session))
+    except WaitableError as error:
+        log.warning("router_waits_for_state", problem=str(error))
+    stack.enter_context(SnapshotSource(engine, on_state=keeper.update, on_problem=_report("router")))
+    router = Router(
+        view=lambda: keeper.view, signer=_signer(settings), settings=settings, rng=np.random.default_rng()
+    )
+    topics = (Topics(settings.topic_prefix).prompts,)
+    config = LoopConfig.from_settings(settings, role="router", topics=topics)
+    return TransactionLoop(
+        config,
+        BatchWork(router.handle, max_batch=settings.max_batch),
+        observer=telemetry.RoleMetrics("router"),
+    )
+
+
+def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
+    """Give the executor's loop: every LLM's dispatch topic, those of LLMs yet to come included."""
+    engine = _engine(settings, "executor", stack)
+    directory = Directory()
+    stack.enter_context(SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor")))
+    executor = Executor(
+        caller=EndpointCaller(timeout_s=settings.call_timeout_s, max_connections=settings.max_in_flight),
+        llms=directory.read,
+        retries=RetryPolicy(),
+        call_timeout_s=settings.call_timeout_s,
+        rng=random.Random(),  # noqa: S311 (jitter, not a secret)
+    )
+    pattern = Topics(settings.topic_prefix).dispatch_pattern
+    config = LoopConfig.from_settings(settings, role="executor", pattern=pattern)
+    return TransactionLoop(
+        config,
+        CallWork(executor.handle, max_in_flight=settings.max_in_flight),
+        observer=telemetry.RoleMetrics("executor"),
+    )
+
+
+def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
+    """Give the learner's loop, and start what refits beside it."""
+    engine = _engine(settings, "learner", stack)
+    refitter = Refitter(engine=engine, interval_s=settings.refit_interval_s)
+    stop = threading.Event()
+    thread = threading.Thread(target=refitter.run, args=(stop,), name="uniroute-refit", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stop.set)
+    learner = Learner(engine=engine, signer=_signer(settings), settings=settings)
+    topics = (Topics(settings.topic_prefix).feedback,)
+    config = LoopConfig.from_settings(settings, role="learner", topics=topics)
+    return TransactionLoop(
+        config, BatchWork(learner.handle, max_batch=1_000), observer=telemetry.RoleMetrics("learner")
+    )
+
+
+BUILDERS: Mapping[Role, Callable[[Settings, ExitStack], TransactionLoop]] = {
+    "router": build_router,
+    "executor": build_executor,
+    "learner": build_learner,
+}
+
+
+class RoleService(Service):  # type: ignore[misc]  # mode publishes no types
+    """Runs one role's loop in a thread of its own, under Faust's supervision.
+
+    A loop that raises crashes the process with exit code 1, to be started again by whatever keeps processes.
+    """
+
+    def __init__(self, role: Role, settings: Settings, **options: object) -> None:
+        super().__init__(**options)
+        self.role = role
+        self._settings = settings
+        self._stop_loop = threading.Event()
+        self._running = False
+
+    @property
+    def label(self) -> str:
+        """What Faust's own logs call it."""
+        return self.role
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop has been built and has not ended."""
+        return self._running
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _supervise(self) -> None:
+        try:
+            await asyncio.to_thread(self._run)
+        except (WorkersError, RoutingError) as error:
+            log.error("role_refused", role=self.role, problem=str(error))  # noqa: TRY400 (a sentence, no trace)
+            await self.crash(error)
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            loop = BUILDERS[self.role](self._settings, stack)
+            self._running = True
+            try:
+                loop.run(self._stop_loop)
+            finally:
+                self._running = False
+
+    async def on_stop(self) -> None:
+        """Tell the loop to finish what is in flight; Faust then waits for it."""
+        self._stop_loop.set()
+
+
+class _OwnClients(BootStrategy):  # type: ignore[misc]
+    """Faust starts no Kafka client: each role's loop owns its own."""
+
+    enable_kafka_consumer = False
+    enable_kafka_producer = False
+
+
+class UnirouteApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose services are the roles."""
+
+    BootStrategy = _OwnClients
+
+
+def create_app(settings: Settings) -> UnirouteApp:
+    """Make the app that serves ``settings.roles``, with its health and metrics pages."""
+    app = UnirouteApp(
+        f"uniroute-{'-'.join(settings.roles)}-{settings.worker_slot}",
+        broker=[f"kafka://{server}" for server in settings.kafka_bootstrap.split(",")],
+        store="memory://",
+        datadir=tempfile.gettempdir(),
+        web_bind=settings.web_bind,
+        web_port=settings.web_port,
+        web_enabled=settings.web_port > 0,
+        worker_redirect_stdouts=False,
+    )
+    services = [RoleService(role, settings) for role in settings.roles]
+    for service in services:
+        app.service(service)
+    app.page("/healthz")(_health_page(services))
+    app.page("/metrics")(_metrics_page())
+    return app
+
+
+def _health_page(services: Sequence[RoleService]) -> Callable[..., object]:
+    async def healthz(web: faust.web.Web, _request: faust.web.Request) -> faust.web.Response:
+        """Answer 200 once every role's loop runs, 503 before and after."""
+        roles = {service.role: service.running for service in services}
+        return web.json({"roles": roles}, status=200 if all(roles.values()) else 503)
+
+    return healthz
+
+
+def _metrics_page() -> Callable[..., object]:
+    async def metrics(web: faust.web.Web, _request: faust.web.Request) -> faust.web.Response:
+        """Give every metric in Prometheus's text format."""
+        return web.bytes(
+            prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST
+        )
+
+    return metrics
+
+
+def _engine(settings: Settings, role: Role, stack: ExitStack) -> Engine:
+    engine = make_engine(settings.database_url, application_name=f"uniroute-{role}")
+    stack.callback(engine.dispose)
+    return engine
+
+
+def _signer(settings: Settings) -> DecisionSigner:
+    key = settings.signing_key.get_secret_value().encode()
+    if not key:
+        raise UsageError(
+            "no signing key: set UNIROUTE_SIGNING_KEY to 16 characters or more, everywhere the same"
+        )
+    return DecisionSigner({0: key}, current=0)
+
+
+def _report(role: Role) -> Callable[[str | None], None]:
+    def report(problem: str | None) -> None:
+        telemetry.STATE_PROBLEM.labels(role).set(problem is not None)
+        if problem is None:
+            log.info("state_is_fresh", role=role)
+        else:
+            log.warning("state_is_stale", role=role, problem=problem)
+
+    return report
+
+
+def __getattr__(name: str) -> UnirouteApp:
+    """Make ``app`` when Faust's command line asks for it, so that importing this module reads no settings."""
+    if name == "app":
+        telemetry.configure_logs()
+        return create_app(Settings())
+    raise AttributeError(name)

@@ -1,0 +1,71 @@
+"""``uniroute demo``: the whole path on this machine, shown live, then in a table."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from workers.errors import UsageError
+
+command = typer.Typer()
+
+_INTERRUPTED = 130
+
+
+@command.command("demo")
+def demo(
+    *,
+    prompts: Annotated[int, typer.Option(min=10, help="Prompts to send.")] = 2_000,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(help="Play back a folder of recorded outcomes instead of the built-in tasks."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the tasks and of the simulated answers.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at any time.")] = 64,
+    kill_router: Annotated[
+        bool, typer.Option("--kill-router", help="SIGKILL the router mid-run and start it again.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+) -> None:
+    """Route prompts to simulated LLMs over a private, real Kafka and Postgres, and show what it is worth."""
+    try:
+        from workers.local.demo.display import Display, show_report  # only with the extra
+        from workers.local.demo.options import Options
+        from workers.local.demo.run import run_demo
+    except ImportError as error:
+        raise UsageError(
+            f"the demonstration needs {error.name}: pip install 'uniroute[local,export,openvino]'"
+        ) from error
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = Options(
+        prompts=prompts, outcomes=outcomes, seed=seed, concurrency=concurrency, kill_router=kill_router
+    )
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"[dim]{time.monotonic() - begun:5.1f} s[/dim]  {what}")
+
+    try:
+        with Display(console, prompts) as display:
+            figures = run_demo(options, say=say, show=display.update)
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started has ended.")
+        raise typer.Exit(_INTERRUPTED) from None
+    show_report(console, figures)
+    if report is not None:
+        report.write_text(json.dumps(figures, indent=2) + "\n")
+    if figures["lost"] or figures["duplicate_replies"]:
+        console.print("[red]A prompt was lost or answered twice: this must never happen.[/red]")
+        raise typer.Exit(1)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM end the demonstration as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt

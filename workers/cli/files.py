@@ -1,0 +1,57 @@
+"""Reads the files people hand to commands; what is wrong with one is said with its line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from workers.errors import UsageError
+
+Line = TypeVar("Line", bound=msgspec.Struct)
+
+
+class Label(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One prompt on which an LLM's answer was graded."""
+
+    prompt: str
+    #: Quality in 0..1: 1 is right.
+    score: float
+
+
+class _PromptLine(msgspec.Struct):
+    prompt: str
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read JSON lines of ``{"prompt": ..., "score": 0..1}``; ``UsageError`` names the line and the field."""
+    labels = []
+    for number, label in _read_lines(path, Label):
+        if not 0.0 <= label.score <= 1.0:
+            raise UsageError(f"{path}, line {number}: score is {label.score}, give a number from 0 to 1")
+        labels.append(label)
+    if not labels:
+        raise UsageError(f"{path} holds no label: give a few hundred lines")
+    return labels
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read JSON lines of ``{"prompt": ...}``, other fields allowed; ``UsageError`` names the line."""
+    prompts = [line.prompt for _, line in _read_lines(path, _PromptLine)]
+    if not prompts:
+        raise UsageError(f"{path} holds no prompt")
+    return prompts
+
+
+def _read_lines(path: Path, kind: type[Line]) -> Iterator[tuple[int, Line]]:
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.strip():
+                    continue
+                try:
+                    yield number, msgspec.json.decode(raw, type=kind)
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    raise UsageError(f"{path}, line {number}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error

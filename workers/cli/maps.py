@@ -1,0 +1,91 @@
+"""``uniroute map``: the cluster maps that prompts are placed in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.files import read_prompts
+from workers.storage.engine import transaction
+
+command = typer.Typer(no_args_is_help=True, help="Fit and list cluster maps.")
+
+
+@command.command("fit")
+def fit(
+    prompts: Annotated[Path, typer.Argument(help='JSON lines of {"prompt": ...}: thousands, no labels.')],
+    *,
+    embedder: Annotated[
+        str, typer.Option(help="Name or folder of an embedder artifact.")
+    ] = "all-MiniLM-L6-v2",
+    clusters: Annotated[
+        str, typer.Option(help="Clusters of each resolution, separated by commas.")
+    ] = "5,10,20,40,80",
+    temperature: Annotated[float, typer.Option(help="Sharpness; inf is hard.")] = 16.0,
+    seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
+) -> None:
+    """Embed the prompts, cluster them, and put the map in force."""
+    from workers.embedding.loading import load_embedder
+    from workers.onboarding import fit_map
+
+    settings = read_settings()
+    texts = read_prompts(prompts)
+    encoder = load_embedder(
+        embedder,
+        backend=settings.embedder_backend,
+        threads=settings.embedder_threads,
+        folder=settings.embedders_folder,
+    )
+    with open_engine(settings) as engine:
+        version = fit_map(
+            engine,
+            encoder,
+            encoder.encode(texts),
+            sizes=_read_sizes(clusters),
+            temperature=temperature,
+            seed=seed,
+        )
+    typer.echo(f"Cluster map {version}, fitted on {len(texts)} prompts, is in force.")
+
+
+@command.command("list")
+def list_maps(*, as_json: AsJson = False) -> None:
+    """List the maps, the one in force marked."""
+    from workers.storage.cluster_maps import ClusterMaps
+
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        maps = ClusterMaps(session)
+        found = [maps.get(version) for version in maps.list()]
+        active = maps.active()
+    rows = [
+        {
+            "version": one.cluster_map.version,
+            "in_force": active is not None and one.cluster_map.version == active.cluster_map.version,
+            "clusters": list(one.cluster_map.sizes),
+            "embedder": one.cluster_map.fingerprint.as_dict(),
+        }
+        for one in found
+        if one is not None
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["version", "in force", "clusters", "embedder"],
+        [
+            [row["version"], "yes" if row["in_force"] else "", row["clusters"], row["embedder"]["name"]]  # type: ignore[index]
+            for row in rows
+        ],
+        empty="There is no cluster map: fit one with `uniroute map fit`.",
+    )
+
+
+def _read_sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"{text!r}: give whole numbers separated by commas, such as 5,10,20")
+    return sizes

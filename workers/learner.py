@@ -1,0 +1,149 @@
+"""The learner: feedback into Postgres, each piece once, and new error rates out of what has been counted."""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import structlog
+from sqlalchemy import Engine
+
+from routing.errors import InvalidInputError
+from routing.quality.counts import ErrorCounts, Matrix
+from routing.quality.shrinkage import shrink_error_rates
+from workers import messages
+from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.errors import PoisonError, WaitableError
+from workers.messages import FeedbackEvent, Message, Record
+from workers.settings import Settings
+from workers.storage.cell_counts import CellCounts, lock_refits, try_lock_refits
+from workers.storage.cluster_maps import ClusterMaps, FittedMap
+from workers.storage.engine import transaction
+from workers.storage.error_rates import ErrorRates
+from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.llms import LLMs
+from workers.transactions.dead_letters import dead_letter
+
+_MAX_FEEDBACK_BYTES = 16 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class Learner:
+    """Counts feedback. A batch is one database transaction, so a batch that comes again changes nothing.
+
+    ``handle`` gives dead letters for what cannot be counted and nothing else; ``WaitableError`` passes
+    through.
+    """
+
+    def __init__(self, *, engine: Engine, signer: DecisionSigner, settings: Settings) -> None:
+        self._engine = engine
+        self._signer = signer
+        self._settings = settings
+
+    def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
+        """Count what is new and give the dead letters of the rest, by message."""
+        records: list[list[Record]] = [[] for _ in batch]
+        entries = []
+        for row, message in enumerate(batch):
+            try:
+                entries.append(self._read(message))
+            except PoisonError as error:
+                records[row] = [
+                    dead_letter(
+                        message,
+                        error_class=error.error_class,
+                        sentence=error.sentence,
+                        attempts=1,
+                        topic_prefix=self._settings.topic_prefix,
+                    )
+                ]
+        with transaction(self._engine) as session:
+            fresh = list(Feedback(session).record(entries).values())
+            rows = [(entry, cell) for entry in fresh for cell in entry.cells]
+            CellCounts(session).add(
+                [entry.map_version for entry, _ in rows],
+                [entry.llm for entry, _ in rows],
+                [cell for _, cell in rows],
+                [(1.0 - entry.score) * entry.weight for entry, _ in rows],
+                [entry.weight for entry, _ in rows],
+            )
+        return records
+
+    def _read(self, message: Message) -> FeedbackEntry:
+        event = messages.decode(message.value, FeedbackEvent, max_bytes=_MAX_FEEDBACK_BYTES)
+        event.check()
+        facts = self._signer.verify(event.decision_id)
+        try:
+            return _entry(message, event, facts)
+        except InvalidInputError as error:
+            raise PoisonError("bad_feedback", str(error)) from error
+
+
+def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
+    return FeedbackEntry(
+        feedback_id=event.feedback_id,
+        decision_id=event.decision_id,
+        prompt_id=facts.prompt_id,
+        llm=facts.llm,
+        map_version=facts.map_version,
+        cells=facts.cells,
+        score=event.score,
+        source=event.source,
+        event_time=datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC),
+    )
+
+
+def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
+    """Publish error rates from the counts as they stand; give the version's number.
+
+    ``None``, and nothing is published, where no map is active, the rates in force already say the same, or
+    another process is refitting and ``wait`` is not set. Each LLM's rates come from its own counts and the
+    map's frozen prior alone.
+    """
+    with transaction(engine) as session:
+        fitted = ClusterMaps(session).active()
+        if fitted is None:
+            return None
+        if wait:
+            lock_refits(session, fitted.cluster_map.version)
+        elif not try_lock_refits(session, fitted.cluster_map.version):
+            return None
+        names = [found.llm.name for found in LLMs(session).list(states=("active",))]
+        if not names:
+            return None
+        cells = sum(fitted.cluster_map.sizes)
+        counts = CellCounts(session).read(fitted.cluster_map.version, names, n_cells=cells)
+        rates = _estimate(fitted, counts)
+        current = ErrorRates(session).current(fitted.cluster_map.version)
+        if current is not None and list(current.llms) == names and np.array_equal(current.rates, rates):
+            return None
+        return ErrorRates(session).publish(fitted.cluster_map.version, names, rates, reason=reason)
+
+
+def _estimate(fitted: FittedMap, counts: ErrorCounts) -> Matrix:
+    if fitted.prior is None:
+        return shrink_error_rates(counts.errors, counts.labels, sizes=fitted.cluster_map.sizes)
+    return fitted.prior.error_rates(counts.errors, counts.labels)
+
+
+class Refitter:
+    """Refits once every ``interval_s`` while there is something new, until it is told to stop."""
+
+    def __init__(
+        self, *, engine: Engine, interval_s: float, refit: Callable[..., int | None] = refit
+    ) -> None:
+        self._engine = engine
+        self._interval_s = interval_s
+        self._refit = refit
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set; while Postgres is away, try again at the next interval."""
+        while not stop.wait(self._interval_s):
+            try:
+                version = self._refit(self._engine, reason="feedback")
+            except WaitableError as error:
+                log.warning("refit_waits", problem=str(error))
+            else:
+                if version is not None:
+                    log.info("error_rates_published", version=version)

@@ -1,0 +1,1 @@
+"""The demonstration: the whole path on this machine, real Kafka and Postgres, simulated LLMs."""

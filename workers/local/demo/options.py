@@ -1,0 +1,22 @@
+"""What a run of the demonstration is asked to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One run."""
+
+    prompts: int = 2_000
+    #: A folder of recorded outcomes to play back; ``None`` for the built-in tasks.
+    outcomes: Path | None = None
+    seed: int = 0
+    #: Labelled prompts from which each LLM is learned, at most.
+    labels: int = 400
+    #: Prompts that the cluster map is fitted on, at most.
+    train: int = 2_000
+    #: Prompts without a reply at any time: the run is a closed loop.
+    concurrency: int = 64
+    #: Kill the router by SIGKILL a third into the run, and start it again.
+    kill_router: bool = False

@@ -1,0 +1,75 @@
+"""Runs the demonstration from nothing to its report, and leaves no process behind."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from sqlalchemy import Engine, func, select
+
+from workers.local.demo.options import Options
+from workers.local.demo.report import Report, build_report
+from workers.local.demo.stage import Say, Stage
+from workers.local.demo.traffic import Auditor, Tally, Traffic
+from workers.local.simulated.answers import AnswerSource
+from workers.local.simulated.builtin import BuiltinSource
+from workers.local.simulated.playback import PlaybackSource
+from workers.storage.engine import transaction
+from workers.storage.tables import ErrorRateVersionRow, FeedbackRow
+
+#: Feedback that is not counted this long after the last reply is reported as not applied.
+_SETTLE_SECONDS = 30.0
+
+
+def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Report:
+    """Run once in a temporary folder; everything started ends with the call, however it ends."""
+    source = open_source(options)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uniroute-demo-")))
+        stage = Stage(options, source, folder=folder, stack=stack, say=say)
+        stage.start()
+        stage.open_embedder()
+        stage.learn()
+        stage.serve()
+        auditor = stack.enter_context(Auditor(stage.settings))
+        traffic = Traffic(options, source, stage.settings)
+
+        def disturb() -> None:
+            stage.kill_role("router")
+            stage.start_role("router")
+
+        prompts = source.prompts("traffic", options.prompts)
+        say(f"Sending {len(prompts)} prompts; {source.late_llm} (simulated) joins half-way")
+        tally = traffic.run(prompts, join=stage.join_late_llm, disturb=disturb, show=show)
+        feedback_applied = _await_feedback(stage.engine, tally.feedback)
+        stage.stop_roles()
+        traffic.recount()
+        return build_report(
+            source,
+            traffic,
+            auditor,
+            feedback_applied=feedback_applied,
+            error_rate_versions=_count(stage.engine, ErrorRateVersionRow),
+            dead_letters=auditor.count_dead_letters(),
+        )
+
+
+def open_source(options: Options) -> AnswerSource:
+    """Give what the simulated LLMs answer from."""
+    if options.outcomes is not None:
+        return PlaybackSource.read(options.outcomes)
+    return BuiltinSource(seed=options.seed)
+
+
+def _await_feedback(engine: Engine, sent: int) -> int:
+    """Wait until what was sent is counted, or long enough; give what is counted."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (applied := _count(engine, FeedbackRow)) < sent and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return applied
+
+
+def _count(engine: Engine, table: type[ErrorRateVersionRow] | type[FeedbackRow]) -> int:
+    with transaction(engine) as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0

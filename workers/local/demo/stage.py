@@ -1,0 +1,223 @@
+"""Sets the stage: stack, simulated LLMs, cluster map, registered LLMs, and the workers' processes."""
+
+import secrets
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from routing.embedders import Embedder, FloatMatrix
+from routing.llms import LLM
+from workers.embedding.artifacts import find_artifact, list_artifacts
+from workers.embedding.cache import cached_embeddings
+from workers.embedding.errors import BackendUnavailableError
+from workers.embedding.loading import load_embedder
+from workers.errors import UsageError
+from workers.installation import install, set_policy
+from workers.local.demo.options import Options
+from workers.local.demo.tuning import tune_error_per_usd
+from workers.local.ports import choose_ports
+from workers.local.processes import Command, Service, ServiceError
+from workers.local.simulated.answers import AnswerSource, Prompt
+from workers.local.stack import LocalStack
+from workers.onboarding import KnownErrors, fit_map, onboard
+from workers.policies import DEFAULT_POLICY
+from workers.settings import ROLES, Settings
+from workers.storage.engine import make_engine, transaction
+from workers.storage.llms import Registration
+from workers.storage.policies import Policies
+from workers.storage.snapshots import load_snapshot
+
+_READY_SECONDS = 60.0
+_MODEL = "all-MiniLM-L6-v2"
+
+#: Told what is being done, for people.
+Say = Callable[[str], None]
+
+
+class Stage:
+    """A private installation in ``folder``; everything it starts ends with ``stack``."""
+
+    def __init__(
+        self, options: Options, source: AnswerSource, *, folder: Path, stack: ExitStack, say: Say
+    ) -> None:
+        self._options = options
+        self._source = source
+        self._folder = folder
+        self._stack = stack
+        self._say = say
+        self._processes: dict[str, Service] = {}
+        self._ports: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Start Kafka, Postgres and the server of the simulated LLMs, and prepare the installation."""
+        local = LocalStack(self._folder / "stack")
+        self._say("Starting a private Kafka and a private Postgres")
+        self._stack.enter_context(local)
+        self.settings = Settings(
+            kafka_bootstrap=local.endpoints.kafka_bootstrap,
+            database_url=local.endpoints.database_url,
+            signing_key=SecretStr(secrets.token_urlsafe(32)),
+        )
+        install(self.settings)
+        self.engine: Engine = make_engine(self.settings.database_url, application_name="uniroute-demo")
+        self._stack.callback(self.engine.dispose)
+        self._start_llms()
+
+    def open_embedder(self) -> None:
+        """Export the embedder artifact where there is none yet, and open it."""
+        artifact = self._export()
+        self.embedder: Embedder = open_fastest(artifact, self.settings)
+
+    def learn(self) -> None:
+        """Fit the map on training prompts, register all LLMs but the late one, and set the policy."""
+        train = self._source.prompts("train", self._options.train)
+        labelled = self._source.prompts("label", self._options.labels)
+        self._say(f"Embedding {len(train)} training prompts and {len(labelled)} labelled prompts")
+        train_embeddings = self._embed(train)
+        self._label_embeddings = self._embed(labelled)
+        truth = self._source.truth([prompt.prompt_id for prompt in labelled])
+        self._label_scores = truth.scores
+        early = [llm for llm in self._source.llms if llm.name != self._source.late_llm]
+        columns = [self._column(llm) for llm in early]
+        self._say(f"Fitting the map; learning {len(early)} simulated LLMs from {len(labelled)} labels")
+        fit_map(
+            self.engine,
+            self.embedder,
+            train_embeddings,
+            known=KnownErrors(embeddings=self._label_embeddings, errors=1.0 - self._label_scores[:, columns]),
+            seed=self._options.seed,
+        )
+        for llm in early:
+            self._register(llm)
+        self._set_policy(labelled)
+
+    def join_late_llm(self) -> None:
+        """Register the LLM that was left out, from its labels alone."""
+        self._register(next(llm for llm in self._source.llms if llm.name == self._source.late_llm))
+
+    def serve(self) -> None:
+        """Start router, executor and learner, each in a process of its own, and wait until they serve."""
+        self._say("Starting router, executor and learner, each in a process of its own")
+        for role in ROLES:
+            self._ports[role] = choose_ports(1)[0]
+            self._processes[role] = Service(role, self._folder, outlive=False)
+            self._stack.callback(self._processes[role].stop)
+            self.start_role(role)
+        for role in ROLES:
+            healthy = partial(_answers, f"http://127.0.0.1:{self._ports[role]}/healthz")
+            self._processes[role].wait_until(healthy, timeout=_READY_SECONDS)
+
+    def start_role(self, role: str) -> None:
+        """Start one role's process."""
+        settings = self.settings
+        self._processes[role].start(
+            Command(
+                arguments=[
+                    sys.executable,
+                    "-m",
+                    "workers",
+                    "serve",
+                    role,
+                    "--web-port",
+                    str(self._ports[role]),
+                ],
+                folder=self._folder,
+                environment={
+                    "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+                    "UNIROUTE_DATABASE_URL": settings.database_url,
+                    "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
+                },
+            )
+        )
+
+    def kill_role(self, role: str) -> None:
+        """End one role's process by SIGKILL."""
+        self._processes[role].kill()
+
+    def stop_roles(self) -> None:
+        """Ask every role to end, in the order of the flow, and wait."""
+        for role in ROLES:
+            self._processes[role].stop()
+
+    def _start_llms(self) -> None:
+        self._say(f"Starting {len(self._source.llms)} simulated LLMs")
+        port = choose_ports(1)[0]
+        options = self._options
+        source = ["--outcomes", str(options.outcomes)] if options.outcomes else ["--seed", str(options.seed)]
+        server = Service("simulated-llms", self._folder, outlive=False)
+        self._stack.callback(server.stop)
+        server.start(
+            Command(
+                arguments=[sys.executable, "-m", "workers.local.simulated", "--port", str(port), *source],
+                folder=self._folder,
+                environment={},
+            )
+        )
+        self._llm_url = f"http://127.0.0.1:{port}/v1"
+        server.wait_until(lambda: _answers(f"{self._llm_url}/models"), timeout=_READY_SECONDS)
+
+    def _export(self) -> Path:
+        """Give the artifact's folder; an export runs in a process of its own, whose memory goes with it."""
+        folder = self.settings.embedders_folder
+        if not any(one.manifest.name == _MODEL for one in list_artifacts(folder)):
+            self._say(f"Exporting the embedder {_MODEL}, this once")
+            done = subprocess.run(  # noqa: S603 (this interpreter and our own command)
+                [sys.executable, "-m", "workers", "embedder", "export", _MODEL],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise UsageError(f"the embedder could not be exported: {done.stderr.strip()[-800:]}")
+        return find_artifact(_MODEL, folder).folder
+
+    def _embed(self, prompts: Sequence[Prompt]) -> FloatMatrix:
+        return cached_embeddings(self.embedder, [prompt.text for prompt in prompts])
+
+    def _column(self, llm: LLM) -> int:
+        return [one.name for one in self._source.llms].index(llm.name)
+
+    def _register(self, llm: LLM) -> None:
+        onboard(
+            self.engine,
+            self.settings,
+            Registration(llm=llm, base_url=self._llm_url, provider_model=llm.name),
+            embeddings=self._label_embeddings,
+            scores=self._label_scores[:, self._column(llm)],
+        )
+
+    def _set_policy(self, labelled: Sequence[Prompt]) -> None:
+        with transaction(self.engine) as session:
+            snapshot = load_snapshot(session)
+        if snapshot is None:
+            raise ServiceError("Postgres", "holds no snapshot after the LLMs were learned", self._folder)
+        tokens = np.array([max(1.0, len(prompt.text.encode()) / 4) for prompt in labelled])
+        error_per_usd = tune_error_per_usd(snapshot, self._label_embeddings, tokens)
+        with transaction(self.engine) as session:
+            set_policy(Policies(session), DEFAULT_POLICY, error_per_usd=error_per_usd)
+
+
+def open_fastest(artifact: Path, settings: Settings) -> Embedder:
+    """Open the artifact in bf16 where this CPU has it (four times the speed), else in f32."""
+    try:
+        return load_embedder(artifact, precision="bf16", threads=settings.embedder_threads)
+    except BackendUnavailableError:
+        return load_embedder(artifact, threads=settings.embedder_threads)
+
+
+def _answers(address: str) -> bool:
+    """Tell whether a page answers with success; not yet listening, or not yet well, are both no."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as response:  # noqa: S310 (our own loopback address)
+            return bool(response.status == 200)  # noqa: PLR2004
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

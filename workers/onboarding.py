@@ -1,0 +1,110 @@
+"""How a cluster map and an LLM come to be: fit the map, register the LLM, learn it from labelled prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from routing.clusters import fit_cluster_map
+from routing.embedders import Embedder, FloatMatrix
+from routing.quality.counts import count_errors
+from routing.quality.pool_prior import fit_pool_prior
+from workers.errors import UsageError
+from workers.learner import refit
+from workers.settings import Settings
+from workers.storage.cell_counts import CellCounts
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import transaction
+from workers.storage.llms import LLMs, Registration
+from workers.topics import create_topics, llm_topics
+
+#: Cells of each resolution: PoolPrior's own choice.
+DEFAULT_SIZES = (5, 10, 20, 40, 80)
+#: How sharply a prompt belongs to the nearest of its clusters.
+DEFAULT_TEMPERATURE = 16.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownErrors:
+    """What LLMs that are already known did on some prompts: how cluster errors move together."""
+
+    #: Shape (n, d).
+    embeddings: FloatMatrix
+    #: Shape (n, S), in 0..1.
+    errors: NDArray[np.float64]
+
+
+def fit_map(
+    engine: Engine,
+    embedder: Embedder,
+    embeddings: FloatMatrix,
+    *,
+    known: KnownErrors | None = None,
+    sizes: Sequence[int] = DEFAULT_SIZES,
+    temperature: float = DEFAULT_TEMPERATURE,
+    seed: int = 0,
+) -> str:
+    """Fit a map on the embeddings of training prompts, put it in force and give its version.
+
+    ``embeddings`` has shape (n, d) and is ``embedder``'s. The prior is learned from ``known``, once for this
+    map; without it, every LLM is read by its own labels alone. Raises ``UsageError`` for too few prompts.
+    """
+    if len(embeddings) < min(sizes):
+        raise UsageError(f"{len(embeddings)} prompts cannot fill {min(sizes)} clusters: give more prompts")
+    fitted = fit_cluster_map(
+        embeddings, sizes=tuple(sizes), temperature=temperature, fingerprint=embedder.fingerprint, seed=seed
+    )
+    known = known or KnownErrors(embeddings=embeddings[:0], errors=np.zeros((0, 0)))
+    prior = fit_pool_prior(fitted.cells(known.embeddings), known.errors, sizes=fitted.sizes)
+    with transaction(engine) as session:
+        maps = ClusterMaps(session)
+        version = maps.add(fitted, prior)
+        maps.activate(version)
+    refit(engine, reason="a new cluster map", wait=True)
+    return version
+
+
+def onboard(
+    engine: Engine,
+    settings: Settings,
+    registration: Registration,
+    *,
+    embeddings: FloatMatrix,
+    scores: NDArray[np.float64],
+) -> int | None:
+    """Register an LLM, learn its error rates from labelled prompts, and publish; give the rates' version.
+
+    ``embeddings`` (N, d) and ``scores`` (N,) in 0..1 are the labelled prompts and how well the LLM answered
+    them; N may be 0. Routers choose the LLM as soon as they see the version, with no restart; no other LLM's
+    numbers move. Its topics exist before any router can choose it. Raises ``UsageError`` where no cluster map
+    is in force, ``InvalidInputError`` for a score outside 0..1.
+    """
+    with transaction(engine) as session:
+        fitted = ClusterMaps(session).active()
+    if fitted is None:
+        raise UsageError(
+            "no cluster map is in force, so labels cannot be counted: run `uniroute map fit` first"
+        )
+    name = registration.llm.name
+    counts = count_errors(
+        fitted.cluster_map.cells(embeddings),
+        np.zeros(len(scores), dtype=np.int64),
+        1.0 - scores,
+        n_cells=sum(fitted.cluster_map.sizes),
+        n_llms=1,
+    )
+    create_topics(settings, llm_topics(name, settings))
+    with transaction(engine) as session:
+        LLMs(session).register(registration)
+        seen = np.flatnonzero(counts.labels[:, 0])
+        CellCounts(session).add(
+            fitted.cluster_map.version,
+            [name] * len(seen),
+            seen,
+            counts.errors[seen, 0],
+            counts.labels[seen, 0],
+            evidence="label",
+        )
+    return refit(engine, reason=f"{name} joined with {len(scores)} labels", wait=True)
