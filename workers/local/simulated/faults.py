@@ -143,7 +143,7 @@ class Plan:
 
 
 def plan_call(scenario: Scenario, call: Call) -> Plan:
-    """Draw what happens to a call: the same for the same attempt, prompt, LLM and seed, in any order."""
+    """Draw what happens to a call: the same for the same attempt, prompt, LLM and seed."""
     scale, extra_s = 1.0, 0.0
     other: Fault | None = None
     for index, fault in enumerate(scenario.fault):
@@ -164,8 +164,8 @@ def fault_kind(fault: Fault | None) -> str | None:
 def read_scenario(path: Path, *, llms: Sequence[str] | None = None) -> Scenario:
     """Read a scenario file: TOML (``[[fault]]`` tables) if it ends in .toml, else JSON.
 
-    Raises ``UsageError`` that says where the file is wrong: an unknown key, kind or, where ``llms`` are given,
-    LLM; a value of the wrong type or range.
+    Raises ``UsageError`` that says where the file is wrong: an unknown key, kind or, with
+    ``llms``, LLM; a value of the wrong type or range.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -114,7 +114,7 @@ def _value(number: str) -> float:
 def _is_choice(task: Checkable, reply: str) -> bool:
     """Name the letter: alone, in brackets, or before its option; the most explicit place decides."""
     for final in _finals(reply):
-        found = _LETTER.match(final.strip(_WRAPPING))
+        found = _LETTER.match(re.sub(r"[*`]", "", final).strip(_WRAPPING))
         if found:
             return found.group(1) == task.answer
     return False
