@@ -128,19 +128,26 @@ def trace_path(errors: ArrayLike, costs: ArrayLike) -> RoutingPath:
     )
 
 
-def follow_path(path: RoutingPath, scores: Matrix, costs: Matrix) -> DeferralCurve:
+def follow_path(
+    path: RoutingPath, scores: Matrix, costs: Matrix, *, lambdas: Vector | None = None
+) -> DeferralCurve:
     """Return the realised curve of a path: one point per distinct lambda, and both ends of lambda = 0.
 
-    Parameters: ``scores`` and ``costs`` (n, H), as recorded for each prompt and LLM.
+    Parameters: ``scores`` and ``costs`` (n, H), as recorded for each prompt and LLM; with ``lambdas`` (> 0)
+    the curve has only the points at these, and the one at lambda = 0 with ties by name.
     """
     rows = np.arange(len(scores))
     before = _previous_llms(path)
     n = len(scores)
+    if lambdas is None:
+        ends = _last_of_each(path.lambdas)
+    else:
+        ends = np.unique(np.searchsorted(path.lambdas, lambdas, side="right"))
 
     def means(values: Matrix) -> Vector:
         steps = values[path.prompts, path.llms] - values[path.prompts, before]
         start = values[rows, path.cheapest].sum()
-        along = np.append(start, start + np.cumsum(steps))[_last_of_each(path.lambdas)]
+        along = np.append(start, start + np.cumsum(steps))[ends]
         return np.append(values[rows, path.by_name].sum(), along) / n
 
     return DeferralCurve(costs=means(costs), qualities=means(scores))

@@ -7,12 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from routing.errors import InvalidInputError
-from routing.evaluation.bench import Bench
+from routing.evaluation.bench import Bench, CurveKind
 from routing.evaluation.bootstrap import resample_prompts
 from routing.evaluation.curves import Matrix
 from routing.evaluation.draws import Trial, draw_trials
 from routing.evaluation.outcomes import Embeddings, RecordedOutcomes
 from routing.evaluation.references import zero_errors
+from routing.evaluation.sizes import choose_clusters, set_clusters
 from routing.evaluation.summaries import Evaluation, MethodTrial, TrialResult, summarise_trials
 from routing.quality.estimators import Estimator
 
@@ -36,24 +37,30 @@ def mean_costs(labelled: Embeddings, costs: Matrix, prompts: Embeddings) -> Matr
 
 def evaluate_methods(
     outcomes: RecordedOutcomes,
-    methods: Mapping[str, Callable[[], Estimator]],
+    methods: Mapping[str, Callable[[int], Estimator]],
     *,
     labels: Sequence[int] = (400,),
+    clusters: int | None = 20,
     unseen: float = 1 / 3,
     trials: int = 20,
     seed: int = 0,
+    estimator_seed: int = 0,
     replicates: int = 200,
     cost_rule: CostRule = mean_costs,
+    curve: CurveKind = "grid",
     clock: Callable[[], float] | None = None,
     run: Callable[[Callable[[Trial], TrialResult], Sequence[Trial]], Iterable[TrialResult]] = map,
 ) -> tuple[Evaluation, ...]:
     """Route test prompts among unseen LLMs with every method; one ``Evaluation`` per number of labels.
 
-    Parameters: ``methods`` make fresh estimators by name and must include ``uniroute-kmeans``, from which
-    differences are taken. The rows best-single, cheapest, random, zero and oracle are always there. A number
-    of labels above the number of val prompts means all of them. ``replicates`` resamples of the test prompts
-    give the intervals of levels. ``clock`` (say ``time.perf_counter``) times fits and predictions, NaN
-    without it. ``run`` is ``map``, or a parallel or reporting stand-in for it.
+    Parameters: ``methods``, by name, make a fresh estimator from ``estimator_seed``; ``uniroute-kmeans``,
+    from which differences are taken, must be among them. The rows best-single, cheapest, random, zero and
+    oracle are always there. ``clusters`` is the number of clusters of all methods that have one map of one
+    resolution; ``None`` chooses it anew in each trial, by routing the known LLMs. ``unseen`` is the share of
+    LLMs that are unseen, at least 2. A number of labels above the number of val prompts means all of them.
+    ``curve`` says where curves are read. ``replicates`` resamples of the test prompts give the intervals of
+    levels. ``clock`` (say ``time.perf_counter``) times fits and predictions, NaN without it. ``run`` is
+    ``map``, or a parallel or reporting stand-in for it.
     """
     if RAW_UNIROUTE not in methods:
         raise InvalidInputError("methods", f"must include {RAW_UNIROUTE}, the reference of all differences")
@@ -70,8 +77,11 @@ def evaluate_methods(
         outcomes=outcomes,
         methods=methods,
         labels=tuple(labels),
+        clusters=clusters,
         weights=weights,
+        estimator_seed=estimator_seed,
         cost_rule=cost_rule,
+        curve=curve,
         clock=clock,
     )
     results = sorted(run(work, drawn), key=lambda result: result.number)
@@ -82,15 +92,18 @@ def run_trial(
     trial: Trial,
     *,
     outcomes: RecordedOutcomes,
-    methods: Mapping[str, Callable[[], Estimator]],
+    methods: Mapping[str, Callable[[int], Estimator]],
     labels: Sequence[int],
     weights: Matrix,
+    clusters: int | None = 20,
+    estimator_seed: int = 0,
     cost_rule: CostRule = mean_costs,
+    curve: CurveKind = "grid",
     clock: Callable[[], float] | None = None,
 ) -> TrialResult:
     """Run one trial: each method is fitted once on the known LLMs, then meets the unseen ones."""
     errors = 1.0 - outcomes.scores
-    bench = Bench(outcomes, trial, weights)
+    bench = Bench(outcomes, trial, weights, curve=curve)
     rows: dict[tuple[int, str], MethodTrial] = {}
     known = [outcomes.llms[column] for column in trial.known]
     names = [outcomes.llms[column] for column in trial.unseen]
@@ -102,9 +115,10 @@ def run_trial(
         )
         for count, prompts in labelled.items()
     }
+    n_clusters = choose_clusters(outcomes, trial, seed=estimator_seed) if clusters is None else clusters
     for method, make in methods.items():
         started = time()
-        estimator = make()
+        estimator = set_clusters(make(estimator_seed), n_clusters)
         estimator.fit(outcomes.embeddings[outcomes.train], errors[np.ix_(outcomes.train, trial.known)], known)
         seconds_fit = time() - started
         for count, prompts in labelled.items():
