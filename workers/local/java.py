@@ -1,6 +1,5 @@
-"""Finds a Java and the jars of Kafka: both by pip, so that nobody installs either."""
+"""Finds a Java to run Kafka on: the one that pip brought, else the machine's own."""
 
-import json
 import os
 import re
 import shutil
@@ -9,11 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workers.errors import UsageError
-from workers.local.folders import cache_folder
 
-KAFKA_VERSION = "4.1.1"
-#: Kafka as released, and the logger that writes its warnings to standard error.
-KAFKA_COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 OLDEST_JAVA = 17
 
 
@@ -41,22 +36,6 @@ def choose_java(environment: Mapping[str, str]) -> Path:
     )
 
 
-def resolve_kafka() -> tuple[Path, ...]:
-    """The jars of Kafka, fetched once; a UsageError when they are neither kept here nor within reach."""
-    record = cache_folder() / f"kafka-{KAFKA_VERSION}.json"
-    kept = _read_jars(record)
-    if kept and all(jar.exists() for jar in kept):
-        return kept
-    jars = _fetch_jars()
-    record.parent.mkdir(parents=True, exist_ok=True)
-    draft = record.with_suffix(f".{os.getpid()}")
-    draft.write_text(
-        json.dumps({"coordinates": KAFKA_COORDINATES, "jars": [str(jar) for jar in jars]}), encoding="utf-8"
-    )
-    draft.replace(record)
-    return jars
-
-
 def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
     home = environment.get("JAVA_HOME")
     if home:
@@ -76,29 +55,3 @@ def _read_release(executable: Path) -> int | None:
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)
     return int(match.group(1)) if match else None
-
-
-def _read_jars(record: Path) -> tuple[Path, ...]:
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return ()
-    if content.get("coordinates") != KAFKA_COORDINATES:
-        return ()
-    return tuple(Path(jar) for jar in content["jars"])
-
-
-def _fetch_jars() -> tuple[Path, ...]:
-    try:
-        import jgo  # noqa: PLC0415  # half a second, spared once the jars are here
-        import requests  # noqa: PLC0415  # what jgo fetches with
-    except ImportError as error:
-        raise UsageError("a local Kafka needs the extra: pip install 'uniroute[local]'") from error
-    try:
-        return tuple(Path(jar) for jar in jgo.build(KAFKA_COORDINATES).all_jars)
-    except (OSError, RuntimeError, ValueError, requests.RequestException) as error:
-        raise UsageError(
-            f"Kafka {KAFKA_VERSION} is not kept here yet and could not be fetched "
-            f"({' '.join(str(error).split())[:300]}): connect once, or bring the folders ~/.cache/jgo and "
-            "~/.m2/repository from a machine that has them"
-        ) from error

@@ -14,7 +14,9 @@ from kafka.errors import KafkaError
 
 from workers.errors import UsageError
 from workers.local import ports
-from workers.local.java import find_java, resolve_kafka
+from workers.local.folders import cache_folder
+from workers.local.jars import find_jars
+from workers.local.java import find_java
 from workers.local.processes import Command, Service, ServiceError
 from workers.topics import MAX_RECORD_BYTES
 
@@ -111,7 +113,7 @@ class Kafka:
                     f"stop that, or delete {self._ports_file} to choose new ports"
                 )
         java = find_java()
-        class_path = os.pathsep.join(str(jar) for jar in resolve_kafka())
+        class_path = os.pathsep.join(str(jar) for jar in find_jars(cache_folder()))
         # Java reads the names of folders in the character set of the locale.
         environment = {"CLASSPATH": class_path, "LC_ALL": "C.UTF-8"}
         self._format(java, environment)
