@@ -25,7 +25,7 @@ def cached_embeddings(
     *,
     progress: Progress | None = None,
 ) -> FloatMatrix:
-    """Give ``embedder.encode(texts)``, float32 (n, d), from a file below ``folder`` if these were encoded before.
+    """Give ``embedder.encode(texts)``, float32 (n, d), from a file below ``folder`` if it has them.
 
     The file's name is a hash of the fingerprint and of the texts in their order, so no other embedder and
     no other list finds it. It is renamed into place when it is whole; one that cannot be read is written

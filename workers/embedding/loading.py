@@ -117,17 +117,24 @@ def _open(artifact: Artifact, backend: Backend, precision: Precision, threads: i
     if artifact.manifest.kind == "static":
         embedder: Embedder = StaticEmbedder(artifact)
     else:
-        embedder = _open_transformer(artifact, backend, precision, threads)
+        embedder = open_transformer(artifact, backend=backend, precision=precision, threads=threads)
     _check_probe(embedder, artifact)
     return embedder
 
 
-def _open_transformer(artifact: Artifact, backend: Backend, precision: Precision, threads: int) -> Embedder:
-    model = artifact.folder / MODEL
+def open_transformer(
+    artifact: Artifact,
+    *,
+    backend: Backend = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
+) -> TransformerEmbedder:
+    """Open a transformer without the checks of its files and its probe that ``load_embedder`` makes."""
+    model, cores = artifact.folder / MODEL, _count_threads(threads)
     if backend == "openvino" or (backend == "auto" and (precision == "bf16" or is_installed("openvino"))):
-        run = open_openvino(model, precision=precision, threads=threads)
+        run = open_openvino(model, precision=precision, threads=cores)
     elif precision == "f32":
-        run = open_onnxruntime(model, threads=threads)
+        run = open_onnxruntime(model, threads=cores)
     else:
         raise BackendUnavailableError("onnxruntime", f"it has no {precision}; use openvino, or precision f32")
     manifest = artifact.manifest

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from routing.embedders import Embedder, Fingerprint, FloatMatrix
+from routing.errors import InvalidInputError
 from workers.embedding.tokens import Tokens
 from workers.embedding.windows import IntMatrix, micro_batches, pad_rows
 
@@ -41,14 +42,19 @@ class TransformerEmbedder(Embedder):
         A text is read up to ``max_length`` tokens, and of a very long one no more than ``32 * max_length``
         characters; the empty text has a vector too; lone surrogates read as U+FFFD.
         """
+        if isinstance(texts, str):
+            raise InvalidInputError("texts", "is one string; give a list of strings")
         vectors = np.empty((len(texts), self._fingerprint.dimension), dtype=np.float32)
-        with self._turn:
-            for start in range(0, max(len(texts), 1), WINDOW):
-                self._encode_window(texts[start : start + WINDOW], vectors[start : start + WINDOW])
+        for start in range(0, len(texts), WINDOW):
+            rows = self._tokens.ids(texts[start : start + WINDOW])
+            vectors[start : start + len(rows)] = self.encode_tokens(rows)
         return vectors
 
-    def _encode_window(self, texts: Sequence[str], vectors: FloatMatrix) -> None:
-        rows = self._tokens.ids(texts)
-        for batch in micro_batches([len(row) for row in rows]):
-            ids, mask = pad_rows([rows[index] for index in batch], pad_id=self._pad_id)
-            vectors[batch] = self._run(ids, mask)
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> FloatMatrix:
+        """Give one unit-length row per list of token ids, special tokens included, in their order."""
+        vectors = np.empty((len(rows), self._fingerprint.dimension), dtype=np.float32)
+        with self._turn:
+            for batch in micro_batches([len(row) for row in rows]):
+                ids, mask = pad_rows([rows[index] for index in batch], pad_id=self._pad_id)
+                vectors[batch] = self._run(ids, mask)
+        return vectors
