@@ -85,12 +85,12 @@ def open_for(
         raise ArtifactError(
             folder, f"holds no artifact; make one: uniroute embedder export {fingerprint.name}"
         )
-    differences = {
-        artifact: fingerprint.differences(artifact.fingerprint(precision)) for artifact in reversed(artifacts)
-    }
-    nearest = min(differences, key=lambda artifact: len(differences[artifact]))
-    if differences[nearest]:
-        raise FingerprintMismatchError(differences[nearest])
+    compared = [
+        (fingerprint.differences(artifact.fingerprint(precision)), artifact) for artifact in reversed(artifacts)
+    ]
+    differences, nearest = min(compared, key=lambda one: len(one[0]))
+    if differences:
+        raise FingerprintMismatchError(differences)
     return load_embedder(nearest.folder, backend=backend, precision=precision, threads=threads)
 
 
