@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import func, select, text
@@ -17,14 +18,15 @@ Evidence = Literal["label", "feedback"]
 _ADD = {
     evidence: text(
         f"INSERT INTO error_counts (map_version, llm, cell, {evidence}_errors, {evidence}_weight) "  # noqa: S608
-        "SELECT * FROM unnest(CAST(:maps AS text[]), CAST(:llms AS text[]), CAST(:cells AS int[]), "
-        "CAST(:errors AS float8[]), CAST(:weights AS float8[])) "
+        "SELECT * FROM json_to_recordset(CAST(:rows AS json)) "
+        "AS rows (map_version text, llm text, cell int, errors float8, weight float8) "
         "ON CONFLICT (map_version, llm, cell) DO UPDATE SET "
         f"{evidence}_errors = error_counts.{evidence}_errors + excluded.{evidence}_errors, "
         f"{evidence}_weight = error_counts.{evidence}_weight + excluded.{evidence}_weight"
     )
     for evidence in ("label", "feedback")
 }
+_json = msgspec.json.Encoder()
 
 
 class CellCounts:
@@ -68,15 +70,9 @@ class CellCounts:
             total[1] += weight
         if not totals:
             return
-        keys = sorted(totals)
-        columns = {
-            "maps": [key[0] for key in keys],
-            "llms": [key[1] for key in keys],
-            "cells": [key[2] for key in keys],
-            "errors": [totals[key][0] for key in keys],
-            "weights": [totals[key][1] for key in keys],
-        }
-        self._session.execute(_ADD[evidence], columns)
+        columns = ("map_version", "llm", "cell", "errors", "weight")
+        rows = [dict(zip(columns, (*key, *totals[key]), strict=True)) for key in sorted(totals)]
+        self._session.execute(_ADD[evidence], {"rows": _json.encode(rows).decode()})
 
     def read(
         self,

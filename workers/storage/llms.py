@@ -99,7 +99,7 @@ class LLMs:
         RoutingState(self._session).bump()
         row = self._session.get(LLMRow, name)
         if row is None:
-            raise UnknownLLMError(name, tuple(sorted(self._session.scalars(select(LLMRow.name)))))
+            raise UnknownLLMError(name, self.names())
         row.retired_at = (row.retired_at or self._now()) if state == "retired" else None
         row.state = state
         self._session.flush()
@@ -116,6 +116,10 @@ class LLMs:
         rows = self._session.scalars(select(LLMRow).where(LLMRow.state.in_(states)))
         prices = Prices(self._session).current()
         return sorted((_read(row, prices) for row in rows), key=lambda found: found.llm.name)
+
+    def names(self) -> tuple[str, ...]:
+        """Give every name ever registered, retired ones too, in ascending order."""
+        return tuple(sorted(self._session.scalars(select(LLMRow.name))))
 
     def get(self, name: str) -> RegisteredLLM | None:
         """Give one LLM; ``None`` for a name never registered."""
