@@ -10,6 +10,9 @@ from sklearn.covariance import LedoitWolf
 
 from routing.quality.counts import Matrix, Vector
 
+#: Of a level, in squared logits: about the .005 that PoolPrior grants an overall error rate.
+LEAST_LEVEL_VARIANCE = 0.1
+
 Loss = Callable[[Vector], tuple[float, Vector]]
 
 
@@ -37,13 +40,18 @@ class VectorPrior:
 
     @classmethod
     def fit(cls, vectors: Matrix) -> "VectorPrior":
-        """Learn it from known LLMs' vectors, (S, r); fewer than two leave the unit covariance around them."""
+        """Learn it from known LLMs' vectors, (S, r), whose last coordinate is the LLM's level.
+
+        Fewer than two leave the unit covariance around them. However alike the known LLMs' levels are, a
+        new one's may differ: its variance is raised by ``LEAST_LEVEL_VARIANCE``.
+        """
         n_llms, length = vectors.shape
         mean = vectors.mean(axis=0) if n_llms else np.zeros(length)
         if n_llms < 2:  # noqa: PLR2004 - one vector has no spread
             return cls(mean=mean, precision=np.eye(length))
         covariance = LedoitWolf(assume_centered=True).fit(vectors - mean).covariance_
         covariance = covariance * (1 + 6 / n_llms) * n_llms / (n_llms - 1) + 1e-3 * np.eye(length)
+        covariance[-1, -1] += LEAST_LEVEL_VARIANCE
         return cls(mean=mean, precision=np.linalg.inv(covariance))
 
     def fit_vector(self, features: Matrix, offsets: Vector, right: Vector) -> Vector:

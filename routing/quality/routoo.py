@@ -16,15 +16,16 @@ class _Weights(NamedTuple):
     shift: Vector  # (r,)
     readout: Vector  # w, (r,)
     bias: Vector  # b, (1,)
-    vectors: Matrix  # e, (S, r)
+    vectors: Matrix  # e and its level, (S, r + 1)
 
 
 class Routoo(LatentEstimator):
-    """Predicts P(right) = sigma(w . (E(x) - e_h) + E(x) . e_h + b), E(x) linear in the embedding.
+    """Predicts P(right) = sigma(w . E(x) - l_h + E(x) . e_h + b), E(x) linear in the embedding.
 
-    The first term is the paper's score, which ranks the LLMs alike for every prompt; its 7B decoder sees
-    prompt and LLM together. The inner product gives the small encoder that say. Trained by logistic loss
-    with all known LLMs at once. Source: Routoo (arXiv 2401.13979).
+    The paper scores w . (E(x) - e_h) + b with a 7B decoder that sees prompt and LLM together. With one
+    encoding per prompt that would rank the LLMs alike for every prompt, so w . e_h becomes a level l_h of
+    its own, and the inner product lets the ranking turn with the prompt. Trained by logistic loss with all
+    known LLMs at once. Source: Routoo (arXiv 2401.13979).
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Routoo(LatentEstimator):
             shift=np.zeros(r),
             readout=rng.normal(scale=0.1, size=r),
             bias=np.zeros(1),
-            vectors=rng.normal(scale=0.1, size=(right.shape[1], r)),
+            vectors=rng.normal(scale=0.1, size=(right.shape[1], r + 1)),
         )
         shapes = [part.shape for part in start]
 
@@ -67,24 +68,29 @@ class Routoo(LatentEstimator):
     def _encode(self, coordinates: Matrix) -> Encoding:
         encodings = coordinates @ self.weights_.encoder + self.weights_.shift
         offsets = encodings @ self.weights_.readout + self.weights_.bias
-        return Encoding(encodings - self.weights_.readout, offsets)
+        return Encoding(_features(encodings), offsets)
 
 
 def _loss(weights: _Weights, coordinates: Matrix, right: Matrix) -> tuple[float, _Weights]:
     """Give the logistic loss of all outcomes and its gradient."""
     encodings = coordinates @ weights.encoder + weights.shift
-    features = encodings - weights.readout
+    features = _features(encodings)
     logits = (encodings @ weights.readout + weights.bias)[:, None] + features @ weights.vectors.T
     value, by_logit = logistic_loss(logits, right)
-    by_prompt, by_llm = by_logit.sum(axis=1), by_logit.sum(axis=0)
-    by_encoding = by_prompt[:, None] * weights.readout + by_logit @ weights.vectors
+    by_prompt = by_logit.sum(axis=1)
+    by_encoding = by_prompt[:, None] * weights.readout + by_logit @ weights.vectors[:, :-1]
     return value, _Weights(
         encoder=coordinates.T @ by_encoding,
         shift=by_encoding.sum(axis=0),
-        readout=encodings.T @ by_prompt - by_llm @ weights.vectors,
+        readout=encodings.T @ by_prompt,
         bias=by_prompt.sum(keepdims=True),
         vectors=by_logit.T @ features,
     )
+
+
+def _features(encodings: Matrix) -> Matrix:
+    """What multiplies an LLM's vector: the encoding, and -1 for its level."""
+    return np.column_stack([encodings, np.full(len(encodings), -1.0)])
 
 
 def _pack(weights: _Weights) -> Vector:
