@@ -7,7 +7,8 @@
     ├── UnknownPriceError        an LLM without a price; never read as 0
     ├── UnknownLLMError          a name that is not in the snapshot
     ├── FingerprintMismatchError embeddings of one embedder offered to a map of another
-    └── NoCandidateError         the caller's limits leave no LLM
+    ├── NoCandidateError         the caller's limits leave no LLM
+    └── InfeasibleError          a batch that its budget and capacities cannot serve
 """
 
 from collections.abc import Mapping
@@ -62,3 +63,12 @@ class NoCandidateError(RoutingError):
         reasons = "; ".join(f"{llm}: {limit}" for llm, limit in sorted(removed.items()))
         super().__init__(f"no LLM is left within the limits ({reasons or 'no LLM is registered'})")
         self.removed = dict(removed)
+
+
+class InfeasibleError(RoutingError):
+    """Supplies that no assignment of the whole batch fits; ``short`` tells by how much of each."""
+
+    def __init__(self, short: Mapping[str, float]) -> None:
+        missing = "; ".join(f"{supply}: {amount:.6g}" for supply, amount in sorted(short.items()))
+        super().__init__(f"the batch cannot be assigned within its limits; short of {missing}")
+        self.short = dict(short)

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 def candidates(
     errors: list[list[float]], costs: list[list[float]], allowed: list[list[bool]] | None = None
-) -> Candidates:  # noqa: FBT002  # broadcast
+) -> Candidates:  # broadcast
     """LLMs strong and weak, in this order."""
     held = np.array(errors)
     return Candidates(
