@@ -56,7 +56,8 @@ def read_request(body: bytes, *, models: Collection[str]) -> ChatRequest:
     limit = content.get("max_completion_tokens", content.get("max_tokens"))
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise BadRequestError("max_tokens must be an integer of at least 1.", param="max_tokens")
-    if content.get("n") not in {None, 1}:
+    choices = content.get("n")
+    if choices is not None and choices != 1:
         raise BadRequestError("This server gives one choice: n must be 1.", param="n")
     metadata, options = content.get("metadata"), content.get("stream_options")
     named = (metadata.get("prompt_id") if isinstance(metadata, dict) else None, content.get("user"))
