@@ -86,7 +86,8 @@ def open_for(
             folder, f"holds no artifact; make one: uniroute embedder export {fingerprint.name}"
         )
     compared = [
-        (fingerprint.differences(artifact.fingerprint(precision)), artifact) for artifact in reversed(artifacts)
+        (fingerprint.differences(artifact.fingerprint(precision)), artifact)
+        for artifact in reversed(artifacts)
     ]
     differences, nearest = min(compared, key=lambda one: len(one[0]))
     if differences:
