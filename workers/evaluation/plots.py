@@ -10,7 +10,7 @@ from workers.evaluation.study import Findings
 
 #: Okabe and Ito's colours, which differ for every kind of colour vision; the darker first, yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-#: Tell curves apart where the print is grey.
+#: Tell curves apart where the print is grey; one more than colours, so that no pair comes twice.
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 DEFAULT_LOOK: dict[str, Any] = {"color": "#000000", "linestyle": "-", "linewidth": 2.2, "zorder": 3}
 #: Single LLMs and chance, drawn as horizontal lines at their quality.
@@ -57,7 +57,7 @@ def _draw(figure: Any, evaluation: Evaluation, findings: Findings) -> None:  # n
     for place, (name, summary) in enumerate(routers):
         look = {
             "color": COLOURS[place % len(COLOURS)],
-            "linestyle": LINES[(place + place // len(COLOURS)) % len(LINES)],
+            "linestyle": LINES[place % len(LINES)],
             "linewidth": 1.2,
         }
         axes.plot(
