@@ -24,8 +24,8 @@ class FetchError(UsageError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"Kafka {KAFKA_VERSION} is not kept here yet and could not be fetched: connect this machine once, "
-            f"or copy the folder kafka-{KAFKA_VERSION} of uniroute's cache from one that has it ({problem})"
+            f"Kafka {KAFKA_VERSION} is not kept here yet and could not be fetched: connect once, or copy the "
+            f"folder kafka-{KAFKA_VERSION} of uniroute's cache from a machine that has it ({problem})"
         )
         self.problem = problem
 

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from kafka.errors import KafkaError
 
 from workers.errors import UsageError
 from workers.local import ports
+from workers.local.archive import choose_archive_flags
 from workers.local.folders import cache_folder
 from workers.local.jars import find_jars
 from workers.local.java import find_java
@@ -21,8 +24,10 @@ from workers.local.processes import Command, Service, ServiceError
 from workers.topics import MAX_RECORD_BYTES
 
 START_SECONDS = 90.0
+#: An orderly end takes half a second; one that writes the archive of classes six, on a busy machine more.
+STOP_SECONDS = 60.0
 #: Starts fast and stays small; a broker on a laptop needs no second compiler.
-JVM_FLAGS = ("-Xms128m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+JVM_FLAGS = ("-Xms128m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 LOGGER_FLAGS = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -74,11 +79,13 @@ class Kafka:
     ``restart`` are for tests of what others do meanwhile. Listens on 127.0.0.1 alone.
     """
 
-    def __init__(self, folder: Path, *, outlive: bool) -> None:
+    def __init__(self, folder: Path, *, outlive: bool, java_flags: Sequence[str] | None = None) -> None:
         self._folder = folder
+        #: In place of the archive of classes.
+        self._java_flags = java_flags
         self._data = folder / "data"
         self._ports_file = folder / "ports.json"
-        self.service = Service("kafka", folder, outlive=outlive)
+        self.service = Service("kafka", folder, outlive=outlive, grace_seconds=STOP_SECONDS)
 
     @property
     def bootstrap(self) -> str:
@@ -112,15 +119,17 @@ class Kafka:
                     f"port {port} of the Kafka in {self._folder} is taken by {ports.name_holder(port)}: "
                     f"stop that, or delete {self._ports_file} to choose new ports"
                 )
-        java = find_java()
-        class_path = os.pathsep.join(str(jar) for jar in find_jars(cache_folder()))
+        java, jars = find_java(), find_jars(cache_folder())
         # Java reads the names of folders in the character set of the locale.
-        environment = {"CLASSPATH": class_path, "LC_ALL": "C.UTF-8"}
-        self._format(java, environment)
+        environment = {"CLASSPATH": os.pathsep.join(str(jar) for jar in jars), "LC_ALL": "C.UTF-8"}
+        start = [str(java.executable), *JVM_FLAGS, *LOGGER_FLAGS]
+        if self._java_flags is None:
+            start += choose_archive_flags(java, jars[0].parent, environment=environment, rehearse=_rehearse)
+        self._format(start, environment)
         properties = self._folder / "server.properties"
         properties.write_text(_render(chosen, data=self._data), encoding="ascii")
-        arguments = [str(java), *JVM_FLAGS, *LOGGER_FLAGS, "kafka.Kafka", str(properties)]
-        self.service.start(Command(arguments=arguments, folder=self._folder, environment=environment))
+        start += [*(self._java_flags or ()), "kafka.Kafka", str(properties)]
+        self.service.start(Command(arguments=start, folder=self._folder, environment=environment))
 
     def wait(self) -> None:
         """Return when the broker answers; a ServiceError with the end of its log if it does not."""
@@ -169,7 +178,7 @@ class Kafka:
         lines = (self._data / "meta.properties").read_text(encoding="utf-8").splitlines()
         return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
 
-    def _format(self, java: Path, environment: dict[str, str]) -> None:
+    def _format(self, start: Sequence[str], environment: dict[str, str]) -> None:
         """Format the storage unless that was done: in full or not at all."""
         if self._data.exists():
             return
@@ -177,7 +186,7 @@ class Kafka:
         shutil.rmtree(draft, ignore_errors=True)
         properties = self._folder / "format.properties"
         properties.write_text(_render(self._ports(), data=draft), encoding="ascii")
-        arguments = [str(java), *JVM_FLAGS, *LOGGER_FLAGS, "kafka.tools.StorageTool", "format"]
+        arguments = [*start, "kafka.tools.StorageTool", "format"]
         arguments += ["-t", _make_cluster_id(), "-c", str(properties)]
         log = self._folder / "format.log"
         with log.open("wb") as output:
@@ -194,6 +203,16 @@ class Kafka:
             raise ServiceError("kafka", f"could not format its storage (exit code {done.returncode})", log)
         draft.rename(self._data)
         properties.unlink()
+
+
+def _rehearse(java_flags: Sequence[str]) -> None:
+    """Start and stop a broker in a folder of its own, without an archive and with these flags."""
+    with tempfile.TemporaryDirectory(prefix="uniroute-") as folder:
+        broker = Kafka(Path(folder), outlive=False, java_flags=java_flags)
+        try:
+            broker.start()
+        finally:
+            broker.stop()
 
 
 def _make_cluster_id() -> str:

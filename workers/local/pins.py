@@ -16,7 +16,7 @@ COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simp
 
 
 def pin_jars(folder: Path) -> list[str]:
-    """Resolve Kafka and what it depends on into ``folder``; the lines of the file of pins, ordered by name."""
+    """Resolve Kafka and what it depends on into ``folder``; the lines of the pins, by name."""
     repository = folder / "repository"
     maven = MavenContext(repo_cache=repository, remote_repos={"central": MAVEN_CENTRAL_URL})
     EnvironmentBuilder(context=maven, cache_dir=folder / "environment").from_endpoint(COORDINATES)
