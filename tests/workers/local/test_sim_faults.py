@@ -7,6 +7,7 @@ import pytest
 
 from workers.errors import UsageError
 from workers.local.simulated.faults import (
+    EVERY_FAULT,
     Call,
     Hang,
     Latency,
@@ -19,6 +20,10 @@ from workers.local.simulated.faults import (
     read_scenario,
 )
 
+KINDS = (
+    "latency", "rate_limit", "server_error", "hang", "reset", "truncated_json", "wrong_content_type",
+    "missing_usage", "huge_body", "trickle",
+)  # fmt: skip
 TOML = """
 seed = 3
 
@@ -95,6 +100,19 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> No
         read_scenario(path)
     with pytest.raises(UsageError, match=r"absent\.json"):
         read_scenario(tmp_path / "absent.json")
+
+
+def test_the_packaged_scenario_has_every_fault() -> None:
+    """All ten kinds, the rate limit with and without Retry-After, and four calls of five left alone."""
+    scenario = read_scenario(EVERY_FAULT)
+    calls = [call(prompt_id=str(number)) for number in range(2_000)]
+    struck = {fault_kind(plan_call(scenario, one).fault) for one in calls}
+    limits = [fault.retry_after_s for fault in scenario.fault if isinstance(fault, RateLimit)]
+
+    assert {fault_kind(fault) for fault in scenario.fault} == set(KINDS)
+    assert struck == {*KINDS, None} - {"latency"}
+    assert [seconds is None for seconds in limits] == [False, True]
+    assert sum(plan_call(scenario, one).fault is None for one in calls) >= 1_600
 
 
 def test_no_faults_by_default() -> None:

@@ -1,7 +1,7 @@
 """The built-in answer source: drawn tasks, answered by the pool of simulated LLMs."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -35,7 +35,6 @@ class BuiltinSource:
         self._seed = seed
         self._simulated = {llm.name: llm for llm in sorted(llms, key=lambda llm: llm.name)}
         self._llms = tuple(llm.llm for llm in self._simulated.values())
-        self._ids_by_text: dict[str, str] = {}
         self._task = lru_cache(maxsize=65_536)(lambda prompt_id: find_task(prompt_id, seed=seed))
 
     @property
@@ -75,10 +74,6 @@ class BuiltinSource:
 
     def find(self, text: str) -> str | None:
         """Find one of the first ``FOUND_BY_TEXT`` prompts of each split; the first call takes a second."""
-        if not self._ids_by_text:
-            for split in _SPLITS:
-                for prompt in self.prompts(split, FOUND_BY_TEXT):
-                    self._ids_by_text.setdefault(prompt.text, prompt.prompt_id)
         return self._ids_by_text.get(text)
 
     def answer(self, llm: str, prompt_id: str | None, text: str) -> Outcome:
@@ -107,6 +102,14 @@ class BuiltinSource:
                     llm.price, input_tokens=outcome.input_tokens, output_tokens=outcome.output_tokens
                 )
         return Truth(scores=scores, costs_usd=costs)
+
+    @cached_property
+    def _ids_by_text(self) -> dict[str, str]:
+        ids: dict[str, str] = {}
+        for split in _SPLITS:
+            for prompt in self.prompts(split, FOUND_BY_TEXT):
+                ids.setdefault(prompt.text, prompt.prompt_id)
+        return ids
 
     def _known(self, prompt_id: str) -> Task:
         task = self._task(prompt_id)

@@ -12,6 +12,9 @@ import msgspec
 
 from workers.errors import UsageError
 
+#: A scenario that comes with the package: every kind of fault, rarely, on every LLM.
+EVERY_FAULT = Path(__file__).with_name("every_fault.toml")
+
 Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
