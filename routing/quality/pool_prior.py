@@ -1,21 +1,20 @@
 """PoolPrior, the default estimate: a new LLM's few labels, read in the light of the LLMs already known."""
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.covariance import LedoitWolf
 
+from routing.clusters.files import pack_arrays, unpack_arrays
 from routing.errors import InvalidInputError
 from routing.quality.counts import IntMatrix, Matrix, Vector, as_errors, check_counts, count_errors
 from routing.quality.shrinkage import LevelPrior, fit_level_prior, shrink_error_rates
 
-_FORMAT = "uniroute-pool-prior-1"
+_KIND = "pool-prior"
 #: Fewer known LLMs than this say nothing of how cells move together.
 _FEWEST_FOR_COVARIANCE = 3
 #: Half-width of a two-sided 90 % interval of the normal, in standard deviations.
@@ -121,35 +120,21 @@ class PoolPrior:
     def to_bytes(self) -> bytes:
         """Write the prior as an npz archive with a JSON header; no pickle."""
         header = {
-            "format": _FORMAT,
+            "kind": _KIND,
             "known_llms": self.known_llms,
             "level": self.level,
             "level_variance": self.level_variance,
             "sizes": list(self.sizes),
         }
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            header=np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8),
-            means=self.means,
-            covariance=self.covariance,
-        )
-        return buffer.getvalue()
+        return pack_arrays(header, {"means": self.means, "covariance": self.covariance})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PoolPrior":
         """Read what ``to_bytes`` wrote, bit for bit; ``InvalidInputError`` for anything else."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                header: Any = json.loads(archive["header"].tobytes())
-                means, covariance = archive["means"], archive["covariance"]
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            raise InvalidInputError("pool prior", f"not a saved PoolPrior ({error})") from error
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise InvalidInputError("pool prior", f"not of the format {_FORMAT}")
+        header, arrays = unpack_arrays(data, kind=_KIND, names=("means", "covariance"))
         return cls(
-            means=means,
-            covariance=covariance,
+            means=arrays["means"],
+            covariance=arrays["covariance"],
             known_llms=int(header["known_llms"]),
             level=float(header["level"]),
             level_variance=float(header["level_variance"]),
