@@ -72,7 +72,10 @@ class Session:
 
     def _turn(self) -> None:
         busy = self._work.in_flight or self._held
-        rebalances, fetched = self._consumer.poll(0 if busy else _IDLE_POLL_MS)
+        # kafka-python joins a group only while a poll has time left: a poll of 0 ms would never end a rebalance,
+        # and completions wait for its end.
+        waits = not busy or self._consumer.membership() is None
+        rebalances, fetched = self._consumer.poll(_IDLE_POLL_MS if waits else 0)
         self._apply(rebalances)
         for partition, messages in fetched.items():
             self._assignment.receive(partition, messages)
