@@ -102,7 +102,11 @@ class SnapshotSource:
         on_state: Callable[[PublishedState], None] = lambda _: None,
         on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        """Callbacks run on the source's thread; ``on_problem`` gets ``None`` when all is well again."""
+        """Callbacks run on the source's thread, before ``state`` and ``problem`` change.
+
+        An error of ours that ``on_state`` raises is a problem: the old state stays, the new one is offered
+        again at each poll. ``on_problem`` gets ``None`` when all is well again.
+        """
         self._engine = engine
         self._poll_seconds = poll_seconds
         self._on_state = on_state
@@ -185,19 +189,19 @@ class SnapshotSource:
                 return seen
         with transaction(self._engine) as session:
             state = load_state(session)
+        self._on_state(state)
         with self._changed:
             self._state = state
             self._changed.notify_all()
-        self._on_state(state)
         return state.version
 
     def _set_problem(self, problem: str | None) -> None:
         if problem == self._problem:
             return
+        self._on_problem(problem)
         with self._changed:
             self._problem = problem
             self._changed.notify_all()
-        self._on_problem(problem)
 
     def _pause(self, connections: tuple[psycopg.Connection[Any], ...]) -> None:
         """Wait for a poll's time, a notification or a stop, whichever is first."""

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from routing.clusters import ClusterMap
+from routing.errors import InvalidInputError
 from routing.llms import Price
 from workers.local.postgres import Postgres
 from workers.storage import migrate
@@ -16,7 +17,7 @@ from workers.storage.llms import LLMs, Registration
 from workers.storage.policies import Policies
 from workers.storage.prices import Prices
 from workers.storage.routing_state import RoutingState
-from workers.storage.snapshots import SnapshotSource, load_snapshot, load_state
+from workers.storage.snapshots import PublishedState, SnapshotSource, load_snapshot, load_state
 
 pytestmark = pytest.mark.stack
 SOON = 20.0
@@ -81,6 +82,9 @@ def test_only_active_llms_with_rates_take_traffic(
     assert after.snapshot is not None
     assert (before.snapshot.names, before.unrated) == (("b",), ("c",))
     assert (after.snapshot.names, after.unrated) == (("b", "c"), ())
+    # What was dispatched to a is still answered, so where it is served is still known.
+    assert sorted(after.registered) == ["a", "b", "c", "d"]
+    assert after.registered["a"].state == "retired"
 
 
 def test_a_snapshot_is_of_one_moment(stocked: Engine, cluster_map: ClusterMap, migrated_url: str) -> None:
@@ -173,6 +177,26 @@ def test_a_state_that_cannot_be_used_keeps_the_last_one(stocked: Engine, cluster
     assert kept is good
     assert problems == ["LLM 'b' has no price: set it, 0 included, before prompts are routed", None]
     assert source.snapshot is not good
+
+
+def test_a_state_its_receiver_refuses_is_offered_again(stocked: Engine) -> None:
+    """A router whose embedder is not there yet says so, and takes the same state over once it can."""
+    problems: list[str | None] = []
+    offers: list[int] = []
+
+    def refuse_twice(state: PublishedState) -> None:
+        offers.append(state.version)
+        if len(offers) < 3:
+            raise InvalidInputError("embedder", "is not here yet")
+
+    source = SnapshotSource(stocked, poll_seconds=0.02, on_state=refuse_twice, on_problem=problems.append)
+    with source:
+        assert source.wait_for(
+            lambda found: found.state is not None and found.problem is None, timeout_seconds=SOON
+        )
+
+    assert len(set(offers)) == 1
+    assert problems == ["embedder: is not here yet", None]
 
 
 def test_stopping_does_not_wait_for_the_poll(stocked: Engine) -> None:
