@@ -32,3 +32,7 @@ class Projection:
     def apply(self, X: FloatMatrix) -> Matrix:
         """Give the coordinates of rows ``X``, float64."""
         return (X.astype(np.float64) - self.mean) @ self.axes
+
+    def add_intercept(self, X: FloatMatrix) -> Matrix:
+        """Give the coordinates with a last column of ones."""
+        return np.column_stack([self.apply(X), np.ones(len(X))])
