@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -39,7 +40,7 @@ from workers.local.simulated.faults import (
 )
 from workers.local.simulated.sending import Payload, send
 
-#: A caller names its prompt here; ``metadata.prompt_id``, ``user`` and the text are tried after it.
+#: A caller names its prompt here, percent-encoded; ``metadata.prompt_id``, ``user`` and the text are tried after it.
 PROMPT_ID_HEADER = "x-uniroute-prompt-id"
 _JSON = "application/json"
 _MOST_BODY_BYTES = 64 * 2**20
@@ -121,7 +122,8 @@ class SimulatedServer:
 
     async def _identify(self, request: web.Request, chat: ChatRequest) -> tuple[str | None, str]:
         """Find the prompt: its id where the source knows it, and what it is counted under."""
-        given = request.headers.get(PROMPT_ID_HEADER)
+        header = request.headers.get(PROMPT_ID_HEADER)
+        given = None if header is None else unquote(header)
         for name in (given, *chat.named_ids):
             if name is not None and self._source.knows(name):
                 return name, name
