@@ -116,7 +116,7 @@ def test_a_prompt_is_known_without_its_header(how: dict[str, Any]) -> None:
 
 
 def test_an_unknown_prompt_is_answered() -> None:
-    """A text that nobody knows gets a generic reply, counted under the header's id (percent-decoded) or a hash."""
+    """A text that nobody knows gets a generic reply, counted under the header's decoded id or a hash."""
 
     async def test() -> None:
         async with serving() as url, connect(url) as client:

@@ -40,7 +40,7 @@ from workers.local.simulated.faults import (
 )
 from workers.local.simulated.sending import Payload, send
 
-#: A caller names its prompt here, percent-encoded; ``metadata.prompt_id``, ``user`` and the text are tried after it.
+#: A caller names its prompt here, percent-encoded; ``metadata.prompt_id``, ``user`` and the text come after.
 PROMPT_ID_HEADER = "x-uniroute-prompt-id"
 _JSON = "application/json"
 _MOST_BODY_BYTES = 64 * 2**20
