@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcome_folders import PROMPTS, write_folder, write_topics
+from outcome_folders import PROMPTS, changed, write_folder, write_topics
 from pyarrow import parquet
 from rich.console import Console
 from typer.testing import CliRunner
@@ -26,7 +26,7 @@ QUICK = ("uniroute-kmeans", "shrunk", "default")
 TOPICS = ("algebra", "botany", "cooking", "dance")
 
 
-def embed_topics(texts: Sequence[str]) -> FloatMatrix:
+def embed_topics(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
     """One direction per topic, and a little of each text's own."""
     rows = np.zeros((len(texts), 8), dtype=np.float32)
     for row, text in enumerate(texts):
@@ -34,7 +34,12 @@ def embed_topics(texts: Sequence[str]) -> FloatMatrix:
         rows[row, TOPICS.index(topic)] = 1.0
         rows[row, 4 + int(number) % 4] = 0.2
     unit: FloatMatrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit
+    return unit, "topics f32"
+
+
+def embed_ones(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
+    """No difference between texts."""
+    return np.ones((len(texts), 1), np.float32), "ones"
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +52,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def findings(topics: Path) -> Findings:
     """Two numbers of labels on it."""
     study = Study(folder=topics, labels=(40, 10), clusters=4, trials=3, methods=QUICK)
-    return run_study(study, embed=embed_topics, embedder="topics f32")
+    return run_study(study, embed=embed_topics)
 
 
 def test_the_report_has_the_promised_fields(findings: Findings, tmp_path: Path) -> None:
@@ -76,7 +81,7 @@ def test_a_report_of_one_number_of_labels_has_no_table_of_labels(topics: Path) -
     """``by_labels`` is there only where there are several."""
     study = Study(folder=topics, labels=(20,), clusters=4, trials=1, methods=QUICK)
 
-    report = make_report(run_study(study, embed=embed_topics, embedder="topics f32"))
+    report = make_report(run_study(study, embed=embed_topics))
 
     assert set(report) == {"dataset", "protocol", "methods"}
 
@@ -99,7 +104,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     _drop_last_outcome(folder)
     study = Study(folder=folder, labels=(400,), clusters=4, trials=2, methods=QUICK)
 
-    found = run_study(study, embed=embed_topics, embedder="topics f32")
+    found = run_study(study, embed=embed_topics)
 
     text = " ".join(_shown(found).split())
     assert found.incomplete == 1
@@ -134,11 +139,10 @@ def test_processes_give_the_numbers_of_one(topics: Path) -> None:
     """Two processes, equal bits."""
     study = Study(folder=topics, labels=(10,), clusters=4, trials=2, methods=QUICK)
 
-    serial = run_study(study, embed=embed_topics, embedder="topics f32")
+    serial = run_study(study, embed=embed_topics)
     parallel = run_study(
         study,
         embed=embed_topics,
-        embedder="topics f32",
         run=lambda work, trials: run_in_processes(work, trials, jobs=2),
     )
 
@@ -160,9 +164,7 @@ def test_a_set_that_is_too_small_gets_a_sentence(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "tiny", prompts=PROMPTS)
 
     with pytest.raises(UsageError, match="needs 3, not 2"):
-        run_study(
-            Study(folder=folder), embed=lambda texts: np.ones((len(texts), 2), np.float32), embedder="x"
-        )
+        run_study(Study(folder=folder), embed=embed_ones)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,16 @@ def test_an_option_that_makes_no_sense_gets_a_sentence(
 
     assert isinstance(result.exception, UsageError)
     assert sentence in str(result.exception)
+
+
+def test_a_bad_folder_is_refused_before_anything_is_embedded(tmp_path: Path) -> None:
+    """The sentence is about the folder, though there is no such embedder either."""
+    folder = write_folder(tmp_path / "bad", prompts=changed(PROMPTS, 0, split="dev"))
+
+    result = CliRunner().invoke(evaluate_command.command, [str(folder), "--embedder", "no-such-model"])
+
+    assert isinstance(result.exception, UsageError)
+    assert "column split, row 1: 'dev' is not train, val or test" in str(result.exception)
 
 
 @pytest.mark.parametrize("write", [write_report, plot_findings])

@@ -70,19 +70,19 @@ def evaluate(
     )
     with _progress() as progress:
 
-        def embed(texts: Sequence[str]) -> FloatMatrix:
+        def embed(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
             task = progress.add_task("prompts", total=len(texts))
-            return cached_embeddings(
+            encoder = _open_embedder(embedder)
+            rows = cached_embeddings(
                 encoder, texts, progress=lambda done, _: progress.update(task, completed=done)
             )
+            return rows, f"{encoder.fingerprint.name} {encoder.fingerprint.precision}"
 
         def run(work: Work, drawn: Sequence[Trial]) -> Iterable[TrialResult]:
             done = map(work, drawn) if jobs == 1 else run_in_processes(work, drawn, jobs=jobs)
             return progress.track(done, total=len(drawn), description="trials")
 
-        encoder = _open_embedder(embedder)
-        print_ = encoder.fingerprint
-        findings = run_study(study, embed=embed, embedder=f"{print_.name} {print_.precision}", run=run)
+        findings = run_study(study, embed=embed, run=run)
     Console(width=max(Console().width, WIDTH)).print(render_findings(findings))
     if report is not None:
         write_report(findings, report)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from routing.embedders import Embedder
+from routing.embedders import Embedder, FloatMatrix
 from workers.embedding.cache import DEFAULT_FOLDER, cached_embeddings
 from workers.evaluation.study import Study, run_study
 
@@ -41,8 +41,7 @@ def compare_areas(
     for label, embedder in embedders:
         findings = run_study(
             Study(folder=outcomes, trials=trials, methods=("uniroute-kmeans", METHOD)),
-            embed=partial(cached_embeddings, embedder, folder=cache),
-            embedder=label,
+            embed=partial(_embed, embedder, label, cache),
         )
         areas = findings.evaluations[0].methods[METHOD].areas
         first = areas if first is None else first
@@ -53,3 +52,7 @@ def compare_areas(
             area_difference=float(lost.mean()),
             area_half_width=float(stats.t.ppf(0.975, trials - 1) * error),
         )
+
+
+def _embed(embedder: Embedder, label: str, cache: Path, texts: Sequence[str]) -> tuple[FloatMatrix, str]:
+    return cached_embeddings(embedder, texts, cache), label

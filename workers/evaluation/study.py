@@ -20,8 +20,8 @@ from workers.outcomes import CostSource, OutcomeSet, read_outcomes
 #: Rows that are always there; they learn nothing.
 REFERENCE_ROWS = (*REFERENCE_POINTS, "oracle")
 
-#: Texts to unit rows, float32 (n, d).
-Embed = Callable[[Sequence[str]], FloatMatrix]
+#: Texts to unit rows, float32 (n, d), and the name of what embedded them.
+Embed = Callable[[Sequence[str]], tuple[FloatMatrix, str]]
 Work = Callable[[Trial], TrialResult]
 #: Runs the work on every trial, in any order.
 Run = Callable[[Work, Sequence[Trial]], Iterable[TrialResult]]
@@ -76,15 +76,16 @@ def read_methods(text: str) -> tuple[str, ...]:
     return tuple(name for name in ESTIMATORS if name in chosen)
 
 
-def run_study(study: Study, *, embed: Embed, embedder: str, run: Run = map) -> Findings:
-    """Read the folder, embed its prompts, and run the protocol.
+def run_study(study: Study, *, embed: Embed, run: Run = map) -> Findings:
+    """Read the folder, embed its prompts, and run the protocol; a bad folder is refused before ``embed``.
 
     ``UsageError`` if the folder is no outcome folder or does not suffice: too few LLMs, or a split without a
     prompt that every LLM has a score for.
     """
     recorded = read_outcomes(study.folder)
     try:
-        outcomes = _take_complete(recorded, embed(recorded.texts))
+        embeddings, embedder = embed(recorded.texts)
+        outcomes = _take_complete(recorded, embeddings)
         evaluations = evaluate_methods(
             outcomes,
             {name: ESTIMATORS[name] for name in study.methods},
