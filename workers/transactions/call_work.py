@@ -88,12 +88,14 @@ class CallWork:
     def _run(self) -> None:
         try:
             self._loop.run_forever()
-            for task in self._calls:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._calls, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._end_all())
         finally:
             self._loop.close()
+
+    async def _end_all(self) -> None:
+        for task in self._calls:
+            task.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _enqueue(self, messages: Sequence[Message]) -> None:
         self._waiting.extend(messages)
