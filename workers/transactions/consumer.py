@@ -37,6 +37,10 @@ class Rebalance:
     lost: frozenset[Partition] = frozenset()
 
 
+# While a rebalance lasts, a poll has so long to end it.
+_REJOIN_POLL_MS = 500
+
+
 class GroupConsumer:
     """A member of the group, reading committed messages only and committing nothing by itself.
 
@@ -75,6 +79,12 @@ class GroupConsumer:
 
     def poll(self, timeout_ms: int) -> tuple[Sequence[Rebalance], Mapping[Partition, Sequence[Message]]]:
         """Take part in the group and fetch: first the rebalances to apply, then messages of what is owned."""
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+            # A join that outlives its poll is forgotten by kafka-python if a change of topics began it: it
+            # believes that there is no need to join any more, and stays unstable for ever. Asked again, and
+            # given time, it joins.
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
+            timeout_ms = max(timeout_ms, _REJOIN_POLL_MS)
         fetched = self._consumer.poll(timeout_ms=timeout_ms)
         return self._changes.take(), {
             tuple(partition): [_message(record) for record in records]
