@@ -27,8 +27,9 @@ SOCKET = ".s.PGSQL.5432"
 LONGEST_SOCKET_PATH = 103
 #: Whom Postgres runs as when root starts it, for it refuses to be root.
 UNPRIVILEGED = "nobody"
-#: What a private server may do without: it need not survive the machine's fall, only its own.
-UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+#: What a private server may do without: it need not survive the machine's fall, only its own. So commits still
+#: reach the page cache: synchronous_commit=off would lose those of the last moments to a SIGKILL.
+UNSAFE_BUT_FAST = ("fsync=off", "full_page_writes=off")
 
 
 class Postgres:

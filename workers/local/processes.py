@@ -147,7 +147,7 @@ class Service:
             return True
         user = f"process {owner.pid}" if owner else "uniroute up"
         fix = f"end that process ({_describe(owner)})" if owner else "run uniroute down for it"
-        raise UsageError(f"{self.folder.parent} is in use by {user}: {fix}, or choose another folder")
+        raise UsageError(f"{self.folder} is in use by {user}: {fix}, or choose another folder")
 
     def start(self, command: Command) -> None:
         """Start the process; whether it answers is the caller's to ask. A ServiceError if it cannot."""
@@ -160,7 +160,8 @@ class Service:
                 psutil.Process(pid), arguments=command.arguments, owned=not self._outlive
             )
         except psutil.NoSuchProcess as error:
-            raise ServiceError(self.name, "ended as soon as it was started", self.log) from error
+            self._forget()
+            raise ServiceError(self.name, "ended before it answered", self.log) from error
         draft = self._record_file.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
         draft.replace(self._record_file)
@@ -170,6 +171,7 @@ class Service:
         deadline = time.monotonic() + timeout
         while not answers():
             if self._find() is None:
+                self._forget()
                 raise ServiceError(self.name, "ended before it answered", self.log)
             if time.monotonic() > deadline:
                 raise ServiceError(self.name, f"did not answer within {timeout:.0f} s", self.log)
@@ -247,11 +249,11 @@ class Service:
                 for straggler in family:
                     _send(straggler, signal.SIGKILL)
                 wait_gone(family, timeout=KILL_SECONDS)
-        self._reap()
-        self._record_file.unlink(missing_ok=True)
+        self._forget()
 
-    def _reap(self) -> None:
-        """Wait for the child of this process: ended, a guard about to end, or one without a record yet."""
+    def _forget(self) -> None:
+        """Drop the record and wait for the child: ended, a guard about to end, or one never recorded."""
+        self._record_file.unlink(missing_ok=True)
         child, self._child = self._child, None
         if child is None:
             return
@@ -298,7 +300,7 @@ def read_tail(log: Path, *, lines: int = LOG_TAIL_LINES) -> str:
 
 def _describe(process: psutil.Process | None) -> str:
     try:
-        return " ".join(process.cmdline())[:80] if process else "gone"
+        return " ".join(" ".join(process.cmdline()).split())[:80] if process else "gone"
     except psutil.Error:
         return "of another account"
 
