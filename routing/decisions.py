@@ -107,7 +107,8 @@ def decide_placed(
     if len(placement.cells) != len(placement.weights):
         raise InvalidInputError("cells", f"must be {len(placement.weights)} rows, not {len(placement.cells)}")
     errors = snapshot.predict_errors(placement.weights)
-    costs = snapshot.predict_costs(input_tokens, _output_tokens(limits, snapshot))
+    tokens = snapshot.predict_tokens(placement.weights, input_tokens, _most_tokens(limits))
+    costs = snapshot.predict_costs(input_tokens, tokens)
     allowed = allowed_llms(limits, snapshot.llms, input_tokens=input_tokens, errors=errors, costs=costs)
     deviations = snapshot.predict_deviations(placement.weights)
     candidates = Candidates(
@@ -233,12 +234,12 @@ def _compare(more_error: float, more_cost: float) -> Verdict:
     return "cheaper" if more_cost < 0 else "dearer"
 
 
-def _output_tokens(limits: Sequence[Limits] | None, snapshot: Snapshot) -> NDArray[np.float64]:
-    """Give the expected tokens, no more than each caller allows: (H,) where nobody does, else (n, H)."""
+def _most_tokens(limits: Sequence[Limits] | None) -> NDArray[np.float64] | None:
+    """Give the answer tokens that each caller allows, shape (n,), or ``None`` where nobody limits them."""
     if limits is None or all(wish.max_output_tokens is None for wish in limits):
-        return snapshot.output_tokens
+        return None
     most = [np.inf if wish.max_output_tokens is None else wish.max_output_tokens for wish in limits]
-    return np.minimum(np.array(most, dtype=np.float64)[:, None], snapshot.output_tokens)
+    return np.array(most, dtype=np.float64)
 
 
 def _chosen(values: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.clusters import PromptMap
-from routing.costs import costs_at, price_table
+from routing.costs import LengthModel, costs_at, price_table
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.llms import LLM
 
@@ -44,6 +44,8 @@ class Snapshot:
     versions: Versions
     #: Standard deviations of ``error_rates``, shape (C, H), in 0..1; ``None`` where they are not estimated.
     error_deviations: NDArray[np.float64] | None = None
+    #: How long answers will be, prompt by prompt; ``None``: ``output_tokens`` for every prompt.
+    lengths: LengthModel | None = None
     #: The LLMs' names, ascending.
     names: tuple[str, ...] = field(init=False)
     # What ``price_table`` gives.
@@ -67,6 +69,8 @@ class Snapshot:
         for name, array in arrays.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        if self.lengths is not None and self.lengths.offsets.shape != shape:
+            raise InvalidInputError("lengths", f"must have shape {shape}, not {self.lengths.offsets.shape}")
         object.__setattr__(self, "llms", llms)
         object.__setattr__(self, "names", names)
 
@@ -91,6 +95,23 @@ class Snapshot:
         not.
         """
         return None if self.error_deviations is None else _sum_exactly(weights, self.error_deviations)
+
+    def predict_tokens(
+        self,
+        weights: NDArray[np.float32],
+        input_tokens: NDArray[np.float64],
+        most: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Give the tokens that answers are expected to have: (n, H), or (H,) where they are the same for all.
+
+        ``most`` (n,) are the tokens that each caller allows, ``inf`` for no limit. Without a length model the
+        lesser of expected and allowed is taken, which is a little above the mean of the lesser.
+        """
+        if self.lengths is not None:
+            return self.lengths.expected_tokens(weights, input_tokens, most=most)
+        if most is None:
+            return self.output_tokens
+        return np.minimum(most[:, None], self.output_tokens)
 
     def predict_costs(
         self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None

@@ -21,12 +21,12 @@ class Training:
 
     #: Share of the prompts kept aside to decide when to stop.
     held_out: float = 0.1
-    learning_rate: float = 0.005
+    learning_rate: float = 0.02
     batch_size: int = 256
     #: Passes over the prompts, at most.
     epochs: int = 60
     #: Passes without a gain after which it stops.
-    patience: int = 6
+    patience: int = 4
 
 
 def fit_learned_map(

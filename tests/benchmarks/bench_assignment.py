@@ -13,7 +13,7 @@ BUDGETS = (0.05, 0.1, 0.3, 0.5, 0.8)
 
 
 def run(n_prompts: int = 12_002, n_llms: int = 28, n_aggregated: int = 1_000_000) -> dict[str, float]:
-    """Give the worst gap and seconds over five budgets, without and with capacities; then a million prompts."""
+    """Give the worst gap and seconds of five budgets, without and with capacities; then of a million."""
     lines = _draw_lines(np.random.default_rng(0), n_prompts, n_llms)
     least, most = lines.costs.min(axis=1).sum(), lines.costs[:, -1].sum()
     results: dict[str, float] = {"prompts": n_prompts, "llms": n_llms}
