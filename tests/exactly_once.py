@@ -11,10 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 _STOP_S = 15.0
@@ -33,6 +35,11 @@ class WorkerProcess:
                 start_new_session=True,
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )
+
+    @property
+    def threads(self) -> int:
+        """How many threads it has now."""
+        return psutil.Process(self._process.pid).num_threads()
 
     def kill(self) -> None:
         """End it by SIGKILL, in the middle of whatever it does."""
@@ -56,6 +63,15 @@ class WorkerProcess:
     def said(self, text: str) -> int:
         """Count the lines of its log that contain a text."""
         return sum(text in line for line in self.log.read_text(errors="replace").splitlines())
+
+    def wait_until_said(self, text: str, *, times: int, timeout_s: float) -> None:
+        """Wait for lines of its log; ``TimeoutError`` if it ends, or lives on, without saying so."""
+        deadline = time.monotonic() + timeout_s
+        while self.said(text) < times:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
+            if time.monotonic() > deadline or self._process.returncode is not None:
+                raise TimeoutError(f"{text!r} was said {self.said(text)} times of {times}: see {self.log}")
 
     def __enter__(self) -> Self:
         return self

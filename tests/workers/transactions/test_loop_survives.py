@@ -144,6 +144,20 @@ def test_broker_killed_and_restarted(stack: LocalStack, prefix: str, start: Star
     assert codes == [0, 0]
 
 
+def test_a_broker_that_is_not_there_is_waited_for(start: Start) -> None:
+    """A worker that finds no broker tries again and again, leaves nothing behind, and stops when told."""
+    worker = start("0", bootstrap="127.0.0.1:1")
+    worker.wait_until_said("loop_rejoins", times=1, timeout_s=30)
+    threads = worker.threads
+    worker.wait_until_said("loop_rejoins", times=4, timeout_s=60)
+    more_threads = worker.threads - threads
+    code, seconds = worker.stop()
+
+    assert code == 0
+    assert seconds < 10
+    assert more_threads <= 1  # it may just be trying
+
+
 def test_finished_out_of_order_is_not_done_again(
     kafka_bootstrap: str, prefix: str, start: Start, output: CommittedReader, tmp_path: Path
 ) -> None:
