@@ -1,0 +1,136 @@
+"""One contract, kept by every back end on the real model."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from routing.embedders import Embedder, FloatMatrix
+from routing.errors import InvalidInputError
+from workers.embedding.artifacts import Precision
+from workers.embedding.errors import BackendUnavailableError
+from workers.embedding.loading import Backend, load_embedder
+
+pytestmark = pytest.mark.model
+
+#: Back end, precision, and the least cosine to sentence-transformers.
+BACK_ENDS: list[tuple[Backend, Precision, float]] = [
+    ("sentence-transformers", "f32", 0.99999),
+    ("openvino", "f32", 0.99999),
+    ("onnxruntime", "f32", 0.99999),
+    ("openvino", "bf16", 0.9995),
+]
+WORDS = ("solve", "the", "integral", "of", "x", "and", "prove", "each", "prime", "above", "two", "is", "odd")
+#: Lengths from nothing to twice what the model reads, in no order.
+TEXTS = tuple(" ".join(WORDS[index % 7 :] * (index * 37 % 41)) + f" case {index}" for index in range(40))
+
+
+@pytest.fixture(scope="module")
+def reference(minilm: Path) -> FloatMatrix:
+    """The vectors of TEXTS by sentence-transformers."""
+    return load_embedder(minilm, backend="sentence-transformers", threads=2).encode(TEXTS)
+
+
+@pytest.fixture(scope="module", params=BACK_ENDS, ids=lambda case: f"{case[0]}-{case[1]}")
+def case(request: pytest.FixtureRequest, minilm: Path) -> tuple[Embedder, float]:
+    """An embedder, and its least cosine to the reference."""
+    backend, precision, least = request.param
+    try:
+        return load_embedder(minilm, backend=backend, precision=precision, threads=2), least
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+
+
+def test_agrees_with_sentence_transformers(case: tuple[Embedder, float], reference: FloatMatrix) -> None:
+    """Every back end computes the model that sentence-transformers computes."""
+    embedder, least = case
+
+    vectors = embedder.encode(TEXTS)
+
+    assert vectors.dtype == np.float32
+    assert np.sum(vectors * reference, axis=1).min() >= least
+
+
+def test_vectors_do_not_depend_on_their_batch(case: tuple[Embedder, float]) -> None:
+    """A text has the same vector alone as among others of any length, and in its own place."""
+    embedder, least = case
+
+    together = embedder.encode(TEXTS)
+    alone = np.concatenate([embedder.encode([text]) for text in TEXTS])
+
+    assert np.sum(together * alone, axis=1).min() >= least
+
+
+def test_nothing_gives_no_rows(case: tuple[Embedder, float]) -> None:
+    """No texts, no rows, but the dimension is known."""
+    embedder, _ = case
+
+    assert embedder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n\t",
+        "\x00",
+        "a\x00b",
+        "\ud800",
+        "lone \udfff surrogate",
+        "\ud83d\ude00 as a pair of surrogates",
+        "\U0001f600",
+        "\u202eright to left\u202c",
+        "e\u0301" * 100,
+    ],
+    ids=ascii,
+)
+def test_any_text_has_a_unit_vector(case: tuple[Embedder, float], text: str) -> None:
+    """Whatever characters a prompt holds, it has a finite vector of length 1."""
+    embedder, _ = case
+
+    vectors = embedder.encode([text, "a plain text"])
+
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("unit", ["x", "x ", " ", "\u4e2d", "\x00", "\ud800", "word. "], ids=ascii)
+def test_a_megabyte_costs_no_more_than_a_long_prompt(case: tuple[Embedder, float], unit: str) -> None:
+    """1 MB of anything is cut before it is tokenised, so it takes well under a second of processor time."""
+    embedder, _ = case
+    text = unit * (1_000_000 // len(unit))
+    embedder.encode([text])
+
+    begun = time.process_time()
+    vectors = embedder.encode([text])
+
+    assert time.process_time() - begun < 1.0
+    assert np.linalg.norm(vectors) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_reads_no_further_than_the_maximum_length(case: tuple[Embedder, float]) -> None:
+    """What follows the 256th token changes nothing."""
+    embedder, least = case
+    head = "word " * 254
+
+    first, second = embedder.encode([head, head + "and something else altogether"])
+
+    assert first @ second >= least
+
+
+def test_one_string_is_refused(case: tuple[Embedder, float]) -> None:
+    """A bare string is a mistake, not a list of texts of one character."""
+    embedder, _ = case
+
+    with pytest.raises(InvalidInputError, match="one string"):
+        embedder.encode("a prompt")
+
+
+def test_exact_back_ends_share_a_fingerprint_and_bf16_has_its_own(minilm: Path) -> None:
+    """A map fitted on OpenVINO f32 serves on onnxruntime, but not on bf16 unseen."""
+    openvino = load_embedder(minilm, backend="openvino").fingerprint
+    onnxruntime = load_embedder(minilm, backend="onnxruntime").fingerprint
+
+    assert openvino == onnxruntime
+    assert (openvino.name, openvino.dimension, openvino.max_length) == ("all-MiniLM-L6-v2", 384, 256)
+    assert openvino.precision == "f32"
