@@ -27,8 +27,8 @@ SOCKET = ".s.PGSQL.5432"
 LONGEST_SOCKET_PATH = 103
 #: Whom Postgres runs as when root starts it, for it refuses to be root.
 UNPRIVILEGED = "nobody"
-#: What a private server may do without: it need not survive the machine's fall, only its own. So commits still
-#: reach the page cache: synchronous_commit=off would lose those of the last moments to a SIGKILL.
+#: What a private server may do without: it survives its own fall, if not the machine's. Commits still
+#: reach the page cache: with synchronous_commit=off a SIGKILL would lose those of the last moments.
 UNSAFE_BUT_FAST = ("fsync=off", "full_page_writes=off")
 
 
