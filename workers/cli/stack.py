@@ -78,8 +78,8 @@ def status(*, folder: FolderOption = None, as_json: AsJson = False) -> None:
 def open_stack(folder: Path | None) -> "LocalStack":
     """The stack of ``folder`` (the default one if None) that outlives the command; starts nothing."""
     try:
-        from workers.local import LocalStack  # noqa: PLC0415  # only with the extra
-        from workers.local.folders import data_folder  # noqa: PLC0415
+        from workers.local import LocalStack  # only with the extra
+        from workers.local.folders import data_folder
     except ImportError as error:
         raise UsageError(
             "a local Kafka and Postgres need the extra: pip install 'uniroute[local]'"
