@@ -2,11 +2,14 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 import numpy as np
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import ErrorCounts, Matrix
@@ -44,22 +47,19 @@ class Learner:
     def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
         """Count what is new and give the dead letters of the rest, by message."""
         records: list[list[Record]] = [[] for _ in batch]
-        entries = []
+        entries: dict[int, FeedbackEntry] = {}
         for row, message in enumerate(batch):
             try:
-                entries.append(self._read(message))
+                entries[row] = self._read(message)
             except PoisonError as error:
-                records[row] = [
-                    dead_letter(
-                        message,
-                        error_class=error.error_class,
-                        sentence=error.sentence,
-                        attempts=1,
-                        topic_prefix=self._settings.topic_prefix,
-                    )
-                ]
+                records[row] = [self._dead_letter(message, error)]
         with transaction(self._engine) as session:
-            fresh = list(Feedback(session).record(entries).values())
+            known = _Known.read(session)
+            for row, entry in list(entries.items()):
+                if problem := known.refuse(entry):
+                    records[row] = [self._dead_letter(batch[row], problem)]
+                    del entries[row]
+            fresh = list(Feedback(session).record(entries.values()).values())
             rows = [(entry, cell) for entry in fresh for cell in entry.cells]
             CellCounts(session).add(
                 [entry.map_version for entry, _ in rows],
@@ -70,6 +70,15 @@ class Learner:
             )
         return records
 
+    def _dead_letter(self, message: Message, error: PoisonError) -> Record:
+        return dead_letter(
+            message,
+            error_class=error.error_class,
+            sentence=error.sentence,
+            attempts=1,
+            topic_prefix=self._settings.topic_prefix,
+        )
+
     def _read(self, message: Message) -> FeedbackEntry:
         event = messages.decode(message.value, FeedbackEvent, max_bytes=_MAX_FEEDBACK_BYTES)
         event.check()
@@ -78,6 +87,26 @@ class Learner:
             return _entry(message, event, facts)
         except InvalidInputError as error:
             raise PoisonError("bad_feedback", str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The maps and LLMs that feedback can be counted for."""
+
+    maps: frozenset[str]
+    llms: frozenset[str]
+
+    @classmethod
+    def read(cls, session: Session) -> Self:
+        return cls(frozenset(ClusterMaps(session).list()), frozenset(LLMs(session).names()))
+
+    def refuse(self, entry: FeedbackEntry) -> PoisonError | None:
+        """Say why an entry that was signed cannot be counted all the same: its database was another."""
+        if entry.map_version not in self.maps:
+            return PoisonError("unknown_map", f"no cluster map {entry.map_version} is kept in this database")
+        if entry.llm not in self.llms:
+            return PoisonError("unknown_llm", f"no LLM {entry.llm!r} was ever registered in this database")
+        return None
 
 
 def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:

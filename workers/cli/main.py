@@ -5,7 +5,20 @@ from importlib.metadata import version as read_version
 
 import typer
 
-from workers.cli import console, demo, llms, maps, policies, prompts, serve, stack, topics
+from workers.cli import (
+    console,
+    database,
+    demo,
+    embedder,
+    evaluate,
+    llms,
+    maps,
+    policies,
+    prompts,
+    serve,
+    stack,
+    topics,
+)
 
 command = typer.Typer(
     no_args_is_help=True,
@@ -13,18 +26,15 @@ command = typer.Typer(
     add_completion=False,
     help="Route LLM prompts over Kafka: each to the LLM with the least predicted error + lambda * cost.",
 )
-for part in (
-    demo.command,
-    stack.command,
-    serve.command,
-    prompts.send_command,
-    prompts.feedback_command,
-    topics.command,
-):
-    command.add_typer(part)
+for one in (demo, stack, serve, topics, evaluate):
+    command.add_typer(one.command)
+command.add_typer(prompts.send_command)
+command.add_typer(prompts.feedback_command)
 command.add_typer(llms.command, name="llm")
 command.add_typer(maps.command, name="map")
 command.add_typer(policies.command, name="policy")
+command.add_typer(embedder.command, name="embedder")
+command.add_typer(database.command, name="db")
 
 
 @command.command("version")

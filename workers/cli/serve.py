@@ -1,5 +1,7 @@
 """``uniroute serve``: run one role, or all of them, in this process."""
 
+import faulthandler
+import signal
 from enum import StrEnum
 from typing import Annotated
 
@@ -35,6 +37,7 @@ def serve(
 
     from workers.app import create_app
 
+    faulthandler.register(signal.SIGUSR1)  # kill -USR1 shows where every thread stands
     telemetry.configure_logs(level=log_level.upper())
     roles = ROLES if role is Served.ALL else (role.value,)
     settings = read_settings(roles=roles, worker_slot=slot, web_port=web_port)

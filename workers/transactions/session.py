@@ -72,7 +72,7 @@ class Session:
 
     def _turn(self) -> None:
         busy = self._work.in_flight or self._held
-        # kafka-python joins a group only while a poll has time left, and completions wait until it has joined.
+        # kafka-python joins a group only while a poll has time left; completions wait until it has joined.
         waits = not busy or self._consumer.membership() is None
         rebalances, fetched = self._consumer.poll(_IDLE_POLL_MS if waits else 0)
         self._apply(rebalances)
