@@ -1,6 +1,6 @@
 """What is known of each LLM: sums of error and of labels per cell of a cluster map."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,14 @@ def check_counts(errors: ArrayLike, labels: ArrayLike, sizes: Sequence[int]) -> 
     if not np.all((errors_ >= 0) & (errors_ <= labels_ * (1 + 1e-9) + 1e-9)):
         raise InvalidInputError("errors", "a cell's summed error lies between 0 and its labels")
     return errors_, labels_
+
+
+def slice_resolutions(sizes: Sequence[int]) -> Iterator[slice]:
+    """Give the rows of each resolution of a stacked map."""
+    start = 0
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
 
 
 def _as_indices(field: str, values: ArrayLike, ndim: int, limit: int) -> NDArray[np.int64]:

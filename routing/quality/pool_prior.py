@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import block_diag, cho_factor, cho_solve
 from sklearn.covariance import LedoitWolf
 
 from routing.clusters.files import pack_arrays, unpack_arrays
 from routing.errors import InvalidInputError
-from routing.quality.counts import IntMatrix, Matrix, Vector, as_errors, check_counts, count_errors
+from routing.quality.counts import IntMatrix, Matrix, Vector, as_errors, check_counts, slice_resolutions
 from routing.quality.shrinkage import LevelPrior, fit_level_prior, shrink_error_rates
 
 _KIND = "pool-prior"
@@ -42,7 +42,8 @@ class PoolPrior:
 
     #: Expected error rate per cell, shape (C,).
     means: Vector
-    #: Covariance of cell error rates between LLMs, shape (C, C).
+    #: Covariance of cell error rates between LLMs, shape (C, C); 0 between cells of different resolutions,
+    #: which are conditioned one by one: each holds every label, and a label is evidence once.
     covariance: Matrix
     #: Number S of known LLMs it was learned from.
     known_llms: int
@@ -82,7 +83,7 @@ class PoolPrior:
             return own
         pooled = np.empty_like(own)
         for llm in range(own.shape[1]):
-            means = self._posterior(*_column(errors_, labels_, llm)).means
+            means = self._condition(*_column(errors_, labels_, llm)).means
             pooled[:, llm] = np.clip(means, 0.001, 0.999)
         return weight * pooled + (1.0 - weight) * own
 
@@ -95,26 +96,29 @@ class PoolPrior:
         rates = self.error_rates(errors_, labels_)
         half = np.empty_like(rates)
         for llm in range(rates.shape[1]):
-            variances = self._posterior(*_column(errors_, labels_, llm), spread=True).variances
+            variances = self._condition(*_column(errors_, labels_, llm), spread=True).variances
             half[:, llm] = _NORMAL_90 * np.sqrt(np.maximum(variances, 0.0))
         return np.clip(rates - half, 0.0, 1.0), np.clip(rates + half, 0.0, 1.0)
 
-    def _posterior(self, errors: Vector, labels: Vector, *, spread: bool = False) -> _Posterior:
-        """Condition the Gaussian on one LLM's cell means, of noise s2/n; its variances if ``spread``."""
-        seen = np.flatnonzero(labels > _LEAST_WEIGHT)
-        variances = self.covariance.diagonal().copy()
-        if seen.size == 0:
-            return _Posterior(self.means.copy(), variances)
-        # Every resolution holds all labels, so one resolution's share is the number of labels.
-        total, wrong = labels.sum() / len(self.sizes), errors.sum() / len(self.sizes)
-        rate = (wrong + 1) / (total + 2)
-        noise = max(rate * (1 - rate), 0.02) / labels[seen]
-        across = self.covariance[seen]
-        factor = cho_factor(across[:, seen] + np.diag(noise), lower=True)
-        residual = errors[seen] / labels[seen] - self.means[seen]
-        means = self.means + cho_solve(factor, residual) @ across
-        if spread:
-            variances -= np.einsum("oc,oc->c", across, cho_solve(factor, across))
+    def _condition(self, errors: Vector, labels: Vector, *, spread: bool = False) -> _Posterior:
+        """Condition the Gaussian of each resolution on one LLM's cell means, whose noise is s2/n.
+
+        The variances are those given the labels only if ``spread`` asks for them.
+        """
+        means, variances = self.means.copy(), self.covariance.diagonal().copy()
+        for cells in slice_resolutions(self.sizes):
+            wrong, n = errors[cells], labels[cells]
+            seen = np.flatnonzero(n > _LEAST_WEIGHT)
+            if seen.size == 0:
+                continue
+            rate = (wrong.sum() + 1) / (n.sum() + 2)
+            noise = max(rate * (1 - rate), 0.02) / n[seen]
+            across = self.covariance[cells, cells][seen]
+            factor = cho_factor(across[:, seen] + np.diag(noise), lower=True)
+            residual = wrong[seen] / n[seen] - self.means[cells][seen]
+            means[cells] += cho_solve(factor, residual) @ across
+            if spread:
+                variances[cells] -= np.einsum("oc,oc->c", across, cho_solve(factor, across))
         return _Posterior(means, variances)
 
     def to_bytes(self) -> bytes:
@@ -148,7 +152,7 @@ def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int])
     Parameters: ``cells`` (n, R) each prompt's cell in each resolution; ``errors`` (n, S) in [0, 1],
     complete; ``sizes`` the cells of each resolution. S may be 0, 1 or 2: then means and covariance are
     flat and only the level is learned. The smoothed cell rates T = (wrong + 1)/(n + 2) give m, their mean
-    over LLMs, and::
+    over LLMs, and, for each resolution by itself::
 
         Sigma = (1 + 6/S) (S/(S-1)) LedoitWolf(columns of T - m, centred)
     """
@@ -158,16 +162,19 @@ def fit_pool_prior(cells: IntMatrix, errors: ArrayLike, *, sizes: Sequence[int])
     n_prompts, n_llms = len(cells_), np.shape(errors)[-1]
     errors_ = as_errors("errors", errors, shape=(n_prompts, n_llms))
     level = fit_level_prior(errors_)
-    if n_llms < _FEWEST_FOR_COVARIANCE or n_prompts == 0:
-        n_cells = sum(sizes)
-        means, covariance = np.full(n_cells, 0.5), 0.06 + 0.04 * np.eye(n_cells)
-        n_llms = n_llms if n_prompts else 0
-    else:
-        means, covariance = _fit_cells(cells_, errors_, sizes)
+    means, blocks = np.full(sum(sizes), 0.5), []
+    flat = n_llms < _FEWEST_FOR_COVARIANCE or n_prompts == 0
+    for resolution, cells_of in enumerate(slice_resolutions(sizes)):
+        size = sizes[resolution]
+        if flat:
+            blocks.append(0.06 + 0.04 * np.eye(size))
+        else:
+            means[cells_of], block = _fit_resolution(cells_[:, resolution] - cells_of.start, errors_, size)
+            blocks.append(block)
     return PoolPrior(
         means=means,
-        covariance=covariance,
-        known_llms=n_llms,
+        covariance=block_diag(*blocks),
+        known_llms=n_llms if n_prompts else 0,
         level=level.mean,
         level_variance=level.variance,
         sizes=tuple(int(size) for size in sizes),
@@ -179,17 +186,12 @@ def _column(errors: Matrix, labels: Matrix, llm: int) -> tuple[Vector, Vector]:
     return np.ascontiguousarray(errors[:, llm]), np.ascontiguousarray(labels[:, llm])
 
 
-def _fit_cells(cells: IntMatrix, errors: Matrix, sizes: Sequence[int]) -> tuple[Vector, Matrix]:
-    """Learn the mean and the covariance of cell error rates from at least two LLMs."""
-    n_prompts, n_llms = errors.shape
-    counts = count_errors(
-        np.repeat(cells, n_llms, axis=0),
-        np.tile(np.arange(n_llms), n_prompts),
-        errors.ravel(),
-        n_cells=sum(sizes),
-        n_llms=n_llms,
-    )
-    rates = (counts.errors + 1) / (counts.labels + 2)
+def _fit_resolution(cells: IntMatrix, errors: Matrix, size: int) -> tuple[Vector, Matrix]:
+    """Learn mean and covariance of the cell error rates of one resolution from at least two LLMs."""
+    n_llms = errors.shape[1]
+    wrong = np.zeros((size, n_llms))
+    np.add.at(wrong, cells, errors)
+    rates = (wrong + 1) / (np.bincount(cells, minlength=size)[:, None] + 2)
     means = rates.mean(axis=1)
     fitted = LedoitWolf(assume_centered=True).fit((rates - means[:, None]).T)
     scale = (1 + 6 / n_llms) * n_llms / (n_llms - 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from routing.quality.counts import Matrix, Vector, check_counts
+from routing.quality.counts import Matrix, Vector, check_counts, slice_resolutions
 
 #: Pseudo-labels of the overall rate in each cell, at least and at most.
 MIN_STRENGTH, MAX_STRENGTH = 2.0, 200.0
@@ -73,13 +73,10 @@ def shrink_error_rates(
     errors_, labels_ = check_counts(errors, labels, sizes)
     rates = np.empty_like(errors_)
     for llm in range(errors_.shape[1]):
-        start = 0
-        for size in sizes:
-            cells = slice(start, start + size)
+        for cells in slice_resolutions(sizes):
             own_errors = np.ascontiguousarray(errors_[cells, llm])
             own_labels = np.ascontiguousarray(labels_[cells, llm])
             rates[cells, llm] = _shrink(own_errors, own_labels, strength, level)
-            start += size
     return np.clip(rates, 0.0, 1.0)
 
 

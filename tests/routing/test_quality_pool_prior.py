@@ -12,6 +12,7 @@ from routing.quality.shrinkage import shrink_error_rates
 
 Array = NDArray[np.float64]
 SIZES = (2, 4, 8)
+RESOLUTIONS = (slice(0, 2), slice(2, 6), slice(6, 14))
 
 
 def two_cells(*, known_llms: int) -> PoolPrior:
@@ -103,7 +104,7 @@ def test_fit_by_hand() -> None:
 
 
 def test_fit_follows_its_formula_on_a_stacked_map() -> None:
-    """Means and covariance as written: smoothed cell rates, Ledoit-Wolf, widened for a small pool."""
+    """Smoothed cell rates, Ledoit-Wolf of each resolution by itself, widened for a small pool."""
     cells, errors = draw_pool(12)
 
     prior = fit_pool_prior(cells, errors, sizes=SIZES)
@@ -111,7 +112,10 @@ def test_fit_follows_its_formula_on_a_stacked_map() -> None:
     wrong, n = count(cells, errors)
     T = (wrong + 1) / (n + 2)
     m = T.mean(axis=1, keepdims=True)
-    expected = (1 + 6 / 12) * (12 / 11) * LedoitWolf(assume_centered=True).fit((T - m).T).covariance_
+    expected = np.zeros((14, 14))
+    for cells_of in RESOLUTIONS:
+        fitted = LedoitWolf(assume_centered=True).fit((T - m)[cells_of].T).covariance_
+        expected[cells_of, cells_of] = (1 + 6 / 12) * (12 / 11) * fitted
     np.testing.assert_allclose(prior.means, m[:, 0], rtol=1e-12)
     np.testing.assert_allclose(prior.covariance, expected, rtol=1e-10)
 
@@ -127,15 +131,17 @@ def test_estimates_follow_their_formula_on_a_stacked_map() -> None:
 
     e, k = wrong[:, 0], n[:, 0]
     p = (0.3 * draw_pool(1, n_prompts=40, seed=5)[1].sum() + 1) / (12 + 2)
-    seen = k > 0
-    sigma = prior.covariance
-    gain = sigma[:, seen] @ np.linalg.inv(
-        sigma[np.ix_(seen, seen)] + np.diag(max(p * (1 - p), 0.02) / k[seen])
-    )
-    g = prior.means + gain @ (e[seen] / k[seen] - prior.means[seen])
+    g, v = prior.means.copy(), prior.covariance.diagonal().copy()
+    for cells_of in RESOLUTIONS:
+        seen = cells_of.start + np.flatnonzero(k[cells_of])
+        sigma = prior.covariance[cells_of][:, seen]
+        noise = np.diag(max(p * (1 - p), 0.02) / k[seen])
+        gain = sigma @ np.linalg.inv(prior.covariance[np.ix_(seen, seen)] + noise)
+        g[cells_of] += gain @ (e[seen] / k[seen] - prior.means[seen])
+        v[cells_of] -= np.diag(gain @ sigma.T)
     b = shrink_error_rates(wrong, n, sizes=SIZES, level=prior.level_prior)[:, 0]
     psi = (1 - 2 / 12) * np.clip(g, 0.001, 0.999) + 2 / 12 * b
-    half = 1.645 * np.sqrt(np.diag(sigma - gain @ sigma[seen]))
+    half = 1.645 * np.sqrt(v)
     np.testing.assert_allclose(rates[:, 0], psi, rtol=1e-9)
     np.testing.assert_allclose(lower[:, 0], np.clip(psi - half, 0, 1), atol=1e-9)
     np.testing.assert_allclose(upper[:, 0], np.clip(psi + half, 0, 1), atol=1e-9)
@@ -158,11 +164,14 @@ def test_with_two_or_fewer_known_llms_it_is_exactly_the_shrunk_rate(n_known: int
 
 
 def test_flat_prior_of_small_pools() -> None:
-    """Fewer than three known LLMs leave m = .5 and Sigma = .06 + .04 I for the intervals."""
+    """Fewer than three known LLMs leave m = .5 and, per resolution, Sigma = .06 + .04 I for the intervals."""
     prior = fit_pool_prior(*draw_pool(2), sizes=SIZES)
 
     np.testing.assert_array_equal(prior.means, np.full(14, 0.5))
-    np.testing.assert_allclose(prior.covariance, np.full((14, 14), 0.06) + 0.04 * np.eye(14))
+    expected = np.zeros((14, 14))
+    for cells_of in RESOLUTIONS:
+        expected[cells_of, cells_of] = 0.06
+    np.testing.assert_allclose(prior.covariance, expected + 0.04 * np.eye(14))
 
 
 def test_without_labels_all_llms_tie_exactly() -> None:
