@@ -9,10 +9,14 @@ from workers.errors import UsageError
 from workers.evaluation.study import Findings
 
 #: Okabe and Ito's colours, which differ for every kind of colour vision; the darker first, yellow left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 #: Tell curves apart where the print is grey; one more than colours, so that no pair comes twice.
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
-DEFAULT_LOOK: dict[str, Any] = {"color": "#000000", "linestyle": "-", "linewidth": 2.2, "zorder": 3}
+LINES = ("-.", (0, (5, 2)), ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 1)))
+#: The two that readers look for, the same in every figure.
+PROMINENT: dict[str, dict[str, Any]] = {
+    "default": {"color": "#000000", "linestyle": "-", "linewidth": 2.2, "zorder": 4},
+    "uniroute-kmeans": {"color": "#D55E00", "linestyle": (0, (4, 1.5)), "linewidth": 2.0, "zorder": 3},
+}
 #: Single LLMs and chance, drawn as horizontal lines at their quality.
 LEVELS: dict[str, dict[str, Any]] = {
     "best-single": {"color": "#777777", "linestyle": (0, (6, 3)), "linewidth": 0.9},
@@ -33,7 +37,7 @@ def plot_findings(findings: Findings, folder: Path) -> list[Path]:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise UsageError("--plot needs matplotlib: pip install 'uniroute[evaluate]'") from error
-    mpl.use("Agg")
+    # A bare Figure draws with Agg, whatever the backend of the process.
     files = []
     for evaluation in findings.evaluations:
         with mpl.rc_context({"font.size": 9, "svg.hashsalt": "uniroute", "svg.fonttype": "none"}):
@@ -65,7 +69,7 @@ def _draw(figure: Any, evaluation: Evaluation, findings: Findings) -> None:  # n
             summary.profile,
             drawstyle="steps-post",
             label=f"{name} ({summary.area:.3f})",
-            **(DEFAULT_LOOK if name == "default" else look),
+            **PROMINENT.get(name, look),
         )
     for name, style in LEVELS.items():
         axes.axhline(evaluation.methods[name].peak, label=name, zorder=1, **style)
