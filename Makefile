@@ -40,7 +40,7 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix
 
 bench: $(READY)  ## measure, side by side: make bench ARGS="--report bench.json"
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 requirements: $(READY)  ## pin the versions anew
 	deploy/requirements/compile.sh $(BIN)/uv

@@ -30,7 +30,7 @@ from workers.local.simulated.answers import AnswerSource, Prompt
 from workers.local.stack import LocalStack
 from workers.onboarding import KnownErrors, fit_map, onboard
 from workers.policies import DEFAULT_POLICY
-from workers.settings import ROLES, Settings
+from workers.settings import ROLES, Role, Settings
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import Registration
 from workers.storage.policies import Policies
@@ -104,15 +104,15 @@ class Stage:
         """Register the LLM that was left out, from its labels alone."""
         self._register(next(llm for llm in self._source.llms if llm.name == self._source.late_llm))
 
-    def serve(self) -> None:
-        """Start router, executor and learner, each in a process of its own, and wait until they serve."""
-        self._say("Starting router, executor and learner, each in a process of its own")
-        for role in ROLES:
+    def serve(self, roles: Sequence[Role] = ROLES) -> None:
+        """Start the roles, each in a process of its own, and wait until they serve."""
+        self._say(f"Starting {', '.join(roles)}, each in a process of its own")
+        for role in roles:
             self._ports[role] = choose_ports(1)[0]
             self._processes[role] = Service(role, self._folder, outlive=False)
             self._stack.callback(self._processes[role].stop)
             self.start_role(role)
-        for role in ROLES:
+        for role in roles:
             healthy = partial(_answers, f"http://127.0.0.1:{self._ports[role]}/healthz")
             self._processes[role].wait_until(healthy, timeout=_READY_SECONDS)
 

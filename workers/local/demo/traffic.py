@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -60,6 +60,7 @@ class Auditor:
         #: When the first decision on a prompt became visible, by prompt id.
         self.decided_at: dict[str, float] = {}
         self.decisions: Counter[str] = Counter()
+        self._seen = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo-auditor", daemon=True)
         self._consumer = open_reader(settings, [self._topics.decisions])
@@ -73,6 +74,16 @@ class Auditor:
         self._thread.join()
         self._consumer.close()
 
+    def wait_for(self, prompt_ids: Collection[str], *, timeout_s: float) -> float:
+        """Wait until all these are decided, and give when the last one was; ``TimeoutError`` otherwise."""
+        with self._seen:
+            if not self._seen.wait_for(lambda: self.decided_at.keys() >= set(prompt_ids), timeout_s):
+                missing = len(set(prompt_ids) - self.decided_at.keys())
+                raise TimeoutError(
+                    f"{missing} of {len(prompt_ids)} prompts were not decided in {timeout_s} s"
+                )
+            return max(self.decided_at[prompt_id] for prompt_id in prompt_ids)
+
     def count_dead_letters(self) -> int:
         """Count what lies on all dead-letter topics now."""
         prefix = f"{self._settings.topic_prefix}dlq."
@@ -83,10 +94,12 @@ class Auditor:
         while not self._stop.is_set():
             for records in self._consumer.poll(timeout_ms=100).values():
                 now = time.monotonic()
-                for record in records:
-                    prompt_id = record.key.decode()
-                    self.decisions[prompt_id] += 1
-                    self.decided_at.setdefault(prompt_id, now)
+                with self._seen:
+                    for record in records:
+                        prompt_id = record.key.decode()
+                        self.decisions[prompt_id] += 1
+                        self.decided_at.setdefault(prompt_id, now)
+                    self._seen.notify_all()
 
 
 class Traffic:

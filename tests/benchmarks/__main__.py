@@ -1,0 +1,98 @@
+"""``python -m benchmarks``: every measurement of the project in one run; JSON by ``--report``."""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workers.local import LocalStack
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def main() -> None:
+    """Run the benchmarks named, or all of them, and print each one's figures as soon as they are there."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BENCHMARKS], help="which to run; all if none is named"
+    )
+    parser.add_argument("--report", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    figures: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "python": platform.python_version()}}
+    for name in arguments.names or BENCHMARKS:
+        print(f"# {name}", flush=True)
+        figures[name] = BENCHMARKS[name]()
+        print(json.dumps(figures[name], indent=2), flush=True)
+        if arguments.report is not None:
+            arguments.report.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def routing() -> dict[str, Any]:
+    """The mathematics alone, on one core: run before anything else loads a threaded BLAS."""
+    from benchmarks import bench_routing
+
+    return dict(bench_routing.run())
+
+
+def assignment() -> dict[str, Any]:
+    """Joint assignment of whole batches."""
+    from benchmarks import bench_assignment
+
+    return dict(bench_assignment.run())
+
+
+def transactions() -> dict[str, Any]:
+    """The exactly-once loop beside a bare transactional pass-through."""
+    from benchmarks import bench_transactions
+
+    with _stack() as stack:
+        stack.kafka.start()
+        return dict(bench_transactions.run(stack.kafka.bootstrap))
+
+
+def storage() -> dict[str, Any]:
+    """Feedback into Postgres."""
+    from benchmarks import bench_storage
+
+    with _stack() as stack:
+        stack.postgres.start()
+        return dict(bench_storage.run(stack.postgres.create_database("bench")))
+
+
+def embedding() -> dict[str, Any]:
+    """The embedder's back ends on the same prompts."""
+    from benchmarks import bench_embedding
+
+    return dict(bench_embedding.run())
+
+
+def router() -> dict[str, Any]:
+    """The router beside its encoder, and the latency of an idle system."""
+    from benchmarks import bench_router
+
+    with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
+        return dict(bench_router.run(Path(folder)))
+
+
+@contextmanager
+def _stack() -> Iterator[LocalStack]:
+    with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
+        stack = LocalStack(Path(folder))
+        try:
+            yield stack
+        finally:
+            stack.stop()
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    benchmark.__name__: benchmark
+    for benchmark in (routing, assignment, transactions, storage, embedding, router)
+}
+
+if __name__ == "__main__":
+    main()
