@@ -1,12 +1,13 @@
 """What a prompt is expected to cost with each LLM: prices, and how long the answers will be."""
 
 from routing.costs.lengths import LengthModel, fit_lengths
-from routing.costs.prices import costs_at, expected_costs, price_table
+from routing.costs.prices import call_cost, costs_at, expected_costs, price_table
 from routing.costs.usage import Usage, count_usage
 
 __all__ = [
     "LengthModel",
     "Usage",
+    "call_cost",
     "costs_at",
     "count_usage",
     "expected_costs",
