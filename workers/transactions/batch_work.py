@@ -78,6 +78,8 @@ class BatchWork:
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
+        if not self._thread.is_alive() and not self._ledger.closed:
+            raise RuntimeError("the thread that handles batches has died")
         return self._ledger.take(wait_s)
 
     def forget(self, partitions: Collection[Partition]) -> None:

@@ -70,6 +70,8 @@ class CallWork:
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
+        if not self._thread.is_alive() and not self._ledger.closed:
+            raise RuntimeError("the thread that makes calls has died")
         return self._ledger.take(wait_s)
 
     def forget(self, partitions: Collection[Partition]) -> None:
@@ -128,7 +130,9 @@ class CallWork:
                 failures += 1
                 log.warning("work_waits", what=error.what, failures=failures)
                 await asyncio.sleep(self._backoff.delay_s(failures))
-            except Exception as error:  # noqa: BLE001  # retried, then rejected with its class
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # rejected with its class
+                if not self._ledger.still_wanted([message]):
+                    return  # cancelled by us
                 attempt += 1
                 if isinstance(error, PoisonError) or attempt == self._attempts:
                     rejection = reject(error, attempts=attempt)

@@ -15,8 +15,10 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import MemberState
 
+from workers.errors import UsageError
 from workers.messages import Message
 from workers.transactions.config import LoopConfig
+from workers.transactions.header_names import read_any_header_name
 from workers.transactions.offsets import OffsetTracker
 from workers.transactions.work import Partition
 
@@ -51,6 +53,8 @@ class GroupConsumer:
     """
 
     def __init__(self, config: LoopConfig) -> None:
+        read_any_header_name()
+        self._group_id = config.group_id
         self._changes = _Changes()
         self._consumer = KafkaConsumer(
             bootstrap_servers=config.bootstrap.split(","),
@@ -111,7 +115,7 @@ class GroupConsumer:
         """Read what is committed for an owned partition; ``None`` if it cannot be known yet.
 
         It is not known while a transaction that holds it is neither committed nor aborted. Raises
-        ``ValueError`` for offset metadata that is not ours.
+        ``UsageError`` for offset metadata that is not ours: what it says is finished cannot be guessed.
         """
         topic_partition = TopicPartition(*partition)
         try:
@@ -125,7 +129,14 @@ class GroupConsumer:
             return None
         if committed is None:
             return OffsetTracker(0)
-        return OffsetTracker.resume(committed.offset, committed.metadata)
+        try:
+            return OffsetTracker.resume(committed.offset, committed.metadata)
+        except ValueError as error:
+            raise UsageError(
+                f"another program has committed offsets for group {self._group_id} at partition "
+                f"{partition[1]} of {partition[0]} ({error}): set them anew with kafka-consumer-groups "
+                "--reset-offsets, or choose another UNIROUTE_TOPIC_PREFIX"
+            ) from error
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""

@@ -64,8 +64,8 @@ class TransactionLoop:
       while polling goes on and keeps the membership.
     - *stop*: nothing new is submitted, what is in flight may finish for ``stop_timeout_s`` and is committed,
       the group is left at once. In all no more than 10 s.
-    - *a bug of the loop, or offsets it cannot read*: the exception leaves ``run``. The process should end and
-      be started again; nothing is lost.
+    - *a bug of the loop, or offsets that another program committed*: the exception leaves ``run``, and the
+      process should end; nothing is lost.
 
     ``run`` may be called once; it closes ``work``.
     """
@@ -144,7 +144,12 @@ class TransactionLoop:
         cause = _classify(error)
         self._observer.interrupted(cause)
         log.warning(
-            "loop_rejoins", group=self._config.group_id, cause=cause, error=str(error), failures=failures
+            "loop_rejoins",
+            group=self._config.group_id,
+            transactional_id=self._config.transactional_id,
+            cause=cause,
+            error=str(error),
+            failures=failures,
         )
 
 

@@ -17,7 +17,9 @@ from workers.transactions.work import Completion, Work
 # With nothing in flight a turn waits for messages, and looks at the stop signal so often.
 _IDLE_POLL_MS = 100
 # With something in flight it waits for completions, and looks for new messages so often.
-_BUSY_WAIT_S = 0.005
+_BUSY_WAIT_S = 0.01
+# A transaction of more bytes might not end in time, and the next attempt no sooner.
+_COMMIT_BYTES = 16 * 1024 * 1024
 # How often completions are tried again whose dead-letter topic is missing.
 _STRANDED_S = 5.0
 
@@ -123,7 +125,8 @@ class Session:
         if membership is None:
             self._held = list(ready.values())
             return
-        deliveries, stranded = self._deliveries.settle(list(ready.values()))
+        now, self._held = _split(list(ready.values()))
+        deliveries, stranded = self._deliveries.settle(now)
         self._stranded += stranded
         if not deliveries:
             return
@@ -161,3 +164,13 @@ class Session:
                     partition=message.partition,
                     offset=message.offset,
                 )
+
+
+def _split(completions: Sequence[Completion]) -> tuple[Sequence[Completion], list[Completion]]:
+    """Divide into what one transaction can carry, at least one completion, and the rest."""
+    total = 0
+    for index, completion in enumerate(completions):
+        total += sum(len(record.value or b"") for record in completion.records)
+        if total > _COMMIT_BYTES and index:
+            return completions[:index], list(completions[index:])
+    return completions, []

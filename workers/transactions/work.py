@@ -149,7 +149,7 @@ def partition_of(message: Message) -> Partition:
     return message.topic, message.partition
 
 
-def reject(error: Exception, *, attempts: int) -> Rejection:
+def reject(error: BaseException, *, attempts: int) -> Rejection:
     """Put into words why a message is given up.
 
     An error of ours is named by its type alone, because its text may quote a prompt; where it was raised is

@@ -43,6 +43,12 @@ def collect(work: BatchWork, count: int) -> list[Completion]:
     return completions
 
 
+def take_for_ever(work: BatchWork) -> None:
+    """Take completions until it raises."""
+    while True:
+        work.completed(0.01)
+
+
 def test_an_idle_work_hands_over_one_message_at_once() -> None:
     """A single message does not wait for company."""
     sizes: list[int] = []
@@ -272,6 +278,20 @@ def test_forgetting_ends_the_wait_for_what_is_away() -> None:
     work.close()
 
     assert [done.message.partition for done in completions] == [1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_not_waited_for() -> None:
+    """A handler that ends its thread is found out by the loop, instead of waiting for ever."""
+
+    def handle(_batch: Sequence[Message]) -> list[list[Record]]:
+        raise SystemExit
+
+    work = BatchWork(handle)
+    work.submit([message(0)])
+    with pytest.raises(RuntimeError, match="has died"):
+        take_for_ever(work)
+    work.close()
 
 
 def test_closing_drops_everything() -> None:

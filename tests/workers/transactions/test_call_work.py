@@ -130,6 +130,20 @@ def test_poison_is_rejected_at_once_and_errors_of_ours_after_retries() -> None:
     assert bug.sentence == "processing raised KeyError 3 times"
 
 
+def test_a_cancellation_of_the_handlers_own_is_an_error_of_ours() -> None:
+    """A handler that cancels itself is retried and rejected; its message does not vanish."""
+
+    async def handle(_message: Message) -> Sequence[Record]:
+        raise asyncio.CancelledError
+
+    with working(handle) as work:
+        work.submit([message(0)])
+        (done,) = collect(work, 1)
+
+    assert done.rejection is not None
+    assert done.rejection.sentence == "processing raised CancelledError 3 times"
+
+
 def test_forgetting_cancels_calls_and_what_waits() -> None:
     """The calls of a forgotten partition are cancelled, its waiting messages never start."""
     started: list[tuple[int, int]] = []

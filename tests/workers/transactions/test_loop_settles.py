@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from exactly_once import CommittedReader, create_topics, produce
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from workers.errors import PoisonError
+from workers.errors import PoisonError, UsageError
 from workers.messages import Message, Record
 from workers.transactions import (
     Backoff,
@@ -231,6 +232,58 @@ def test_a_topic_that_is_created_later_is_found(config: LoopConfig) -> None:
         output.read_until(seen(2), timeout_s=30)
 
     assert output.ids == {b"first": 1, b"second": 1}
+
+
+class HostileName(str):
+    """A header name that encodes to bytes which are no UTF-8, as a client in another language may send."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        """Give the bytes as they would be on the wire."""
+        return b"\xff\xfename"
+
+
+def test_a_header_name_that_is_no_text_stops_nothing(config: LoopConfig) -> None:
+    """A message whose header name is no UTF-8 is answered like its neighbours, the rest of it intact."""
+    prefix = config.topic_prefix
+    create_topics(config.bootstrap, {f"{prefix}in": {}, f"{prefix}out": {}, f"{prefix}dlq.in": {}})
+    producer = KafkaProducer(bootstrap_servers=config.bootstrap)
+    for key, name in ((b"before", "fine"), (b"hostile", HostileName()), (b"after", "späť")):
+        producer.send(f"{prefix}in", key=key, value=b"value", headers=[(name, b"\xff"), ("x", b"y")])
+    producer.close()
+
+    def copy(batch: Sequence[Message]) -> list[list[Record]]:
+        return [
+            [Record(topic=f"{prefix}out", key=done.key, value=done.value, headers=done.headers)]
+            for done in batch
+        ]
+
+    with looping(config, BatchWork(copy)) as counters, reader(config, "out") as output:
+        output.read_until(seen(3), timeout_s=30)
+
+    assert {record.key: tuple(record.headers) for record in output.records} == {
+        b"before": (("fine", b"\xff"), ("x", b"y")),
+        b"hostile": (("??name", b"\xff"), ("x", b"y")),
+        b"after": (("späť", b"\xff"), ("x", b"y")),
+    }
+    assert counters.interruptions == {}
+
+
+def test_offsets_of_another_program_are_refused(config: LoopConfig) -> None:
+    """A group whose offsets another program committed is not guessed at: one sentence, with the fix."""
+    prefix = config.topic_prefix
+    create_topics(config.bootstrap, {f"{prefix}in": {}, f"{prefix}dlq.in": {}}, partitions=1)
+    produce(config.bootstrap, f"{prefix}in", {b"key": b"value"})
+    other = KafkaConsumer(bootstrap_servers=config.bootstrap, group_id=config.group_id)
+    partition = TopicPartition(f"{prefix}in", 0)
+    other.assign([partition])
+    other.commit({partition: OffsetAndMetadata(0, "not ours", -1)})
+    other.close()
+    loop = TransactionLoop(config, BatchWork(lambda batch: [[] for _ in batch]))
+
+    with pytest.raises(UsageError, match=r"another program has committed offsets.*--reset-offsets"):
+        loop.run(threading.Event())
 
 
 def test_stopping_drops_what_hangs_and_leaves_the_group(config: LoopConfig) -> None:
