@@ -1,0 +1,266 @@
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from kafka.errors import CommitFailedError
+
+from workers.messages import Message, Record
+from workers.transactions import Completion, LoopConfig, LoopCounters
+from workers.transactions.consumer import Rebalance
+from workers.transactions.deliveries import Deliveries
+from workers.transactions.destinations import Destinations
+from workers.transactions.offsets import OffsetTracker
+from workers.transactions.session import Session
+
+P0, P1 = ("t.in", 0), ("t.in", 1)
+Polled = tuple[Sequence[Rebalance], Mapping[tuple[str, int], Sequence[Message]]]
+
+
+def message(partition: tuple[str, int], offset: int) -> Message:
+    """A message."""
+    return Message(
+        topic=partition[0], partition=partition[1], offset=offset, timestamp_ms=0, key=b"k", value=b"v"
+    )
+
+
+@dataclass
+class FakeConsumer:
+    """Plays back polls; sets ``stop`` with the last of them, or so many before it."""
+
+    polls: list[Polled]
+    stop: threading.Event
+    polls_after_stop: int
+    #: Answers of ``membership``, the last of which stays.
+    memberships: list[Any] = field(default_factory=lambda: ["member"])
+    held: list[frozenset[tuple[str, int]]] = field(default_factory=list)
+
+    def poll(self, _timeout_ms: int) -> Polled:
+        """Give the next poll."""
+        if len(self.polls) <= 1 + self.polls_after_stop:
+            self.stop.set()
+        return self.polls.pop(0) if self.polls else ([], {})
+
+    def hold(self, partitions: Collection[tuple[str, int]]) -> None:
+        """Note what is not to be fetched."""
+        self.held.append(frozenset(partitions))
+
+    def membership(self) -> Any:
+        """Give the next answer."""
+        return self.memberships.pop(0) if len(self.memberships) > 1 else self.memberships[0]
+
+    def tracker(self, _partition: tuple[str, int]) -> OffsetTracker:
+        """Nothing is committed."""
+        return OffsetTracker(0)
+
+
+@dataclass
+class FakeProducer:
+    """Notes what is committed, or raises."""
+
+    error: Exception | None = None
+    commits: list[tuple[list[Record], dict[tuple[str, int], tuple[int, str]]]] = field(default_factory=list)
+
+    def commit(
+        self, records: Iterable[Record], offsets: Mapping[Any, Any], membership: Any, *, timeout_s: float
+    ) -> None:
+        """Commit."""
+        assert membership == "member"
+        assert timeout_s > 0
+        if self.error is not None:
+            raise self.error
+        self.commits.append((list(records), dict(offsets)))
+
+
+@dataclass
+class InstantWork:
+    """Completes each message as soon as it is asked, one record each; ``limit`` bounds what it wants."""
+
+    limit: int = 1_000
+    value: bytes = b"answer"
+    submitted: list[Message] = field(default_factory=list)
+    forgotten: list[tuple[str, int]] = field(default_factory=list)
+    #: So many calls of ``completed`` find nothing.
+    asleep: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """What was submitted and not handed over."""
+        return len(self.submitted)
+
+    @property
+    def room(self) -> int:
+        """What is left of the limit."""
+        return self.limit - len(self.submitted)
+
+    def submit(self, messages: Sequence[Message]) -> None:
+        """Take messages."""
+        self.submitted += messages
+
+    def completed(self, _wait_s: float = 0.0) -> list[Completion]:
+        """Complete everything."""
+        if self.asleep:
+            self.asleep -= 1
+            return []
+        done, self.submitted = self.submitted, []
+        return [
+            Completion(message=one, records=[Record(topic="t.out", key=b"k", value=self.value)])
+            for one in done
+        ]
+
+    def forget(self, partitions: Collection[tuple[str, int]]) -> None:
+        """Drop what belongs to these."""
+        self.forgotten += partitions
+        self.submitted = [one for one in self.submitted if (one.topic, one.partition) not in partitions]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class AllTopics:
+    """A directory in which every topic exists."""
+
+    def limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        """A million bytes each."""
+        return dict.fromkeys(topics, 20_000_000)
+
+
+@dataclass
+class Bench:
+    """A session with fakes all around."""
+
+    polls: list[Polled]
+    memberships: list[Any] = field(default_factory=lambda: ["member"])
+    work: InstantWork = field(default_factory=InstantWork)
+    error: Exception | None = None
+    polls_after_stop: int = 0
+    counters: LoopCounters = field(default_factory=LoopCounters)
+
+    def run(self) -> FakeProducer:
+        """Run to the end of the polls."""
+        stop = threading.Event()
+        self.consumer = FakeConsumer(self.polls, stop, self.polls_after_stop, self.memberships)
+        producer = FakeProducer(self.error)
+        self.session = Session(
+            config=LoopConfig(
+                bootstrap="", group_id="g", transactional_id="t", topics=("t.in",), stop_timeout_s=0.2
+            ),
+            consumer=self.consumer,
+            producer=producer,
+            deliveries=Deliveries(
+                Destinations(AllTopics()), topic_prefix="t.", group="g", observer=self.counters
+            ),
+            work=self.work,
+            observer=self.counters,
+            clock=iter(number / 100 for number in range(10**9)).__next__,
+        )
+        self.session.run(stop)
+        return producer
+
+
+GAIN = Rebalance(gained=frozenset([P0, P1]))
+
+
+def test_records_and_offsets_go_into_one_commit() -> None:
+    """What a turn completes is committed at once: its records, and one past its offsets."""
+    bench = Bench([([GAIN], {P0: [message(P0, 0), message(P0, 1)], P1: [message(P1, 4)]})])
+    ((records, offsets),) = bench.run().commits
+
+    assert len(records) == 3
+    assert offsets == {P0: (2, ""), P1: (5, "")}
+    assert bench.session.progressed
+
+
+def test_an_unstable_member_commits_nothing() -> None:
+    """While the group rebalances, completions wait; once it is stable they are committed, once."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0)]}), ([], {}), ([], {}), ([], {})],
+        memberships=[None, None, "member"],
+    )
+
+    assert [offsets for _, offsets in bench.run().commits] == [{P0: (1, "")}]
+
+
+def test_what_is_lost_while_completions_wait_is_not_committed() -> None:
+    """A completion held over a rebalance that takes its partition is dropped, the other's is committed."""
+    bench = Bench(
+        [
+            ([GAIN], {P0: [message(P0, 0)], P1: [message(P1, 0)]}),
+            ([Rebalance(lost=frozenset([P0]))], {}),
+            ([], {}),
+        ],
+        memberships=[None, "member"],
+    )
+
+    assert [offsets for _, offsets in bench.run().commits] == [{P1: (1, "")}]
+    assert P0 in bench.work.forgotten
+
+
+def test_a_partition_that_comes_back_starts_afresh() -> None:
+    """Lost and won again in one poll: the old completion is not committed, the new delivery is."""
+    bench = Bench(
+        [
+            ([GAIN], {P0: [message(P0, 0)]}),
+            ([Rebalance(lost=frozenset([P0])), Rebalance(gained=frozenset([P0]))], {}),
+            ([], {P0: [message(P0, 0)]}),
+            ([], {}),
+        ],
+        memberships=[None, "member"],
+    )
+    producer = bench.run()
+
+    assert [(len(records), offsets) for records, offsets in producer.commits] == [(1, {P0: (1, "")})]
+
+
+def test_a_busy_work_is_not_fed() -> None:
+    """With no room left everything is paused, with room again nothing is."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, offset) for offset in range(5)]}), ([], {}), ([], {}), ([], {})],
+        work=InstantWork(limit=2),
+    )
+    producer = bench.run()
+
+    assert [offsets for _, offsets in producer.commits] == [{P0: (2, "")}, {P0: (4, "")}, {P0: (5, "")}]
+    assert bench.consumer.held[:4] == [{P0, P1}, {P0, P1}, frozenset(), frozenset()]
+
+
+def test_a_large_harvest_is_committed_in_parts() -> None:
+    """Completions of 40 MB take several transactions, none of which could outlast its time."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, offset) for offset in range(8)]}), ([], {}), ([], {}), ([], {})],
+        work=InstantWork(value=bytes(5_000_000)),
+    )
+
+    assert [offsets[P0][0] for _, offsets in bench.run().commits] == [3, 6, 8]
+
+
+def test_stopping_commits_what_completes_in_time() -> None:
+    """What is in flight when told to stop is committed once it completes; new messages are left alone."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0)]}), ([], {}), ([], {P0: [message(P0, 1)]})],
+        work=InstantWork(asleep=3),
+        polls_after_stop=2,
+    )
+
+    assert [offsets for _, offsets in bench.run().commits] == [{P0: (1, "")}]
+
+
+def test_stopping_does_not_wait_for_what_hangs() -> None:
+    """What does not complete within the time is dropped, uncommitted."""
+    bench = Bench([([GAIN], {P0: [message(P0, 0)]})], work=InstantWork(asleep=10**9))
+
+    assert bench.run().commits == []
+    assert bench.work.in_flight == 1
+
+
+def test_a_refused_commit_ends_the_session() -> None:
+    """The loop is told, and everything in flight is forgotten on its request."""
+    bench = Bench([([GAIN], {P0: [message(P0, 0)]})], error=CommitFailedError())
+    with pytest.raises(CommitFailedError):
+        bench.run()
+    bench.session.forget()
+
+    assert not bench.session.progressed
+    assert bench.counters.committed_messages == 0
+    assert set(bench.work.forgotten) == {P0, P1}
