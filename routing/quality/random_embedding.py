@@ -7,12 +7,12 @@ import numpy as np
 
 from routing.clusters.cluster_map import ClusterMap
 from routing.embedders import Fingerprint, FloatMatrix
+from routing.quality.cells import CellEstimator
 from routing.quality.counts import Matrix, Vector
-from routing.quality.estimators import OnboardingEstimator
-from routing.quality.shrunk import ShrunkCells
+from routing.quality.shrinkage import shrink_error_rates
 
 
-class RandomEmbedding(OnboardingEstimator[Vector]):
+class RandomEmbedding(CellEstimator):
     """Replaces each prompt's embedding by a random unit vector of its own, then does as ``ShrunkCells`` does.
 
     The vector is drawn from a hash of the prompt's embedding, so a prompt always gets the same one. The
@@ -25,26 +25,28 @@ class RandomEmbedding(OnboardingEstimator[Vector]):
         self.dimension = dimension
         self.seed = seed
 
-    def _fit_known(self, X: FloatMatrix, errors: Matrix) -> None:
+    def _fit_known(self, X: FloatMatrix, errors: Matrix) -> None:  # noqa: ARG002 - neither matters here
         directions = np.random.default_rng(self.seed).standard_normal((self.n_clusters, self.dimension))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         fingerprint = Fingerprint(
             name="random", dimension=self.dimension, precision="f32", max_length=0, checksum=str(self.seed)
         )
-        cluster_map = ClusterMap(
+        self.map_ = ClusterMap(
             centroids=directions.astype(np.float32),
             sizes=(self.n_clusters,),
             temperature=math.inf,
             fingerprint=fingerprint,
         )
-        self.cells_ = ShrunkCells(cluster_map=cluster_map)
-        self.cells_.fit(self._scramble(X), errors, self.known_llms_)
+
+    def _rates(self, errors: Matrix, labels: Matrix) -> Matrix:
+        level = self.level_ if labels.sum() <= 0 else None
+        return shrink_error_rates(errors, labels, sizes=self.map_.sizes, level=level)
 
     def _learn(self, X: FloatMatrix, errors: Vector) -> Vector:
-        return self.cells_._learn(self._scramble(X), errors)  # noqa: SLF001 - a sibling of the same template
+        return super()._learn(self._scramble(X), errors)
 
     def _predict(self, X: FloatMatrix, learned: list[Vector]) -> Matrix:
-        return self.cells_._predict(self._scramble(X), learned)  # noqa: SLF001 - as above
+        return super()._predict(self._scramble(X), learned)
 
     def _scramble(self, X: FloatMatrix) -> FloatMatrix:
         """Give each row a random unit vector that depends on its bytes and the seed alone."""

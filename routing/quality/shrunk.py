@@ -6,7 +6,7 @@ from routing.clusters import ClusterMap
 from routing.embedders import FloatMatrix
 from routing.quality.cells import CellEstimator, choose_map
 from routing.quality.counts import Matrix
-from routing.quality.shrinkage import LevelPrior, shrink_error_rates
+from routing.quality.shrinkage import shrink_error_rates
 
 
 class ShrunkCells(CellEstimator):
@@ -38,8 +38,5 @@ class ShrunkCells(CellEstimator):
         )
 
     def _rates(self, errors: Matrix, labels: Matrix) -> Matrix:
-        sizes = self.map_.sizes
-        if labels.sum() <= 0:
-            unlabelled = LevelPrior(mean=self.level_.mean, variance=self.level_.variance)
-            return shrink_error_rates(errors, labels, sizes=sizes, level=unlabelled)
-        return shrink_error_rates(errors, labels, sizes=sizes, level=self.level_ if self.use_level else None)
+        level = self.level_ if self.use_level or labels.sum() <= 0 else None
+        return shrink_error_rates(errors, labels, sizes=self.map_.sizes, level=level)
