@@ -36,6 +36,7 @@ def up(*, folder: FolderOption = None, as_json: AsJson = False) -> None:
     Nothing to do if they are up. For a shell: eval "$(uniroute up)".
     """
     stack = open_stack(folder)
+    typer.echo("Starting Kafka and Postgres; the first time takes longer, for Kafka is fetched.", err=True)
     variables = start(stack).as_environment()
     if as_json:
         print_json({"folder": str(stack.folder), "environment": variables})

@@ -1,4 +1,4 @@
-"""Where the local stack keeps its things on this machine."""
+"""Where the local stack keeps its things on this machine, and how it writes them."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,13 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """What can be made again: ``$XDG_CACHE_HOME/uniroute``, else ``~/.cache/uniroute``."""
     return _xdg("XDG_CACHE_HOME", "~/.cache")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a small file so that who reads it, whatever happens, finds the old text or the new."""
+    draft = file.with_name(f"{file.name}.draft-{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
 
 
 def _xdg(variable: str, default: str) -> Path:

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 from workers.errors import UsageError
 from workers.local import ports
 from workers.local.archive import choose_archive_flags
-from workers.local.folders import cache_folder
+from workers.local.folders import cache_folder, write_whole
 from workers.local.jars import find_jars
 from workers.local.java import find_java
 from workers.local.processes import Command, Service, ServiceError
@@ -170,7 +170,7 @@ class Kafka:
             self._folder.mkdir(parents=True, exist_ok=True)
             broker, controller = ports.choose_ports(2)
             chosen = KafkaPorts(broker=broker, controller=controller)
-            self._ports_file.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
+            write_whole(self._ports_file, json.dumps(asdict(chosen)))
         return KafkaPorts(**json.loads(self._ports_file.read_text(encoding="utf-8")))
 
     def _read_cluster_id(self) -> str:

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from workers.errors import UsageError
+from workers.local.folders import write_whole
 from workers.local.processes import Account, Command, Service, ServiceError
 
 START_SECONDS = 60.0
@@ -92,7 +93,7 @@ class Postgres:
         socket_folder = self.socket_folder
         _make_private(self._folder, account)
         _make_private(socket_folder, account)
-        self._address_file.write_text(str(socket_folder), encoding="utf-8")
+        write_whole(self._address_file, str(socket_folder))
         if account is not None:
             _open_way(programs)
             _open_way(self._data)
@@ -120,6 +121,7 @@ class Postgres:
     def stop(self) -> None:
         """End the server in order; nothing to do if it is down."""
         self.service.stop()
+        self._remove_outside_socket()
 
     def kill(self) -> None:
         """End the server by SIGKILL; it recovers at the next start."""
@@ -173,6 +175,14 @@ class Postgres:
                 "postgres", f"could not make its data folder (exit code {done.returncode})", log
             )
         draft.rename(self._data)
+
+    def _remove_outside_socket(self) -> None:
+        """Leave nothing outside the folder: the socket's own, if there is one, goes with the server."""
+        place = self.socket_folder
+        if self._folder not in place.parents and place.is_dir():
+            for name in (SOCKET, f"{SOCKET}.lock"):
+                (place / name).unlink(missing_ok=True)
+            place.rmdir()
 
     def _drop_stale_locks(self) -> None:
         """Remove the locks of a server that has gone: their pid, now another's, would stop the next start.

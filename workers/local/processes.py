@@ -15,6 +15,7 @@ import psutil
 
 from workers.errors import UsageError, WorkersError
 from workers.local import guard
+from workers.local.folders import write_whole
 
 #: A recorded process and a live one are the same if they were created within this many seconds of each other:
 #: the kernel's idea of the time of boot drifts with the clock, pids do not come round that fast.
@@ -85,7 +86,8 @@ class ProcessRecord:
         """The live process that this record describes, None if it has gone."""
         process = find_process(self.pid, created=self.created)
         try:
-            return process if process and process.cmdline() == list(self.arguments) else None
+            # Empty for a moment while the process begins.
+            return process if process and process.cmdline() in ([], list(self.arguments)) else None
         except psutil.Error:
             return None
 
@@ -162,9 +164,7 @@ class Service:
         except psutil.NoSuchProcess as error:
             self._forget()
             raise ServiceError(self.name, "ended before it answered", self.log) from error
-        draft = self._record_file.with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        draft.replace(self._record_file)
+        write_whole(self._record_file, json.dumps(asdict(record)))
 
     def wait_until(self, answers: Callable[[], bool], *, timeout: float) -> None:
         """Return when ``answers`` does; a ServiceError if the process ends or ``timeout`` seconds pass."""

@@ -1,6 +1,7 @@
 """``uniroute up``, ``status`` and ``down``."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -10,10 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from workers.cli.stack import command, open_stack
-from workers.errors import UsageError
+from workers.cli.stack import open_stack
 from workers.local.folders import cache_folder, data_folder
 from workers.local.processes import wait_gone
 
@@ -28,7 +27,11 @@ def folder() -> Iterator[Path]:
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own, as a person does."""
-    program = [sys.executable, "-c", "from workers.cli.stack import command; command()"]
+    program = [
+        sys.executable,
+        "-c",
+        "from workers.cli.console import run; from workers.cli.stack import command; run(command)",
+    ]
     return subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
 
 
@@ -61,13 +64,14 @@ def test_up_status_down(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
-    """``up`` in a place where no folder can be names the folder and the fix."""
+    """``up`` in a place where no folder can be names the folder and the fix, and ends with exit code 2."""
     (tmp_path / "file").touch()
 
-    with pytest.raises(UsageError, match=r"file/stack cannot hold the data: .*choose another --folder$"):
-        CliRunner().invoke(
-            command, ["up", "--folder", str(tmp_path / "file" / "stack")], catch_exceptions=False
-        )
+    done = run("up", "--folder", str(tmp_path / "file" / "stack"))
+
+    assert done.returncode == 2
+    assert re.search(r"file/stack cannot hold the data: .*; choose another --folder$", done.stderr.strip())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

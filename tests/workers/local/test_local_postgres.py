@@ -71,13 +71,27 @@ def test_rows_survive_a_kill(own: Postgres) -> None:
 
 def test_locks_of_a_recycled_pid_are_no_obstacle(own: Postgres, own_folder: Path) -> None:
     """Lock files whose pid is by now another live process do not stop the start."""
-    own.stop()
+    own.kill()
     lines = [str(os.getpid()), str(own_folder / "data"), "1700000000", "5432", str(own.socket_folder), "", ""]
     for lock in (own_folder / "data" / "postmaster.pid", own.socket_folder / f"{SOCKET}.lock"):
         lock.write_text("\n".join(lines))
 
     own.start()
 
+    assert own.answers()
+
+
+def test_stop_leaves_nothing_outside_the_folder(own: Postgres, own_folder: Path) -> None:
+    """The folder of a socket that had to be elsewhere goes with the server and comes back with it."""
+    place = own.socket_folder
+
+    own.kill()
+    own.stop()
+    gone = not place.exists()
+    own.start()
+
+    assert own_folder not in place.parents
+    assert gone
     assert own.answers()
 
 
