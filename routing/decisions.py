@@ -37,6 +37,8 @@ class Decisions:
     #: Shape (n, H): predicted error and expected USD of every LLM.
     errors: NDArray[np.float64]
     costs: NDArray[np.float64]
+    #: Shape (n, H): USD that a call hardly exceeds, which ``max_cost_usd`` was held against.
+    ceilings: NDArray[np.float64]
     #: Shape (n, H): standard deviations of ``errors``, where the snapshot has them.
     deviations: NDArray[np.float64] | None
     #: What the limits left.
@@ -107,9 +109,14 @@ def decide_placed(
     if len(placement.cells) != len(placement.weights):
         raise InvalidInputError("cells", f"must be {len(placement.weights)} rows, not {len(placement.cells)}")
     errors = snapshot.predict_errors(placement.weights)
-    tokens = snapshot.predict_tokens(placement.weights, input_tokens, _most_tokens(limits))
-    costs = snapshot.predict_costs(input_tokens, tokens)
-    allowed = allowed_llms(limits, snapshot.llms, input_tokens=input_tokens, errors=errors, costs=costs)
+    most = _most_tokens(limits)
+    costs = snapshot.predict_costs(
+        input_tokens, snapshot.predict_tokens(placement.weights, input_tokens, most)
+    )
+    ceilings = costs
+    if snapshot.lengths is not None:
+        ceilings = snapshot.predict_ceilings(placement.weights, input_tokens, most)
+    allowed = allowed_llms(limits, snapshot.llms, input_tokens=input_tokens, errors=errors, ceilings=ceilings)
     deviations = snapshot.predict_deviations(placement.weights)
     candidates = Candidates(
         errors=errors, costs=costs, allowed=allowed.mask, names=snapshot.names, deviations=deviations
@@ -125,6 +132,7 @@ def decide_placed(
         weights=placement.weights,
         errors=errors,
         costs=costs,
+        ceilings=ceilings,
         deviations=deviations,
         allowed=allowed,
         names=snapshot.names,
@@ -145,6 +153,8 @@ class CandidateFacts:
     #: Standard deviation of the predicted error, where it is estimated.
     error_deviation: float | None
     cost_usd: float
+    #: What the caller's greatest cost was held against: USD that the call hardly exceeds.
+    ceiling_usd: float
     #: What the policy minimised, where it minimises a score.
     score: float | None
     #: The limit that removed it.
@@ -217,6 +227,7 @@ def _state_facts(
         predicted_error=error,
         error_deviation=None if decisions.deviations is None else float(decisions.deviations[row, column]),
         cost_usd=cost,
+        ceiling_usd=float(decisions.ceilings[row, column]),
         score=None if scores is None else float(scores[column]),
         removed_by=removed_by,
         verdict=verdict,

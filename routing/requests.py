@@ -18,7 +18,8 @@ class Limits:
     Names that no LLM has match nothing; whether that is an error is for the caller of the core to say.
     """
 
-    #: Most USD the call may be expected to cost.
+    #: Most USD the call may cost; held against what it hardly exceeds where answers' lengths are known to
+    #: scatter.
     max_cost_usd: float | None = None
     #: Greatest predicted error, in 0..1.
     max_error: float | None = None

@@ -16,6 +16,9 @@ from routing.llms import LLM
 #: order in which BLAS adds, the size of the batch, the number of threads or the processor.
 RATE_BITS = 28
 
+#: Of answers' lengths: a hard limit on the cost of a prompt must hold for nearly all of them, not on average.
+CEILING_QUANTILE = 0.95
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
@@ -112,6 +115,24 @@ class Snapshot:
         if most is None:
             return self.output_tokens
         return np.minimum(most[:, None], self.output_tokens)
+
+    def predict_ceilings(
+        self,
+        weights: NDArray[np.float32],
+        input_tokens: NDArray[np.float64],
+        most: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Give the USD, shape (n, H), that a call exceeds with probability 1 - ``CEILING_QUANTILE``.
+
+        It is what a caller's greatest cost is held against. ``most`` as in ``predict_tokens``; no answer is
+        longer. Without a length model nothing is known of the spread, and the expected USD are given.
+        """
+        if self.lengths is None:
+            return self.predict_costs(input_tokens, self.predict_tokens(weights, input_tokens, most))
+        tokens = self.lengths.quantile_tokens(weights, input_tokens, quantile=CEILING_QUANTILE)
+        if most is not None:
+            tokens = np.minimum(tokens, most[:, None])
+        return self.predict_costs(input_tokens, tokens)
 
     def predict_costs(
         self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None

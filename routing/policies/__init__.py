@@ -1,5 +1,6 @@
 """Policies: given each candidate's predicted error and cost, choose one LLM per prompt."""
 
+from routing.policies.calibration import calibrate_budget, calibrate_floor, certify_equivalence
 from routing.policies.candidates import Candidates, Choices, LoggedDraws, Policy, Scored, UniformSource
 from routing.policies.chances import Exploration, Mixture, Randomised, Weighted, probabilities_of
 from routing.policies.floors import EquivalentTo, QualityFloor
@@ -33,7 +34,10 @@ __all__ = [
     "UniformSource",
     "Weighted",
     "allowed_llms",
+    "calibrate_budget",
+    "calibrate_floor",
     "calibrate_threshold",
+    "certify_equivalence",
     "left_per_prompt",
     "preset_policy",
     "probabilities_of",

@@ -52,13 +52,13 @@ def allowed_llms(
     *,
     input_tokens: NDArray[np.float64],
     errors: NDArray[np.float64],
-    costs: NDArray[np.float64],
+    ceilings: NDArray[np.float64],
 ) -> Allowed:
     """Ask every limit of every prompt; ``limits=None`` asks the context length alone.
 
-    ``input_tokens`` (n,), ``errors`` and ``costs`` (n, H). A limit that is met exactly is kept: a cost equal
-    to ``max_cost_usd`` stays. The context must hold the prompt and ``max_output_tokens`` (1 where not
-    limited).
+    ``input_tokens`` (n,), ``errors`` and ``ceilings`` (n, H); the ceilings are USD that calls hardly exceed,
+    and what ``max_cost_usd`` is held against. A limit that is met exactly is kept: a ceiling equal to it
+    stays. The context must hold the prompt and ``max_output_tokens`` (1 where not limited).
     """
     asked = [Limits()] * len(input_tokens) if limits is None else limits
     removed = np.zeros(errors.shape, dtype=np.uint8)
@@ -70,7 +70,7 @@ def allowed_llms(
     answers = _numbers(asked, lambda wish: wish.max_output_tokens, missing=1.0)
     context = np.array([np.inf if llm.context_length is None else llm.context_length for llm in llms])
     _remove(removed, Limit.CONTEXT_LENGTH, (input_tokens + answers)[:, None] > context)
-    _remove(removed, Limit.MAX_COST, costs > _numbers(asked, lambda wish: wish.max_cost_usd)[:, None])
+    _remove(removed, Limit.MAX_COST, ceilings > _numbers(asked, lambda wish: wish.max_cost_usd)[:, None])
     _remove(removed, Limit.MAX_ERROR, errors > _numbers(asked, lambda wish: wish.max_error)[:, None])
     return Allowed(removed)
 

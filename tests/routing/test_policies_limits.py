@@ -26,7 +26,7 @@ def reasons(limits: Limits | None, *, tokens: float = 10.0) -> dict[str, str]:
         LLMS,
         input_tokens=np.array([tokens]),
         errors=ERRORS,
-        costs=COSTS,
+        ceilings=COSTS,
     )
     return allowed.reasons(0, NAMES)
 
@@ -87,7 +87,7 @@ def test_no_limit_is_ever_broken(limits: list[Limits], tokens: float) -> None:
     """What stays keeps every limit, and what goes breaks the one that is named for it."""
     n = len(limits)
     errors, costs = np.tile(ERRORS, (n, 1)), np.tile(COSTS, (n, 1))
-    allowed = allowed_llms(limits, LLMS, input_tokens=np.full(n, tokens), errors=errors, costs=costs)
+    allowed = allowed_llms(limits, LLMS, input_tokens=np.full(n, tokens), errors=errors, ceilings=costs)
 
     for row, wish in enumerate(limits):
         removed = allowed.reasons(row, NAMES)
@@ -113,10 +113,10 @@ def test_no_prompts_and_no_llms() -> None:
         [],
         input_tokens=np.ones(1),
         errors=np.empty((1, 0)),
-        costs=np.empty((1, 0)),
+        ceilings=np.empty((1, 0)),
     )
     nothing = allowed_llms(
-        [], LLMS, input_tokens=np.empty(0), errors=np.empty((0, 3)), costs=np.empty((0, 3))
+        [], LLMS, input_tokens=np.empty(0), errors=np.empty((0, 3)), ceilings=np.empty((0, 3))
     )
 
     assert nobody.mask.shape == (1, 0)
