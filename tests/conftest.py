@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from workers.local import LocalStack
+    from workers.local.stack import LocalStack
     from workers.local.kafka import Kafka
     from workers.local.postgres import Postgres
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Let kafka-python read its schemas by a function that Python 3.11 calls outdated."""
-    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +29,7 @@ def outcomes_dir() -> Path:
 @pytest.fixture(scope="session")
 def unstarted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalStack"]:
     """The session's private stack, of which the fixtures below start what they need; gone when pytest is."""
-    from workers.local import LocalStack  # noqa: PLC0415  # tests of routing need no Kafka client
+    from workers.local.stack import LocalStack  # noqa: PLC0415  # tests of routing need no Kafka client
 
     stack = LocalStack(tmp_path_factory.mktemp("stack"))
     yield stack

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workers.local import LocalStack
+from workers.local.stack import LocalStack
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -13,7 +13,6 @@ from routing.embedders import Embedder
 from workers.cli.console import AsJson, print_json, print_table, read_settings
 from workers.cli.files import read_prompts
 from workers.embedding.artifacts import Artifact, Precision, find_artifact, list_artifacts, read_artifact
-from workers.embedding.comparison import compare_embedders
 from workers.embedding.distillation import DIMENSION, distill_artifact
 from workers.embedding.errors import EmbedderError
 from workers.embedding.export import ensure_artifact, export_artifact
@@ -119,6 +118,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Encode the same prompts with each back end: speed, agreement with the first, cost in Area."""
+    from workers.embedding.comparison import compare_embedders
+
     where = folder or read_settings().embedders_folder
     everything = _read_texts(texts, outcomes)
     drawn = np.linspace(0, len(everything) - 1, min(prompts, len(everything))).astype(int)

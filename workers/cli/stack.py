@@ -14,7 +14,7 @@ from workers.cli.console import AsJson, print_json
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
-    from workers.local import Endpoints, LocalStack, ServerStatus
+    from workers.local.stack import Endpoints, LocalStack, ServerStatus
 
 DOWN_EXIT_CODE = 3
 
@@ -79,7 +79,7 @@ def status(*, folder: FolderOption = None, as_json: AsJson = False) -> None:
 def open_stack(folder: Path | None) -> "LocalStack":
     """The stack of ``folder`` (the default one if None) that outlives the command; starts nothing."""
     try:
-        from workers.local import LocalStack  # only with the extra
+        from workers.local.stack import LocalStack  # only with the extra
         from workers.local.folders import data_folder
     except ImportError as error:
         raise UsageError(

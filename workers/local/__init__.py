@@ -1,5 +1,1 @@
-"""A real Kafka and a real Postgres on this machine, by pip alone, for the command line and tests."""
-
-from workers.local.stack import Endpoints, LocalStack, ServerStatus
-
-__all__ = ["Endpoints", "LocalStack", "ServerStatus"]
+"""Real Kafka and real Postgres on this machine by pip alone, simulated LLMs, and the demonstration."""

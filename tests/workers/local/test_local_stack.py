@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from workers.errors import UsageError
-from workers.local import LocalStack
+from workers.local.stack import LocalStack
 from workers.local.processes import ServiceError, wait_gone
 
 pytestmark = pytest.mark.stack
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.stack
 OWNER = """
 import sys
 from pathlib import Path
-from workers.local import LocalStack
+from workers.local.stack import LocalStack
 with LocalStack(Path(sys.argv[1])) as stack:
     print(stack.kafka.pid, stack.postgres.pid, flush=True)
     sys.stdin.read()

@@ -1,8 +1,6 @@
 """Databases with the tables in them, and the values that storage tests keep there."""
 
-import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,29 +9,9 @@ from sqlalchemy import Engine
 from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint
 from routing.llms import LLM, Price
-from workers.storage import migrate
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import LLMs, Registration
-
-if TYPE_CHECKING:
-    from workers.local import LocalStack
-
-
-@pytest.fixture(scope="session")
-def migrated_template(stack: "LocalStack") -> str:
-    """The name of a migrated, otherwise empty database to copy."""
-    migrate.upgrade(stack.postgres.create_database("storage_template"))
-    return "storage_template"
-
-
-@pytest.fixture
-def migrated_url(stack: "LocalStack", migrated_template: str) -> Iterator[str]:
-    """The URL of a migrated, otherwise empty database of the test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    yield stack.postgres.create_database(name, template=migrated_template)
-    stack.postgres.drop_database(name)
-
 
 @pytest.fixture
 def engine(migrated_url: str) -> Iterator[Engine]:

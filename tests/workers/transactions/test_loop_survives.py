@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from exactly_once import CommittedReader, Traffic, WorkerProcess, create_topics, make_ids, produce
 
-from workers.local import LocalStack
+from workers.local.stack import LocalStack
 
 pytestmark = pytest.mark.stack
 
