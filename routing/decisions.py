@@ -1,6 +1,6 @@
 """Decide: prompts, snapshot and policy in, one LLM per prompt out, with what explains and repeats it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,16 @@ from routing.policies import Allowed, Candidates, Choices, Policy, Scored, Unifo
 from routing.requests import Limits, Prompts, check_limits, check_tokens
 from routing.snapshot import Snapshot, Versions
 
-__all__ = ["CandidateFacts", "Decisions", "Explanation", "Prompts", "decide", "decide_placed", "explain"]
+__all__ = [
+    "CandidateFacts",
+    "Decisions",
+    "Explanation",
+    "Prompts",
+    "decide",
+    "decide_in_blocks",
+    "decide_placed",
+    "explain",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,26 @@ def decide(prompts: Prompts, snapshot: Snapshot, policy: Policy, *, rng: Uniform
     """
     placement = snapshot.cluster_map.place(prompts.embeddings)
     return decide_placed(placement, prompts.input_tokens, prompts.limits, snapshot, policy, rng=rng)
+
+
+def decide_in_blocks(
+    prompts: Prompts, snapshot: Snapshot, policy: Policy, *, rng: UniformSource, block: int = 8192
+) -> Iterator[Decisions]:
+    """Decide any number of prompts, a block at a time: the same decisions in the memory of one block.
+
+    A block needs about ``8 (4 H + C)`` bytes a prompt beside its embeddings. (A policy that spends along the
+    batch, ``Ceiling``, is given its remainder for each block by the caller, with ``decide``.)
+    """
+    if block < 1:
+        raise InvalidInputError("block", f"must be at least 1, not {block}")
+    for start in range(0, len(prompts), block):
+        rows = slice(start, start + block)
+        part = Prompts(
+            embeddings=prompts.embeddings[rows],
+            input_tokens=prompts.input_tokens[rows],
+            limits=None if prompts.limits is None else prompts.limits[rows],
+        )
+        yield decide(part, snapshot, policy, rng=rng)
 
 
 def decide_placed(

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.clusters import ClusterMap, Placement
-from routing.decisions import Decisions, Prompts, decide, decide_placed
+from routing.decisions import Decisions, Prompts, decide, decide_in_blocks, decide_placed
 from routing.embedders import Fingerprint
 from routing.errors import InvalidInputError
 from routing.llms import LLM, Price
-from routing.policies import Lagrangian, LoggedDraws
+from routing.policies import Exploration, Lagrangian, LoggedDraws
 from routing.requests import Limits
 from routing.snapshot import Snapshot, Versions
 
@@ -123,3 +123,49 @@ def test_embeddings_that_are_not_numbers_are_refused(bad: float) -> None:
 
     with pytest.raises(InvalidInputError, match="finite"):
         decide(Prompts(embeddings=rows, input_tokens=PROMPTS.input_tokens), SNAPSHOT, POLICY, rng=RNG)
+
+
+def test_blocks_decide_as_the_whole_does() -> None:
+    """Block by block the choices, draws included, are those of one batch."""
+    policy = Exploration(policy=POLICY, share=0.3, band=0.2)
+    whole = decide(PROMPTS, SNAPSHOT, policy, rng=np.random.default_rng(3))
+
+    blocks = list(decide_in_blocks(PROMPTS, SNAPSHOT, policy, rng=np.random.default_rng(3), block=37))
+
+    assert [len(block) for block in blocks] == [37, 37, 37, 37, 37, 15]
+    assert np.array_equal(np.concatenate([block.llms for block in blocks]), whole.llms)
+    assert np.array_equal(np.concatenate([block.propensities for block in blocks]), whole.propensities)
+
+
+def test_one_cluster_knows_no_prompt() -> None:
+    """With K = 1 every prompt of the same length gets the same LLM: the ZeroRouter's points."""
+    zero = Snapshot(
+        cluster_map=ClusterMap(
+            centroids=unit_rows(1), sizes=(1,), temperature=16.0, fingerprint=SNAPSHOT.cluster_map.fingerprint
+        ),
+        llms=SNAPSHOT.llms,
+        error_rates=SNAPSHOT.error_rates[:1],
+        output_tokens=SNAPSHOT.output_tokens,
+        versions=SNAPSHOT.versions,
+    )
+    alike = Prompts(embeddings=PROMPTS.embeddings, input_tokens=np.full(N_PROMPTS, 50.0))
+
+    best, cheapest = (
+        decide(alike, zero, Lagrangian(error_per_usd), rng=RNG) for error_per_usd in (0.0, np.inf)
+    )
+
+    assert set(best.llms) == {int(zero.error_rates[0].argmin())}
+    assert set(cheapest.llms) == {int(cheapest.costs[0].argmin())}
+
+
+def test_one_cluster_per_labelled_prompt_is_the_nearest_neighbour() -> None:
+    """A hard map with a cluster for each labelled prompt predicts the nearest outcome: kNN, k = 1."""
+    labelled, outcomes = unit_rows(30), RNG.integers(0, 2, (30, N_LLMS)).astype(float)
+    cluster_map = ClusterMap(
+        centroids=labelled, sizes=(30,), temperature=np.inf, fingerprint=SNAPSHOT.cluster_map.fingerprint
+    )
+    nearest = (PROMPTS.embeddings @ labelled.T).argmax(axis=1)
+
+    predicted = cluster_map.weights(PROMPTS.embeddings) @ outcomes
+
+    assert np.array_equal(predicted, outcomes[nearest])
