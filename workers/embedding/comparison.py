@@ -38,8 +38,8 @@ def compare_embedders(
     """Encode ``texts`` with each labelled embedder in turn and yield its comparison with the first.
 
     An embedder whose model or dimension is not the first's gives vectors in a space of its own, where
-    neither cosine nor cluster means anything: those are None. Clusters are ``min(20, n)`` by k-means with
-    seed 0.
+    neither cosine nor cluster means anything: those are None. Clusters are 20, or as many as there are
+    distinct texts, by k-means with seed 0.
     """
     reference: FloatMatrix | None = None
     name = ""
