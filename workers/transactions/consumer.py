@@ -12,7 +12,7 @@ from kafka import (
     TopicPartition,
 )
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import CommitFailedError, KafkaTimeoutError
 from kafka.structs import MemberState
 
 from workers.errors import UsageError
@@ -27,6 +27,8 @@ _FETCH_WAIT_MS = 100
 # A rebalance waits this long for a member that does not poll; the loop polls every few milliseconds, but for
 # a commit that hangs.
 _POLL_INTERVAL_MS = 60_000
+# While this member is not in the group, a poll has so long to get it there: kafka-python joins no other time.
+_JOIN_MS = 200
 _COMMITTED_TIMEOUT_MS = 1_000
 _CLOSE_MS = 1_000
 
@@ -37,10 +39,6 @@ class Rebalance:
 
     gained: frozenset[Partition] = frozenset()
     lost: frozenset[Partition] = frozenset()
-
-
-# While a rebalance lasts, a poll has so long to end it.
-_REJOIN_POLL_MS = 500
 
 
 class GroupConsumer:
@@ -55,6 +53,7 @@ class GroupConsumer:
     def __init__(self, config: LoopConfig) -> None:
         read_any_header_name()
         self._group_id = config.group_id
+        self._member_id: str | None = None
         self._changes = _Changes()
         self._consumer = KafkaConsumer(
             bootstrap_servers=config.bootstrap.split(","),
@@ -82,18 +81,38 @@ class GroupConsumer:
             self._consumer.subscribe(topics=list(config.topics), listener=self._changes)
 
     def poll(self, timeout_ms: int) -> tuple[Sequence[Rebalance], Mapping[Partition, Sequence[Message]]]:
-        """Take part in the group and fetch: first the rebalances to apply, then messages of what is owned."""
-        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+        """Take part in the group and fetch: first the rebalances to apply, then messages of what is owned.
+
+        Raises ``CommitFailedError`` when the group went on without this member and took it in again as
+        another: whatever it thought it owned may have been finished by others since.
+        """
+        state = self._consumer.group_metadata().state
+        if state == MemberState.REBALANCING:
             # A join that outlives its poll is forgotten by kafka-python if a change of topics began it: it
             # believes that there is no need to join any more, and stays unstable for ever. Asked again, and
             # given time, it joins.
             self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
-            timeout_ms = max(timeout_ms, _REJOIN_POLL_MS)
-        fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        fetched = self._consumer.poll(
+            timeout_ms=timeout_ms if state == MemberState.STABLE else max(timeout_ms, _JOIN_MS)
+        )
+        self._check_identity()
         return self._changes.take(), {
             tuple(partition): [_message(record) for record in records]
             for partition, records in fetched.items()
         }
+
+    def _check_identity(self) -> None:
+        """Know this member by the id of its first stable membership.
+
+        The listener is not enough: kafka-python does not tell it of partitions that were lost with a
+        membership which expired while a rebalance was under way, and may be given some of them again.
+        """
+        membership = self.membership()
+        if membership is None:
+            return
+        self._member_id = self._member_id or membership.member_id
+        if membership.member_id != self._member_id:
+            raise CommitFailedError(f"the group took {self._member_id} in as {membership.member_id}")
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Fetch nothing from these of the owned partitions, and from all others."""

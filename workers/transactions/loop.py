@@ -46,8 +46,9 @@ class TransactionLoop:
     - *this process dies* (SIGKILL): the broker drops the open transaction, when the same transactional id
       starts again or after ``transaction_timeout_ms``. What was not committed is processed again, by whoever
       gets the partition; what was finished out of order before is not.
-    - *it freezes past its session, or a rebalance takes partitions from it*: its commit is refused by the
-      broker, because it carries the member's generation. Nothing of it becomes visible.
+    - *it freezes past its session*: its commit is refused by the broker, because it carries the member's
+      generation; or it finds that the group took it in anew, and drops everything. Nothing of it becomes
+      visible.
     - *partitions are revoked in an orderly rebalance*: what had completed before that poll is committed
       already; what is in flight for them is forgotten, and processed again by their new owner. Other
       partitions go on undisturbed. Until the membership is stable again, completions wait.

@@ -74,9 +74,7 @@ class Session:
 
     def _turn(self) -> None:
         busy = self._work.in_flight or self._held
-        # kafka-python joins a group only while a poll has time left; completions wait until it has joined.
-        waits = not busy or self._consumer.membership() is None
-        rebalances, fetched = self._consumer.poll(_IDLE_POLL_MS if waits else 0)
+        rebalances, fetched = self._consumer.poll(0 if busy else _IDLE_POLL_MS)
         self._apply(rebalances)
         for partition, messages in fetched.items():
             self._assignment.receive(partition, messages)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from exactly_once import CommittedReader, create_topics, produce
-from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.admin import MemberToRemove
+from kafka.errors import CommitFailedError
 
 from workers.errors import PoisonError, UsageError
 from workers.messages import Message, Record
@@ -23,6 +25,7 @@ from workers.transactions import (
     TransactionLoop,
     Work,
 )
+from workers.transactions.consumer import GroupConsumer
 
 pytestmark = pytest.mark.stack
 
@@ -232,6 +235,28 @@ def test_a_topic_that_is_created_later_is_found(config: LoopConfig) -> None:
         output.read_until(seen(2), timeout_s=30)
 
     assert output.ids == {b"first": 1, b"second": 1}
+
+
+def test_a_member_taken_in_as_another_knows_it(config: LoopConfig) -> None:
+    """Evicted and joined anew, a consumer says so, whatever its client tells of partitions lost and won."""
+    create_topics(config.bootstrap, {f"{config.topic_prefix}in": {}}, partitions=1)
+    consumer = GroupConsumer(config)
+    while consumer.membership() is None:
+        consumer.poll(100)
+    admin = KafkaAdminClient(bootstrap_servers=config.bootstrap)
+    member = MemberToRemove(member_id=consumer.membership().member_id)
+    admin.remove_group_members(config.group_id, [member])
+    admin.close()
+
+    with pytest.raises(CommitFailedError, match="the group took"):
+        poll_for_ever(consumer)
+    consumer.close()
+
+
+def poll_for_ever(consumer: GroupConsumer) -> None:
+    """Poll until it raises."""
+    while True:
+        consumer.poll(100)
 
 
 class HostileName(str):
