@@ -1,5 +1,9 @@
 """What an installation needs before it serves: tables, topics and a default policy."""
 
+import os
+import secrets
+from pathlib import Path
+
 from workers.policies import DEFAULT_POLICY, build_policy
 from workers.settings import Settings
 from workers.storage.engine import make_engine, transaction
@@ -27,6 +31,20 @@ def install(settings: Settings) -> tuple[str, ...]:
     finally:
         engine.dispose()
     return created
+
+
+def keep_signing_key(path: Path) -> str:
+    """Give the key kept in ``path``, made there first if there is none; nobody else may read the file."""
+    try:
+        with open(path, "x", encoding="ascii", opener=_private) as file:
+            file.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        pass  # made by an earlier run
+    return path.read_text(encoding="ascii")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def set_policy(policies: Policies, name: str, *, error_per_usd: float) -> int:

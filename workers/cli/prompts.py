@@ -9,11 +9,10 @@ import typer
 from workers.cli.console import FAILED, AsJson, print_json, read_settings
 from workers.errors import WaitableError
 
-send_command = typer.Typer()
-feedback_command = typer.Typer()
+command = typer.Typer()
 
 
-@send_command.command("send")
+@command.command("send")
 def send(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
     *,
@@ -49,7 +48,7 @@ def send(
         raise typer.Exit(FAILED)
 
 
-@feedback_command.command("feedback")
+@command.command("feedback")
 def feedback(
     decision_id: Annotated[str, typer.Argument(help="As the reply gave it.")],
     score: Annotated[float, typer.Argument(help="1 is right, 0 is wrong.")],

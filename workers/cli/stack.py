@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli.console import AsJson, print_json
+from workers.cli.console import AsJson, print_json, read_settings
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,11 +33,18 @@ FolderOption = Annotated[
 def up(*, folder: FolderOption = None, as_json: AsJson = False) -> None:
     """Start a Kafka and a Postgres that stay, and print the variables that point uniroute at them.
 
-    Nothing to do if they are up. For a shell: eval "$(uniroute up)".
+    Creates the tables, the topics and a default policy where they are missing; nothing to do if all is up.
+    For a shell: eval "$(uniroute up)".
     """
+    from workers.installation import install, keep_signing_key
+
     stack = open_stack(folder)
     typer.echo("Starting Kafka and Postgres; the first time takes longer, for Kafka is fetched.", err=True)
     variables = start(stack).as_environment()
+    variables["UNIROUTE_SIGNING_KEY"] = keep_signing_key(stack.folder / "signing-key")
+    install(
+        read_settings(**{name.removeprefix("UNIROUTE_").lower(): value for name, value in variables.items()})
+    )
     if as_json:
         print_json({"folder": str(stack.folder), "environment": variables})
         return
@@ -79,8 +86,8 @@ def status(*, folder: FolderOption = None, as_json: AsJson = False) -> None:
 def open_stack(folder: Path | None) -> "LocalStack":
     """The stack of ``folder`` (the default one if None) that outlives the command; starts nothing."""
     try:
-        from workers.local.stack import LocalStack  # only with the extra
         from workers.local.folders import data_folder
+        from workers.local.stack import LocalStack  # only with the extra
     except ImportError as error:
         raise UsageError(
             "a local Kafka and Postgres need the extra: pip install 'uniroute[local]'"

@@ -51,7 +51,13 @@ def choose_archive_flags(
 
 def _is_sound(java: Java, archive: Path, environment: Mapping[str, str]) -> bool:
     """Tell whether ``java`` accepts the archive; one whose writer was killed it does not."""
-    arguments = [java.executable, "-XX:AOTMode=on", f"-XX:AOTCache={archive}", "-XX:+UseSerialGC", "-version"]
+    arguments: list[str | Path] = [
+        java.executable,
+        "-XX:AOTMode=on",
+        f"-XX:AOTCache={archive}",
+        "-XX:+UseSerialGC",
+        "-version",
+    ]
     trial = subprocess.run(  # noqa: S603  # the Java that was found
         arguments, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
