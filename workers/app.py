@@ -230,7 +230,7 @@ def create_app(settings: Settings) -> UnirouteApp:
         store="memory://",
         datadir=tempfile.gettempdir(),
         web_bind=settings.web_bind,
-        web_port=settings.web_port,
+        web_port=settings.web_port or None,  # Faust takes no 0, even where there is no web server
         web_enabled=settings.web_port > 0,
         worker_redirect_stdouts=False,
     )

@@ -50,6 +50,11 @@ class Message:
     value: bytes | None
     headers: Headers = ()
 
+    @property
+    def id_bytes(self) -> bytes:
+        """The id that its sender gave it: the key, else ``ce_id``; empty where there is neither."""
+        return self.key or self.header("ce_id") or b""
+
     def header(self, name: str) -> bytes | None:
         """Give the last value of a header, as Kafka's own tools do; ``None`` where it is absent."""
         for key, value in reversed(self.headers):
@@ -231,14 +236,16 @@ def encode(value: msgspec.Struct) -> bytes:
 def decode(raw: bytes | None, wire_type: type[Value], *, max_bytes: int) -> Value:
     """Read a wire value.
 
-    Raises ``PoisonError`` of class ``empty``, ``too_large``, ``not_json`` or ``invalid_body``; the sentence
-    names the place in the JSON.
+    Fields that the type does not name must be readable too, because the value may travel on as it is. Raises
+    ``PoisonError`` of class ``empty``, ``too_large``, ``not_json`` or ``invalid_body``; the sentence names
+    the place in the JSON.
     """
     if not raw:
         raise PoisonError("empty", "the value is empty")
     if len(raw) > max_bytes:
         raise PoisonError("too_large", f"the value has {len(raw)} bytes, at most {max_bytes} are taken")
     try:
+        msgspec.json.decode(raw)  # a typed decoder skips other fields unread, bad UTF-8 and 1e999 included
         return msgspec.json.decode(raw, type=wire_type)
     except msgspec.ValidationError as error:
         raise PoisonError("invalid_body", f"the value has the wrong shape: {error}") from error

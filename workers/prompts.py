@@ -12,6 +12,8 @@ from workers.settings import Settings
 from workers.topics import is_legal_topic
 
 _AUTO = "auto"
+#: More than any LLM writes; a number of any length is still a number in JSON.
+_MOST_OUTPUT_TOKENS = 2**31 - 1
 #: English text has about four bytes to a token in every current tokenizer.
 _BYTES_PER_TOKEN = 4.0
 
@@ -48,7 +50,7 @@ def read_prompt(message: Message, settings: Settings) -> Prompt:
     if not request.messages:
         raise PoisonError("invalid_body", "messages is empty: give at least one turn")
     policy, pinned = _read_model(request.model)
-    candidates = _read_names(message.text_header(messages.CANDIDATES))
+    candidates = _read_candidates(message)
     if pinned is not None:
         candidates = (pinned,)
     return Prompt(
@@ -89,13 +91,13 @@ def read_reply_topic(message: Message, settings: Settings) -> str:
 
 def _read_max_output(request: ChatRequest) -> int | None:
     most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    if most is not None and most < 1:
-        raise PoisonError("invalid_body", f"max_completion_tokens is {most}: give at least 1")
+    if most is not None and not 1 <= most <= _MOST_OUTPUT_TOKENS:
+        raise PoisonError("invalid_body", f"max_completion_tokens must be 1 to {_MOST_OUTPUT_TOKENS}")
     return most
 
 
 def _read_prompt_id(message: Message) -> str:
-    raw = message.key or message.header("ce_id") or b""
+    raw = message.id_bytes
     try:
         prompt_id = raw.decode()
     except UnicodeDecodeError as error:
@@ -116,8 +118,12 @@ def _read_model(model: str) -> tuple[str | None, str | None]:
     return None, model
 
 
-def _read_names(text: str | None) -> tuple[str, ...]:
-    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
+def _read_candidates(message: Message) -> tuple[str, ...]:
+    text = message.text_header(messages.CANDIDATES)
+    names = tuple(name for part in (text or "").split(",") if (name := part.strip()))
+    if text and not names:
+        raise PoisonError("bad_header", f"header {messages.CANDIDATES} names no LLM: leave it out for any")
+    return names
 
 
 def _read_deadline(message: Message) -> datetime | None:

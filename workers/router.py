@@ -210,11 +210,11 @@ class Router:
     def _error_reply(self, message: Message, reply_to: str, error: PoisonError) -> Record:
         return Record(
             topic=reply_to,
-            key=message.key,
+            key=message.id_bytes or None,
             value=messages.error_value(error.error_class, error.sentence),
             headers=(
                 *messages.event_headers(
-                    event_id=(message.key or b"").decode(errors="replace"),
+                    event_id=message.id_bytes.decode(errors="replace"),
                     event_type="uniroute.reply",
                     source=_SOURCE,
                     now=self._now(),
@@ -231,7 +231,7 @@ def _check_names(prompt: Prompt, view: RoutingView) -> str:
     if candidates is not None and not candidates & set(known):
         name = min(candidates)
         raise PoisonError("unknown_llm", str(UnknownLLMError(name, known)))
-    policy = prompt.policy or DEFAULT_POLICY
+    policy = DEFAULT_POLICY if prompt.policy is None else prompt.policy
     if policy not in view.policies:
         listed = ", ".join(sorted(view.policies)) or "none"
         raise PoisonError("unknown_policy", f"no policy is named {policy[:80]!r}; in force: {listed}")
