@@ -1,6 +1,5 @@
 """The dual of joint assignment: what a unit of each supply is worth, and the bound that this proves."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,9 @@ from routing.assignment.problem import Lines, Matrix, Prices, Supplies
 _ANNEALING = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 #: Halvings of the interval that holds lambda, at most: to the last bit of a float.
 _HALVINGS = 80
+#: Relative error that sums of costs may have, and a lambda that nothing exceeds.
+_ROUNDING = 1e-12
+_GREATEST = 1e100
 #: How far the bound may be above the least one, in quality per line.
 _EXACTNESS = 1e-13
 
@@ -84,10 +86,12 @@ def spending(lines: Lines, error_per_usd: float) -> float:
 
 def _bisect(lines: Lines, budget_usd: float) -> Prices:
     prices = no_prices(lines.errors.shape[1])
+    # A budget that is exactly some assignment's cost is enough for it, in whatever order that was summed.
+    budget_usd *= 1 + _ROUNDING
     if spending(lines, 0.0) <= budget_usd:
         return prices
     low, high = 0.0, 1.0
-    while spending(lines, high) > budget_usd and math.isfinite(high):
+    while spending(lines, high) > budget_usd and high < _GREATEST:
         low, high = high, high * 8
     slack = budget_usd - spending(lines, high)
     for _ in range(_HALVINGS):

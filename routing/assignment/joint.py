@@ -1,13 +1,15 @@
 """Joint assignment: the dual proves a bound, and a repair in whole prompts comes close to it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.assignment.duals import dual_bound, find_prices, reduce_lines
 from routing.assignment.filling import fill_budget
-from routing.assignment.problem import Assignment, Lines, Prices, Supplies, sum_up
+from routing.assignment.merging import merge_equal, split_equal
+from routing.assignment.problem import Assignment, Lines, Matrix, Prices, Supplies, sum_up
 from routing.assignment.programs import Restricted, find_shortage, round_down, solve_relaxed
 from routing.errors import InfeasibleError
 
@@ -38,12 +40,15 @@ def assign_jointly(lines: Lines, supplies: Supplies, *, names: Sequence[str] | N
     if lines.sizes.sum() == 0:
         return sum_up(lines, np.zeros(lines.errors.shape, dtype=np.int64), bound=0.0)
     _require_supplies(lines, supplies)
-    prices = find_prices(lines, supplies)
+    merged, members = merge_equal(lines)
     if supplies.requests is None and supplies.tokens is None:
-        counts = fill_budget(lines, supplies.budget_usd, prices)
-        return sum_up(lines, counts, bound=dual_bound(lines, supplies, prices), prices=prices)
-    counts, prices, bound = _assign_capacities(lines, supplies, prices, labels)
-    return sum_up(lines, counts, bound=bound, prices=prices)
+        prices = find_prices(merged, supplies)
+        bound = dual_bound(merged, supplies, prices)
+        counts = fill_budget(merged, supplies.budget_usd, prices)
+    else:
+        relaxed, prices, bound = _relax(merged, supplies, labels)
+        counts = round_down(merged, supplies, relaxed, prices)
+    return sum_up(lines, split_equal(counts, members, lines.sizes), bound=bound, prices=prices)
 
 
 def _require_supplies(lines: Lines, supplies: Supplies) -> None:
@@ -61,20 +66,16 @@ def _require_supplies(lines: Lines, supplies: Supplies) -> None:
         raise InfeasibleError({"requests": short})
 
 
-def _assign_capacities(
-    lines: Lines, supplies: Supplies, prices: Prices, labels: Sequence[str]
-) -> tuple[NDArray[np.int64], Prices, float]:
+def _relax(lines: Lines, supplies: Supplies, labels: Sequence[str]) -> tuple[Matrix, Prices, float]:
+    """Solve the linear relaxation by column generation: fractional counts (G, H), prices and bound."""
+    prices = find_prices(lines, supplies)
     columns = _near_best(lines, prices, _FIRST_COLUMNS)
     bound = dual_bound(lines, supplies, prices)
     counts = np.zeros(lines.errors.shape)
     for round_number in range(_ROUNDS):
-        restricted = Restricted(lines, supplies, columns)
-        solved = solve_relaxed(restricted)
+        solved = solve_relaxed(Restricted(lines, supplies, columns))
         if solved is None:
-            if np.array_equal(columns, lines.open):
-                raise InfeasibleError(find_shortage(lines, supplies, labels))
-            more = _FIRST_COLUMNS * 8 ** (round_number + 1)
-            columns = columns | _near_best(lines, prices, more)
+            columns = _make_feasible(lines, supplies, columns, labels, round_number)
             continue
         counts, found = solved
         tighter = dual_bound(lines, supplies, found)
@@ -88,7 +89,28 @@ def _assign_capacities(
         if not missing.any():
             break
         columns = columns | missing
-    return round_down(lines, supplies, counts, prices), prices, bound
+    return counts, prices, bound
+
+
+def _make_feasible(
+    lines: Lines, supplies: Supplies, columns: NDArray[np.bool_], labels: Sequence[str], round_number: int
+) -> NDArray[np.bool_]:
+    """Give more columns, with which a program that was infeasible may have a solution, or raise the shortage.
+
+    With a budget these are the columns of the cheapest service that the capacities allow: it fits, or nothing
+    does. Without one, it is a matter of the capacities alone, and more and more columns are tried.
+    """
+    if np.isfinite(supplies.budget_usd):
+        scale = float(lines.costs.max()) or 1.0
+        thrift = replace(lines, errors=lines.costs / scale)
+        cheapest, *_ = _relax(thrift, replace(supplies, budget_usd=np.inf), labels)
+        needed = float((cheapest * lines.costs).sum())
+        if needed > supplies.budget_usd * (1 + 1e-9) or not np.any((cheapest > 0) & ~columns):
+            raise InfeasibleError({"budget_usd": max(needed - supplies.budget_usd, 0.0)})
+        return columns | (cheapest > 0)
+    if np.array_equal(columns, lines.open):
+        raise InfeasibleError(find_shortage(lines, supplies, labels))
+    return columns | _near_best(lines, find_prices(lines, supplies), _FIRST_COLUMNS * 8 ** (round_number + 1))
 
 
 def _near_best(lines: Lines, prices: Prices, extra: int) -> NDArray[np.bool_]:

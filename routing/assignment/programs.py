@@ -117,24 +117,18 @@ def solve_relaxed(restricted: Restricted) -> tuple[Matrix, Prices] | None:
 
 
 def find_shortage(lines: Lines, supplies: Supplies, labels: Sequence[str]) -> dict[str, float]:
-    """Tell what is short, and by how much at least, when nothing fits.
+    """Tell which capacities are short when these alone cannot serve the batch, and by how much at least.
 
-    Where the capacities alone can serve the batch it is the budget: what the cheapest such service costs
-    above it. Where they cannot, it is the least sum of capacities, in mean prompts, that would have to be
-    added.
+    Of all that would do, it is the least sum of additions, in mean prompts. The budget is not looked at.
     """
     open_columns = Restricted(lines, replace(supplies, budget_usd=np.inf), lines.open)
     listed = list_supplies(lines, open_columns.supplies)
     within, limits = open_columns.within_supplies(listed)
     equal, sizes = open_columns.each_line_whole()
-    costs = lines.costs[open_columns.line, open_columns.llm]
-    least = linprog(costs, A_ub=within, b_ub=limits, A_eq=equal, b_eq=sizes, method="highs")
-    if least.x is not None:
-        settled = float((open_columns.settled * lines.costs).sum())
-        return {"budget_usd": settled + float(least.fun) - supplies.budget_usd}
+    n_columns = len(open_columns.line)
     n_supplies = len(listed)
     found = linprog(
-        np.concatenate([np.zeros(len(costs)), np.ones(n_supplies)]),
+        np.concatenate([np.zeros(n_columns), np.ones(n_supplies)]),
         A_ub=hstack([within, -eye_array(n_supplies)]).tocsr(),
         b_ub=limits,
         A_eq=hstack([equal, csr_array((equal.shape[0], n_supplies))]).tocsr(),
@@ -143,7 +137,7 @@ def find_shortage(lines: Lines, supplies: Supplies, labels: Sequence[str]) -> di
     )
     return {
         f"{supply.label[0]} of {labels[supply.label[1] or 0]}": float(amount) * supply.scale
-        for supply, amount in zip(listed, found.x[len(costs) :], strict=True)
+        for supply, amount in zip(listed, found.x[n_columns:], strict=True)
         if amount > _LEAST_EXCESS
     }
 

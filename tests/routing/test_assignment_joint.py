@@ -298,3 +298,34 @@ def test_joint_beats_greedy() -> None:
     supplies = Supplies(budget_usd=budget_between(lines, 0.3))
 
     assert assign_jointly(lines, supplies).quality > assign_greedily(lines, supplies).quality + 50
+
+
+def test_twins_are_solved_as_one() -> None:
+    """Ten thousand lines of three kinds, all ties, take no longer than three lines, and keep every limit."""
+    rng = np.random.default_rng(9)
+    kinds = draw_lines(3, 8, 9)
+    kind = rng.integers(0, 3, 10_000)
+    lines = Lines(errors=kinds.errors[kind], costs=kinds.costs[kind], counts=rng.integers(0, 3, 10_000))
+    tenth = np.full(8, np.ceil(0.2 * lines.sizes.sum()))
+    supplies = Supplies(budget_usd=float((lines.sizes * lines.costs.mean(axis=1)).sum()), requests=tenth)
+
+    found = assign_jointly(lines, supplies)
+
+    require_kept(lines, supplies, found)
+    assert found.gap <= 0.001
+
+
+def test_budget_just_above_the_cheapest_service_is_met() -> None:
+    """Where capacities force dear LLMs, 1 % more than the cheapest service is enough, 1 % less is not."""
+    lines = draw_lines(300, 5, 10)
+    room = np.full(5, 61.0)
+    scale = float(lines.costs.max())
+    thrifty = assign_jointly(Lines(errors=lines.costs / scale, costs=lines.costs), Supplies(requests=room))
+    least = thrifty.cost_usd
+
+    enough = Supplies(budget_usd=1.01 * least, requests=room)
+    require_kept(lines, enough, assign_jointly(lines, enough))
+    with pytest.raises(InfeasibleError) as caught:
+        assign_jointly(lines, Supplies(budget_usd=0.99 * least, requests=room))
+
+    assert caught.value.short["budget_usd"] == pytest.approx(0.01 * least, rel=0.05)
