@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from kafka import (
     ConsumerGroupMetadata,
     ConsumerRebalanceListener,
@@ -31,6 +32,8 @@ _POLL_INTERVAL_MS = 60_000
 _JOIN_MS = 200
 _COMMITTED_TIMEOUT_MS = 1_000
 _CLOSE_MS = 1_000
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +147,14 @@ class GroupConsumer:
             committed = self._consumer.committed(
                 topic_partition, metadata=True, timeout_ms=_COMMITTED_TIMEOUT_MS
             )
+            ends = self._consumer.end_offsets([topic_partition], timeout_ms=_COMMITTED_TIMEOUT_MS)
         except KafkaTimeoutError:
             return None
         if committed is None:
+            return OffsetTracker(0)
+        if committed.offset > ends[topic_partition]:
+            # The log was cut or made anew, and is read from its beginning: better twice than not at all.
+            log.error("log_ends_before_commit", partition=partition, committed=committed.offset)
             return OffsetTracker(0)
         try:
             return OffsetTracker.resume(committed.offset, committed.metadata)

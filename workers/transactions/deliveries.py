@@ -99,8 +99,9 @@ class Deliveries:
 
     def _seal(self, letter: Record, limit: int) -> Record:
         """Say which group gave up, and cut to fit."""
-        group = (GROUP_HEADER, self._group.encode())
-        return cut_to_fit(replace(letter, headers=(*letter.headers, group)), limit=limit)
+        if all(name != GROUP_HEADER for name, _ in letter.headers):
+            letter = replace(letter, headers=(*letter.headers, (GROUP_HEADER, self._group.encode())))
+        return cut_to_fit(letter, limit=limit)
 
 
 def _find_fault(
@@ -112,7 +113,7 @@ def _find_fault(
             continue
         limit = limits[record.topic]
         if limit is None:
-            return _fault("unknown_topic", f"topic {record.topic!r} does not exist")
+            return _fault("unknown_topic", f"topic {record.topic!r} does not exist, or may not be written to")
         if not _is_proper(record):
             return _fault(
                 "invalid_record", "a record lacks key and value, or holds something else than bytes"

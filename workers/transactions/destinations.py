@@ -9,6 +9,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 #: The broker's default ``max.message.bytes``, taken where a topic's own is not ours to read.
 DEFAULT_LIMIT = 1_048_588
+#: No larger record is produced, whatever a topic would take.
+LARGEST_RECORD = 32 * 1024 * 1024
 
 _LIMIT_CONFIG = "max.message.bytes"
 # How long a missing topic is believed to be missing.
@@ -39,10 +41,13 @@ class ClusterTopics:
             return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in present]
         configs = self._admin.describe_configs(resources, config_filter="all").get("topic", {})
-        return {
-            name: int(((configs.get(name) or {}).get(_LIMIT_CONFIG) or {}).get("value", DEFAULT_LIMIT))
-            for name in present
-        }
+        return {name: min(LARGEST_RECORD, _limit(configs.get(name))) for name in present}
+
+
+def _limit(configs: Mapping[str, Mapping[str, str]] | None) -> int:
+    """Read the limit from a topic's configs; they are absent where they are not ours to read."""
+    limit = (configs or {}).get(_LIMIT_CONFIG)
+    return int(limit["value"]) if limit else DEFAULT_LIMIT
 
 
 class Destinations:

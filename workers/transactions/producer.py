@@ -9,11 +9,11 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from workers.messages import Record
 from workers.transactions.config import LoopConfig
+from workers.transactions.destinations import LARGEST_RECORD
 from workers.transactions.work import Partition
 
 # One request per partition and leader is in flight, so this bounds what a round trip carries.
 _BATCH_BYTES = 256 * 1024
-_REQUEST_BYTES = 32 * 1024 * 1024
 # The broker asks to try again while it still writes the markers of the previous transaction: a few ms.
 _RETRY_BACKOFF_MS = 5
 _KILL_S = 1.0
@@ -42,8 +42,7 @@ class TransactionalProducer:
             metadata_max_age_ms=config.metadata_max_age_ms,
             retry_backoff_ms=_RETRY_BACKOFF_MS,
             batch_size=_BATCH_BYTES,
-            # Topics have limits of their own, which are checked before.
-            max_request_size=_REQUEST_BYTES,
+            max_request_size=LARGEST_RECORD,
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )

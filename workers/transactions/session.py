@@ -70,7 +70,8 @@ class Session:
 
     def forget(self) -> None:
         """Drop everything that is in flight."""
-        self._apply([Rebalance(lost=self._assignment.partitions)])
+        if self._assignment.partitions:
+            self._apply([Rebalance(lost=self._assignment.partitions)])
 
     def _turn(self) -> None:
         busy = self._work.in_flight or self._held

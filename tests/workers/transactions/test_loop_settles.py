@@ -311,6 +311,26 @@ def test_offsets_of_another_program_are_refused(config: LoopConfig) -> None:
         loop.run(threading.Event())
 
 
+def test_a_log_that_was_cut_is_read_from_its_beginning(config: LoopConfig) -> None:
+    """Committed offsets beyond the end of the log do not make the loop skip what is written before them."""
+    prefix = config.topic_prefix
+    create_topics(config.bootstrap, {f"{prefix}in": {}, f"{prefix}out": {}}, partitions=1)
+    before = KafkaConsumer(bootstrap_servers=config.bootstrap, group_id=config.group_id)
+    partition = TopicPartition(f"{prefix}in", 0)
+    before.assign([partition])
+    before.commit({partition: OffsetAndMetadata(1_000, "", -1)})
+    before.close()
+    produce(config.bootstrap, f"{prefix}in", {b"key": b"value"})
+
+    def copy(batch: Sequence[Message]) -> list[list[Record]]:
+        return [[Record(topic=f"{prefix}out", key=done.key, value=done.value)] for done in batch]
+
+    with looping(config, BatchWork(copy)), reader(config, "out") as output:
+        output.read_until(seen(1), timeout_s=30)
+
+    assert output.ids == {b"key": 1}
+
+
 def test_stopping_drops_what_hangs_and_leaves_the_group(config: LoopConfig) -> None:
     """A loop whose calls never end stops in time; the next one answers at once, without waiting a session."""
     prefix = config.topic_prefix

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from exactly_once import CommittedReader, Traffic, WorkerProcess, create_topics, make_ids, produce
 
-from workers.local.stack import LocalStack
+from workers.local.kafka import Kafka
 
 pytestmark = pytest.mark.stack
 
@@ -125,17 +125,17 @@ def test_members_come_and_go_under_load(
     assert first.said("loop_rejoins") == 0
 
 
-def test_broker_killed_and_restarted(stack: LocalStack, prefix: str, start: Start) -> None:
+def test_broker_killed_and_restarted(kafka: Kafka, prefix: str, start: Start) -> None:
     """SIGKILL of the broker in the middle of transactions: both workers wait, and go on."""
-    bootstrap = stack.endpoints.kafka_bootstrap
+    bootstrap = kafka.bootstrap
     ids = make_ids(4_000)
     produce(bootstrap, f"{prefix}in", dict.fromkeys(ids, b"x" * 200))
     workers = [start(slot, seconds_per_message=0.001, session_timeout_ms=6_000) for slot in "01"]
     # The reader is not there while the broker is down: it would leave sockets open that nobody closes.
     with CommittedReader(bootstrap, [f"{prefix}out"]) as output:
         output.read_until(seen(500), timeout_s=30)
-    stack.kafka.kill()
-    stack.kafka.start()
+    kafka.kill()
+    kafka.start()
     with CommittedReader(bootstrap, [f"{prefix}out"]) as output:
         output.read_until(every(ids), timeout_s=60)
         codes = [worker.stop()[0] for worker in workers]
