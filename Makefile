@@ -8,7 +8,7 @@ export UV_DEFAULT_INDEX := $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL))
 export HF_HUB_OFFLINE ?= 1
 ARGS ?=
 
-.PHONY: help setup demo test lint format bench chaos requirements clean
+.PHONY: help setup demo test lint format bench requirements clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,7 +42,7 @@ format: $(READY)  ## rewrite the code in the house style
 bench: $(READY)  ## measure, side by side: make bench ARGS="--report bench.json"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-requirements: $(READY)  ## pin the versions anew
+requirements: $(READY)  ## pin what pyproject.toml asks for
 	deploy/requirements/compile.sh $(BIN)/uv
 
 clean:  ## remove what the targets made

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from workers.local.stack import LocalStack
     from workers.local.kafka import Kafka
     from workers.local.postgres import Postgres
+    from workers.local.stack import LocalStack
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ import pytest
 from kafka import KafkaAdminClient
 
 from workers.errors import UsageError
-from workers.local.stack import LocalStack
 from workers.local.processes import ServiceError, wait_gone
+from workers.local.stack import LocalStack
 
 pytestmark = pytest.mark.stack
 

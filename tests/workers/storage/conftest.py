@@ -13,6 +13,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import LLMs, Registration
 
+
 @pytest.fixture
 def engine(migrated_url: str) -> Iterator[Engine]:
     """An engine on a migrated, otherwise empty database of the test's own."""
