@@ -1,8 +1,9 @@
 """One call to one LLM over any OpenAI-compatible endpoint, by the openai client with its own retries off."""
 
+import asyncio
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx2
@@ -15,16 +16,19 @@ from workers.errors import UsageError
 _MAX_ANSWER_BYTES = 3 * 1024 * 1024
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens as the endpoint counted them."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
 
 
 class _Completion(msgspec.Struct):
     choices: list[msgspec.Raw]
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A valid chat completion: its bytes as they came, and its usage where the endpoint told it."""
+    """A valid chat completion: its bytes as they came, and its usage where the endpoint told it readably."""
 
     value: bytes
     usage: Usage | None
@@ -50,7 +54,8 @@ class Answer:
 class EndpointCaller:
     """Keeps one connection pool per endpoint; all calls of a process share it.
 
-    ``call`` raises ``CallError`` and nothing else for whatever an endpoint does.
+    ``call`` raises ``CallError`` and nothing else for whatever an endpoint does, or a body or a key holds. No
+    sentence of it quotes the key.
     """
 
     def __init__(self, *, timeout_s: float, max_connections: int) -> None:
@@ -65,23 +70,29 @@ class EndpointCaller:
     ) -> Answer:
         """Send ``body`` to the endpoint, its ``model`` replaced and streaming off.
 
-        A queue has no use for a stream: the whole answer is one reply.
+        A queue has no use for a stream: the whole answer is one reply. ``timeout_s`` is for all of it: an
+        endpoint that sends a byte now and then does not outlast it.
         """
-        request = {**body, "model": endpoint.provider_model, "stream": False}
-        request.pop("stream_options", None)
+        content = _write_request(body, endpoint)
+        client = self._client(endpoint)
         try:
-            response = await self._client(endpoint).post(
-                "/chat/completions",
-                body=request,
-                cast_to=httpx2.Response,
-                options={
-                    "headers": {"x-uniroute-prompt-id": quote(prompt_id)},
-                    "timeout": min(self._timeout_s, timeout_s),
-                },
-            )
+            async with asyncio.timeout(min(self._timeout_s, timeout_s)):
+                response = await client.post(
+                    "/chat/completions",
+                    content=content,
+                    cast_to=httpx2.Response,
+                    options={
+                        "headers": {
+                            "content-type": "application/json",
+                            "x-uniroute-prompt-id": quote(prompt_id),
+                        }
+                    },
+                )
             return _read_answer(response.content)
+        except TimeoutError as error:
+            raise CallError("timeout", "the endpoint did not answer in time") from error
         except openai.OpenAIError as error:
-            raise classify(error) from error
+            raise classify(error, secret=client.api_key if endpoint.api_key_ref else "") from error
         except httpx2.HTTPError as error:
             raise CallError("connection", f"the connection broke off: {type(error).__name__}") from error
 
@@ -106,7 +117,8 @@ class EndpointCaller:
 def resolve_key(reference: str) -> str:
     """Give the key that ``env:NAME`` refers to; an empty reference means that the endpoint asks for none.
 
-    Raises ``CallError`` of class ``auth`` where the variable is not set: the key never travels otherwise.
+    Raises ``CallError`` of class ``auth`` where the variable is not set, or holds what no header can: a line
+    break, say. The key never travels otherwise.
     """
     if not reference:
         return "none"
@@ -115,7 +127,19 @@ def resolve_key(reference: str) -> str:
         raise UsageError(f"a key is referred to as env:NAME, not as {kind}:...")
     if name not in os.environ:
         raise CallError("auth", f"the environment variable {name} is not set where the executor runs")
-    return os.environ[name]
+    key = os.environ[name]
+    if not key or not key.isascii() or not key.isprintable() or key != key.strip():
+        raise CallError("auth", f"the environment variable {name} holds no key that can be sent")
+    return key
+
+
+def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
+    request = {**body, "model": endpoint.provider_model, "stream": False}
+    request.pop("stream_options", None)
+    try:
+        return msgspec.json.encode(request)
+    except (ValueError, RecursionError) as error:
+        raise CallError("bad_request", f"the body cannot be sent on: {type(error).__name__}") from error
 
 
 def _read_answer(content: bytes) -> Answer:
@@ -129,4 +153,12 @@ def _read_answer(content: bytes) -> Answer:
         raise CallError("bad_response", f"the answer is no chat completion: {error}") from error
     if not completion.choices:
         raise CallError("bad_response", "the answer has no choices")
-    return Answer(value=content, usage=completion.usage)
+    return Answer(value=content, usage=_read_usage(completion.usage))
+
+
+def _read_usage(raw: msgspec.Raw) -> Usage | None:
+    """Give the counts; ``None`` where they are absent or odd, for the answer is one all the same."""
+    try:
+        return msgspec.json.decode(raw, type=Usage | None)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

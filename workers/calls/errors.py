@@ -34,26 +34,32 @@ class CallError(WorkersError):
         return self.error_class in RETRYABLE
 
 
-def classify(error: openai.OpenAIError) -> CallError:
-    """Give the class of an error of the openai client."""
+def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:
+    """Give the class of an error of the openai client; ``secret`` does not appear in its sentence."""
     if isinstance(error, openai.APITimeoutError):
         return CallError("timeout", "the endpoint did not answer in time")
     if isinstance(error, openai.APIStatusError):
-        return _classify_status(error)
+        return _classify_status(error, secret)
     if isinstance(error, openai.APIConnectionError):
-        return CallError("connection", f"the endpoint could not be reached: {error.__cause__ or error}")
+        cause = _hide(str(error.__cause__ or error), secret)
+        return CallError("connection", f"the endpoint could not be reached: {cause[:300]}")
     return CallError("bad_response", f"the endpoint's answer could not be read: {type(error).__name__}")
 
 
-def _classify_status(error: openai.APIStatusError) -> CallError:
+def _classify_status(error: openai.APIStatusError, secret: str) -> CallError:
     status = error.status_code
     error_class = _BY_STATUS.get(status) or _BY_CODE.get(str(error.code))
     if error_class is None:
         error_class = "server" if status >= _SERVER_ERROR else "bad_request"
     if error_class == "auth":  # the endpoint's own words may quote a part of the key
         return CallError("auth", f"the endpoint answered {status}: check the key the LLM is registered with")
-    sentence = f"the endpoint answered {status}: {error.message[:300]}"
+    sentence = f"the endpoint answered {status}: {_hide(error.message, secret)[:300]}"
     return CallError(error_class, sentence, retry_after_s=_retry_after(error))
+
+
+def _hide(text: str, secret: str) -> str:
+    """Cover a secret that an endpoint echoes, before the text is cut: a part of it would be too much."""
+    return text.replace(secret, "***") if secret else text
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
