@@ -164,6 +164,8 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     llm: str
     error: float
     cost_usd: float
+    #: Tokens that an answer of it was expected to have.
+    output_tokens: float
     #: The limit that removed it; absent where it was allowed.
     removed_by: str | None = None
 

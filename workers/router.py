@@ -141,13 +141,15 @@ class Router:
         )
         decisions = decide(asked, view.snapshot, named.policy, rng=self._rng)
         return [
-            self._dispatch(prompt, row, decisions, named)
+            self._dispatch(prompt, row, decisions, named, view.snapshot)
             if decisions.llms[row] >= 0
             else [self._error_reply(prompt.message, prompt.reply_to, _no_candidate(decisions, row))]
             for row, prompt in enumerate(prompts)
         ]
 
-    def _dispatch(self, prompt: Prompt, row: int, decisions: Decisions, named: NamedPolicy) -> list[Record]:
+    def _dispatch(
+        self, prompt: Prompt, row: int, decisions: Decisions, named: NamedPolicy, snapshot: Snapshot
+    ) -> list[Record]:
         now = self._now()
         llm = decisions.names[decisions.llms[row]]
         token = self._signer.sign(
@@ -160,7 +162,7 @@ class Router:
                 decided_at=int(now.timestamp()),
             )
         )
-        decision = _describe(prompt, row, decisions, named, token=token, now=now)
+        decision = _describe(prompt, row, decisions, named, snapshot, token=token, now=now)
         return [
             Record(
                 topic=self._topics.dispatch(llm),
@@ -253,7 +255,14 @@ def _no_candidate(decisions: Decisions, row: int) -> PoisonError:
 
 
 def _describe(
-    prompt: Prompt, row: int, decisions: Decisions, named: NamedPolicy, *, token: str, now: datetime
+    prompt: Prompt,
+    row: int,
+    decisions: Decisions,
+    named: NamedPolicy,
+    snapshot: Snapshot,
+    *,
+    token: str,
+    now: datetime,
 ) -> DecisionRecord:
     removed = decisions.removed(row)
     return DecisionRecord(
@@ -270,9 +279,15 @@ def _describe(
         input_tokens=prompt.input_tokens,
         limits=_plain(prompt.limits),
         candidates=tuple(
-            CandidateRecord(llm=name, error=error, cost_usd=cost, removed_by=removed.get(name))
-            for name, error, cost in zip(
-                decisions.names, decisions.errors[row].tolist(), decisions.costs[row].tolist(), strict=True
+            CandidateRecord(
+                llm=name, error=error, cost_usd=cost, output_tokens=tokens, removed_by=removed.get(name)
+            )
+            for name, error, cost, tokens in zip(
+                decisions.names,
+                decisions.errors[row].tolist(),
+                decisions.costs[row].tolist(),
+                snapshot.output_tokens.tolist(),
+                strict=True,
             )
         ),
         versions=messages.Versions(

@@ -30,6 +30,9 @@ def demo(
     kill_router: Annotated[
         bool, typer.Option("--kill-router", help="SIGKILL the router mid-run and start it again.")
     ] = False,
+    replay_check: Annotated[
+        bool, typer.Option("--replay-check", help="Decide everything again from the log and compare.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Route prompts to simulated LLMs over a private, real Kafka and Postgres, and show what it is worth."""
@@ -44,7 +47,12 @@ def demo(
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(
-        prompts=prompts, outcomes=outcomes, seed=seed, concurrency=concurrency, kill_router=kill_router
+        prompts=prompts,
+        outcomes=outcomes,
+        seed=seed,
+        concurrency=concurrency,
+        kill_router=kill_router,
+        replay_check=replay_check,
     )
     begun = time.monotonic()
 

@@ -24,6 +24,7 @@ MODULES = {
     "llm": "llms",
     "map": "maps",
     "policy": "policies",
+    "replay": "replay",
     "topics": "topics",
     "db": "database",
     "embedder": "embedder",

@@ -100,5 +100,8 @@ def show_report(console: Console, report: Report) -> None:
         f"feedback applied {report['feedback_applied']}, error rates published "
         f"{report['error_rate_versions']} times"
     )
+    if "replay" in report:
+        replay = report["replay"]
+        console.print(f"decided again: {replay['identical']} of {replay['decisions']} the same, bit for bit")
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]")

@@ -20,3 +20,5 @@ class Options:
     concurrency: int = 64
     #: Kill the router by SIGKILL a third into the run, and start it again.
     kill_router: bool = False
+    #: Decide everything again afterwards, from what was logged.
+    replay_check: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import Engine, func, select
 
 from workers.local.demo.options import Options
@@ -15,8 +16,12 @@ from workers.local.demo.traffic import Auditor, Tally, Traffic
 from workers.local.simulated.answers import AnswerSource
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.playback import PlaybackSource
+from workers.messages import DecisionRecord
+from workers.reading import read_all
+from workers.replay import replay
 from workers.storage.engine import transaction
 from workers.storage.tables import ErrorRateVersionRow, FeedbackRow
+from workers.topics import Topics
 
 #: Feedback that is not counted this long after the last reply is reported as not applied.
 _SETTLE_SECONDS = 30.0
@@ -45,7 +50,7 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
         feedback_applied = _await_feedback(stage.engine, tally.feedback)
         stage.stop_roles()
         traffic.recount()
-        return build_report(
+        report = build_report(
             source,
             traffic,
             auditor,
@@ -53,6 +58,18 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
             error_rate_versions=_count(stage.engine, ErrorRateVersionRow),
             dead_letters=auditor.count_dead_letters(),
         )
+        if options.replay_check:
+            say("Deciding everything again from what was logged")
+            report["replay"] = _replay(stage)
+        return report
+
+
+def _replay(stage: Stage) -> dict[str, int]:
+    logged = read_all(stage.settings, [Topics(stage.settings.topic_prefix).decisions])
+    found = replay(
+        stage.engine, [msgspec.json.decode(record.value, type=DecisionRecord) for record in logged]
+    )
+    return {"decisions": found.decisions, "identical": found.identical}
 
 
 def open_source(options: Options) -> AnswerSource:

@@ -3,15 +3,14 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-from kafka import KafkaConsumer, TopicPartition
+from typing import Self
 
 from workers.client import Client, Reply
 from workers.local.demo.options import Options
 from workers.local.simulated.answers import AnswerSource, Prompt
+from workers.reading import open_reader, read_all
 from workers.settings import Settings
 from workers.topics import Topics, describe_topics
 
@@ -179,34 +178,3 @@ class Traffic:
         tally.score += trace.score
         tally.cost_usd += trace.cost_usd
         tally.llms[reply.llm] += 1
-
-
-def open_reader(settings: Settings, names: Sequence[str]) -> KafkaConsumer:
-    """Read whole topics from their beginning, committed records alone, in no group."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap.split(","),
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        group_id=None,
-    )
-    partitions = [
-        TopicPartition(name, partition)
-        for name in names
-        for partition in sorted(consumer.partitions_for_topic(name) or ())
-    ]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning()
-    return consumer
-
-
-def read_all(settings: Settings, names: Sequence[str]) -> Iterator[Any]:
-    """Yield every committed record that the topics hold now."""
-    consumer = open_reader(settings, names)
-    try:
-        ends = consumer.end_offsets(consumer.assignment())
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            for records in consumer.poll(timeout_ms=500).values():
-                yield from records
-    finally:
-        consumer.close()
