@@ -9,7 +9,7 @@ import numpy as np
 
 from routing.decisions import Decisions, Prompts, decide
 from routing.embedders import Embedder, Fingerprint, FloatMatrix
-from routing.errors import NoCandidateError, UnknownLLMError
+from routing.errors import NoCandidateError, RoutingError, UnknownLLMError
 from routing.policies import Policy, UniformSource
 from routing.requests import Limits
 from routing.snapshot import Snapshot
@@ -125,7 +125,11 @@ class Router:
         for name, rows in rows_by_policy.items():
             prompts = [prompt for _, prompt in rows]
             end = start + len(rows)
-            routed = self._route(prompts, embeddings[start:end], view, view.policies[name])
+            try:
+                routed = self._route(prompts, embeddings[start:end], view, view.policies[name])
+            except RoutingError as error:  # a policy that names an LLM that has left, say
+                problem = PoisonError("unusable_policy", f"policy {name} cannot choose: {error}")
+                routed = [self._refuse(prompt.message, problem) for prompt in prompts]
             for (row, _), outputs in zip(rows, routed, strict=True):
                 records[row] = outputs
             start = end

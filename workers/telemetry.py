@@ -69,7 +69,11 @@ class RoleMetrics:
 
 
 def configure_logs(*, level: str = "INFO") -> None:
-    """Send structured logs to standard error; prompts and keys are never among them."""
+    """Send structured logs to standard error; prompts and keys are never among them.
+
+    kafka-python warns of each task that takes a tenth of a second, as any does on a busy machine: left out.
+    """
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
