@@ -128,7 +128,7 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         caller=EndpointCaller(timeout_s=settings.call_timeout_s, max_connections=settings.max_in_flight),
         llms=directory.read,
         retries=RetryPolicy(),
-        call_timeout_s=settings.call_timeout_s,
+        settings=settings,
         rng=random.Random(),  # noqa: S311 (jitter, not a secret)
     )
     pattern = Topics(settings.topic_prefix).dispatch_pattern

@@ -15,8 +15,10 @@ from workers import messages
 from workers.calls.endpoints import Answer, Endpoint, EndpointCaller
 from workers.calls.errors import CallError
 from workers.calls.retries import RetryPolicy
-from workers.errors import PoisonError
+from workers.errors import PoisonError, WaitableError
 from workers.messages import Headers, Message, Record
+from workers.prompts import read_deadline, read_reply_topic
+from workers.settings import Settings
 
 #: What travels on from a dispatch to its reply.
 _CARRIED = (
@@ -29,6 +31,8 @@ _CARRIED = (
     messages.TRACEPARENT,
 )
 _SOURCE = "/executor"
+#: How long an LLM that a dispatch names may be missing from what the executor has read of the registry.
+_REGISTRY_LAG_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +43,23 @@ class CallableLLM:
     price: Price
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dispatch:
+    """A dispatch that can be answered."""
+
+    message: Message
+    prompt_id: str
+    llm: str
+    reply_to: str
+    body: dict[str, Any]
+    deadline: datetime | None
+
+
 class Executor:
     """Turns one dispatch into one reply, an error reply included.
 
     ``llms`` gives the callable LLMs by name, as of now. Whatever the endpoint does, ``handle`` gives exactly
-    one record; only a dispatch that cannot be read is poison.
+    one record; only a dispatch that no router of ours wrote is poison.
     """
 
     def __init__(
@@ -52,7 +68,7 @@ class Executor:
         caller: EndpointCaller,
         llms: Callable[[], Mapping[str, CallableLLM]],
         retries: RetryPolicy,
-        call_timeout_s: float,
+        settings: Settings,
         rng: random.Random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Any] = asyncio.sleep,
@@ -60,22 +76,23 @@ class Executor:
         self._caller = caller
         self._llms = llms
         self._retries = retries
-        self._call_timeout_s = call_timeout_s
+        self._settings = settings
         self._rng = rng
         self._now = now
         self._sleep = sleep
 
     async def handle(self, message: Message) -> Sequence[Record]:
-        """Call and answer; raises ``PoisonError`` for a dispatch that no router of ours wrote."""
-        name = message.text_header(messages.LLM)
-        reply_to = message.text_header(messages.REPLY_TO)
-        if not (name and reply_to and message.key and message.value):
-            raise PoisonError("invalid_dispatch", "the dispatch lacks its LLM, reply topic, key or body")
+        """Call and answer.
+
+        Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
+        ``bad_header`` for a dispatch that cannot be read.
+        """
+        dispatch = _read_dispatch(message, self._settings)
         try:
-            llm = self._find(name)
-            answer, attempts = await self._call(llm, message)
+            llm = self._find(dispatch)
+            answer, attempts = await self._call(llm, dispatch)
         except _GaveUp as given_up:
-            return [self._error_reply(message, reply_to, given_up)]
+            return [self._error_reply(dispatch, given_up)]
         facts: list[tuple[str, bytes]] = [(messages.ATTEMPT, str(attempts).encode())]
         if answer.usage is not None:
             cost = call_cost(
@@ -84,18 +101,19 @@ class Executor:
                 output_tokens=answer.usage.completion_tokens,
             )
             facts.append((messages.COST_USD, repr(cost).encode()))
-        return [self._reply(message, reply_to, answer.value, tuple(facts))]
+        return [self._reply(dispatch, answer.value, tuple(facts))]
 
-    def _find(self, name: str) -> CallableLLM:
-        llm = self._llms().get(name)
-        if llm is None:
-            raise _GaveUp("llm_removed", f"LLM {name!r} was removed after this prompt was routed", attempts=0)
-        return llm
+    def _find(self, dispatch: _Dispatch) -> CallableLLM:
+        """Give the LLM, or wait: a router may know one that joined a moment before the executor does."""
+        llm = self._llms().get(dispatch.llm)
+        if llm is not None:
+            return llm
+        if self._now().timestamp() - dispatch.message.timestamp_ms / 1000 < _REGISTRY_LAG_S:
+            raise WaitableError("the registry", f"LLM {dispatch.llm!r} is not in it yet")
+        raise _GaveUp("unknown_llm", f"no LLM {dispatch.llm!r} is registered", attempts=0)
 
-    async def _call(self, llm: CallableLLM, message: Message) -> tuple[Answer, int]:
-        deadline = _deadline(message)
-        body = msgspec.json.decode(message.value or b"")
-        prompt_id = (message.key or b"").decode()
+    async def _call(self, llm: CallableLLM, dispatch: _Dispatch) -> tuple[Answer, int]:
+        deadline = dispatch.deadline
         attempt = 0
         while True:
             attempt += 1
@@ -104,7 +122,10 @@ class Executor:
                 raise _GaveUp("expired", "the deadline passed before an answer came", attempts=attempt - 1)
             try:
                 answer = await self._caller.call(
-                    llm.endpoint, body, prompt_id=prompt_id, timeout_s=min(self._call_timeout_s, left_s)
+                    llm.endpoint,
+                    dispatch.body,
+                    prompt_id=dispatch.prompt_id,
+                    timeout_s=min(self._settings.call_timeout_s, left_s),
                 )
             except CallError as error:
                 wait_s = self._retries.wait(attempt, error, left_s=left_s, rng=self._rng)
@@ -114,20 +135,17 @@ class Executor:
             else:
                 return answer, attempt
 
-    def _error_reply(self, message: Message, reply_to: str, given_up: "_GaveUp") -> Record:
+    def _error_reply(self, dispatch: _Dispatch, given_up: "_GaveUp") -> Record:
         facts = ((messages.ATTEMPT, str(given_up.attempts).encode()),)
         value = messages.error_value(given_up.error_class, given_up.sentence)
-        return self._reply(message, reply_to, value, facts)
+        return self._reply(dispatch, value, facts)
 
-    def _reply(self, message: Message, reply_to: str, value: bytes, facts: Headers) -> Record:
+    def _reply(self, dispatch: _Dispatch, value: bytes, facts: Headers) -> Record:
         event = messages.event_headers(
-            event_id=(message.key or b"").decode(),
-            event_type="uniroute.reply",
-            source=_SOURCE,
-            now=self._now(),
+            event_id=dispatch.prompt_id, event_type="uniroute.reply", source=_SOURCE, now=self._now()
         )
-        headers = (*event, *messages.carried(message, _CARRIED), *facts)
-        return Record(topic=reply_to, key=message.key, value=value, headers=headers)
+        headers = (*event, *messages.carried(dispatch.message, _CARRIED), *facts)
+        return Record(topic=dispatch.reply_to, key=dispatch.message.key, value=value, headers=headers)
 
 
 class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
@@ -140,6 +158,20 @@ class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
         self.attempts = attempts
 
 
-def _deadline(message: Message) -> datetime | None:
-    text = message.text_header(messages.DEADLINE)
-    return datetime.fromisoformat(text) if text else None
+def _read_dispatch(message: Message, settings: Settings) -> _Dispatch:
+    llm = message.text_header(messages.LLM)
+    if not (llm and message.key and message.value):
+        raise PoisonError("invalid_dispatch", "the dispatch lacks its LLM, key or body")
+    try:
+        prompt_id = message.key.decode()
+        body = msgspec.json.decode(message.value, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PoisonError("invalid_dispatch", f"the dispatch cannot be read: {error}") from error
+    return _Dispatch(
+        message=message,
+        prompt_id=prompt_id,
+        llm=llm,
+        reply_to=read_reply_topic(message, settings),
+        body=body,
+        deadline=read_deadline(message),
+    )

@@ -66,7 +66,7 @@ def read_prompt(message: Message, settings: Settings) -> Prompt:
             max_output_tokens=_read_max_output(request),
         ),
         policy=message.text_header(messages.POLICY) or policy,
-        deadline=_read_deadline(message),
+        deadline=read_deadline(message),
     )
 
 
@@ -126,7 +126,8 @@ def _read_candidates(message: Message) -> tuple[str, ...]:
     return names
 
 
-def _read_deadline(message: Message) -> datetime | None:
+def read_deadline(message: Message) -> datetime | None:
+    """Give the time after which no answer is wanted; ``PoisonError`` (``bad_header``) if it is none."""
     text = message.text_header(messages.DEADLINE)
     if text is None:
         return None
