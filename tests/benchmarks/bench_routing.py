@@ -20,7 +20,7 @@ N_PROMPTS, N_CLUSTERS, N_LLMS, DIMENSION = 10_000, 100, 100, 384
 def run(n_prompts: int = N_PROMPTS) -> dict[str, float]:
     """Give microseconds per prompt, best of five, and peak bytes per prompt, for 100 clusters and 100 LLMs.
 
-    ``predict_choose``: from cluster weights to a choice, the mathematics of ALGORITHMS. ``decide``: the whole
+    ``predict_choose``: from cluster weights to a choice, the mathematics alone. ``decide``: the whole
     call, from embeddings to decisions with costs and limits. ``decide_one``: a batch of one.
     """
     rng = np.random.default_rng(0)
