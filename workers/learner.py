@@ -119,8 +119,18 @@ def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> Feed
         cells=facts.cells,
         score=event.score,
         source=event.source,
-        event_time=datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC),
+        event_time=_read_time(message),
     )
+
+
+def _read_time(message: Message) -> datetime:
+    """Give the record's time, which is whatever its producer wrote there."""
+    try:
+        return datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise PoisonError(
+            "bad_feedback", f"the record's timestamp {message.timestamp_ms} is no time"
+        ) from error
 
 
 def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:

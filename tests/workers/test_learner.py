@@ -1,0 +1,316 @@
+"""What the learner makes of feedback, on the real Postgres."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from sqlalchemy import Engine, func, select
+
+from routing.clusters import ClusterMap
+from routing.embedders import Fingerprint
+from routing.llms import LLM, Price
+from routing.quality.counts import ErrorCounts
+from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.errors import WaitableError
+from workers.learner import Learner, Refitter, refit
+from workers.messages import Message, Record
+from workers.settings import Settings
+from workers.storage.cell_counts import CellCounts
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import make_engine, transaction
+from workers.storage.error_rates import ErrorRates
+from workers.storage.llms import LLMs, Registration
+from workers.storage.snapshots import PublishedState, load_state
+from workers.storage.tables import FeedbackRow
+
+pytestmark = pytest.mark.stack
+
+SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
+#: Two cells of one resolution.
+MAP = ClusterMap(
+    centroids=np.eye(2, dtype=np.float32),
+    sizes=(2,),
+    temperature=16.0,
+    fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
+)
+
+
+@pytest.fixture
+def engine(migrated_url: str) -> Iterator[Engine]:
+    """A database with LLMs ``a`` and ``b`` and the map in force."""
+    made = make_engine(migrated_url)
+    with transaction(made) as session:
+        for name in ("a", "b"):
+            LLMs(session).register(make_registration(name))
+        ClusterMaps(session).activate(ClusterMaps(session).add(MAP))
+    yield made
+    made.dispose()
+
+
+def make_registration(name: str) -> Registration:
+    """Register an LLM of a price."""
+    llm = LLM(name=name, price=Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0))
+    return Registration(llm=llm, base_url="http://127.0.0.1:1/v1", provider_model=name)
+
+
+def make_learner(engine: Engine) -> Learner:
+    """Make a learner that believes ``SIGNER``."""
+    return Learner(engine=engine, signer=SIGNER, settings=Settings())
+
+
+def sign(
+    llm: str = "a", *, cell: int = 0, map_version: str = MAP.version, signer: DecisionSigner = SIGNER
+) -> str:
+    """Give the id of a decision."""
+    facts = DecisionFacts(
+        prompt_id="p-1",
+        llm=llm,
+        map_version=map_version,
+        cells=(cell,),
+        propensity=1.0,
+        decided_at=1_800_000_000,
+    )
+    return signer.sign(facts)
+
+
+def feedback(feedback_id: str = "f-1", *, timestamp_ms: int = 1_800_000_000_000, **fields: Any) -> Message:
+    """Make a message of the feedback topic; ``fields`` replace those of a good one."""
+    body = {"feedback_id": feedback_id, "decision_id": sign(), "score": 0.25, **fields}
+    return raw_feedback(msgspec.json.encode(body), timestamp_ms=timestamp_ms)
+
+
+def raw_feedback(value: bytes | None, *, timestamp_ms: int = 1_800_000_000_000) -> Message:
+    """Make a message of the feedback topic of any bytes."""
+    return Message(
+        topic="uniroute.feedback", partition=1, offset=9, timestamp_ms=timestamp_ms, key=b"k", value=value
+    )
+
+
+def read_counts(engine: Engine, *llms: str) -> ErrorCounts:
+    """Give what has been counted."""
+    with transaction(engine) as session:
+        return CellCounts(session).read(MAP.version, llms, n_cells=2)
+
+
+def count_rows(engine: Engine) -> int:
+    """Count the feedback that is kept."""
+    with transaction(engine) as session:
+        return session.scalar(select(func.count()).select_from(FeedbackRow)) or 0
+
+
+def read_state(engine: Engine) -> PublishedState:
+    """Read what a router would."""
+    with transaction(engine) as session:
+        return load_state(session)
+
+
+def read_class(records: Sequence[Record]) -> str:
+    """Give the class of the one dead letter."""
+    [letter] = records
+
+    assert letter.topic == "uniroute.dlq.feedback"
+    return next(value.decode() for name, value in letter.headers if name == "uniroute-dlq-class")
+
+
+def test_feedback_is_counted_in_its_decisions_cell(engine: Engine) -> None:
+    """A score of 1/4 is 3/4 of an error, and one label, of the LLM and the cell that the token names."""
+    records = make_learner(engine).handle(
+        [
+            feedback("f-1", decision_id=sign("a", cell=0), score=0.25),
+            feedback("f-2", decision_id=sign("a", cell=0), score=1.0),
+            feedback("f-3", decision_id=sign("b", cell=1), score=0.0),
+        ]
+    )
+    counts = read_counts(engine, "a", "b")
+
+    assert records == [[], [], []]
+    assert counts.errors.tolist() == [[0.75, 0.0], [0.0, 1.0]]
+    assert counts.labels.tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+def test_feedback_sent_twice_counts_once(engine: Engine) -> None:
+    """In one batch, over two batches and over two learners: one id is one label, with its first score."""
+    learner, other = make_learner(engine), make_learner(engine)
+    batch = [feedback("f-1"), feedback("f-1", score=1.0), feedback("f-2")]
+
+    learner.handle(batch)
+    learner.handle(batch)
+    other.handle(list(reversed(batch)))
+    counts = read_counts(engine, "a")
+
+    assert counts.labels[0, 0] == 2.0
+    assert counts.errors[0, 0] == 1.5
+    assert count_rows(engine) == 2
+
+
+def test_learners_side_by_side_count_each_piece_once(engine: Engine) -> None:
+    """Four learners get the same 200 pieces in different orders, as after rebalances, at the same time."""
+    pieces = [feedback(f"f-{number}", decision_id=sign("ab"[number % 2])) for number in range(200)]
+    orders = [np.random.default_rng(seed).permutation(200) for seed in range(4)]
+    threads = [
+        threading.Thread(target=make_learner(engine).handle, args=([pieces[index] for index in order],))
+        for order in orders
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert read_counts(engine, "a", "b").labels[0].tolist() == [100.0, 100.0]
+    assert count_rows(engine) == 200
+
+
+@pytest.mark.parametrize(
+    ("message", "error_class"),
+    [
+        (feedback(decision_id=sign()[:-10]), "forged_decision"),
+        (feedback(decision_id=sign()[:20]), "malformed_decision"),
+        (feedback(decision_id=""), "malformed_decision"),
+        (feedback(decision_id="not base64!"), "malformed_decision"),
+        (feedback(decision_id="ä"), "malformed_decision"),
+        (
+            feedback(decision_id=sign(signer=DecisionSigner({0: b"another key 0123"}, current=0))),
+            "forged_decision",
+        ),
+        (
+            feedback(decision_id=sign(signer=DecisionSigner({7: b"0123456789abcdef"}, current=7))),
+            "malformed_decision",
+        ),
+        (feedback(decision_id=sign(map_version="0" * 16)), "unknown_map"),
+        (feedback(decision_id=sign("nobody")), "unknown_llm"),
+        (feedback(score=1.01), "bad_feedback"),
+        (feedback(score=-0.01), "bad_feedback"),
+        (feedback(score="good"), "invalid_body"),
+        (feedback(score=None), "invalid_body"),
+        (feedback(""), "bad_feedback"),
+        (feedback("f" * 201), "bad_feedback"),
+        (feedback("f\0"), "bad_feedback"),
+        (feedback(source=""), "bad_feedback"),
+        (feedback(timestamp_ms=2**62), "bad_feedback"),
+        (feedback(timestamp_ms=-(2**62)), "bad_feedback"),
+        (raw_feedback(None), "empty"),
+        (raw_feedback(b"{"), "not_json"),
+        (raw_feedback(b"\xff"), "not_json"),
+        (raw_feedback(b"[]"), "invalid_body"),
+        (raw_feedback(b"{}"), "invalid_body"),
+        (raw_feedback(b'{"score": NaN}'), "not_json"),
+        (raw_feedback(b" " * 20_000), "too_large"),
+        (raw_feedback(b"[" * 16_000), "invalid_body"),
+    ],
+)
+def test_what_cannot_be_counted_is_a_dead_letter(engine: Engine, message: Message, error_class: str) -> None:
+    """By class, with the original value; its neighbours in the batch are counted."""
+    first, bad, last = make_learner(engine).handle([feedback("g-1"), message, feedback("g-2")])
+
+    assert (first, last) == ([], [])
+    assert read_class(bad) == error_class
+    assert bad[0].value == message.value
+    assert read_counts(engine, "a").labels[0, 0] == 2.0
+
+
+def test_a_truncated_token_is_refused_wherever_it_is_cut(engine: Engine) -> None:
+    """Each of its prefixes is a dead letter, and nothing is counted."""
+    token = sign()
+    batch = [feedback(f"f-{cut}", decision_id=token[:cut]) for cut in range(len(token) - 1)]
+
+    classes = {read_class(records) for records in make_learner(engine).handle(batch)}
+
+    assert classes == {"forged_decision", "malformed_decision"}
+    assert count_rows(engine) == 0
+
+
+def test_feedback_on_a_retired_llm_still_counts(engine: Engine) -> None:
+    """Its decisions were made, and it may come back."""
+    with transaction(engine) as session:
+        LLMs(session).retire("a")
+
+    assert make_learner(engine).handle([feedback()]) == [[]]
+    assert read_counts(engine, "a").labels[0, 0] == 1.0
+
+
+def test_a_refit_is_seen_by_routers(engine: Engine) -> None:
+    """Rates of every active LLM are published at once, and follow the feedback that came."""
+    refit(engine, reason="start")
+    before = read_state(engine).snapshot
+    make_learner(engine).handle(
+        [feedback(f"f-{number}", decision_id=sign("a"), score=0.0) for number in range(50)]
+        + [feedback(f"g-{number}", decision_id=sign("b"), score=1.0) for number in range(50)]
+    )
+    version = refit(engine, reason="feedback")
+    after = read_state(engine).snapshot
+
+    assert before is not None
+    assert after is not None
+    assert after.versions.error_rates == str(version) != before.versions.error_rates
+    assert after.names == ("a", "b")
+    assert after.error_rates[0, 0] > 0.9
+    assert after.error_rates[0, 1] < 0.1
+
+
+def test_a_refit_with_nothing_new_publishes_nothing(engine: Engine) -> None:
+    """Versions stand for numbers, not for the passing of time."""
+    first = refit(engine, reason="start")
+
+    assert first is not None
+    assert refit(engine, reason="feedback") is None
+    assert read_state(engine).snapshot is not None
+
+
+def test_there_is_nothing_to_refit_without_a_map_or_llms(migrated_url: str) -> None:
+    """Neither is an error: they come later."""
+    engine = make_engine(migrated_url)
+    try:
+        assert refit(engine, reason="start") is None
+        with transaction(engine) as session:
+            ClusterMaps(session).activate(ClusterMaps(session).add(MAP))
+        assert refit(engine, reason="start") is None
+    finally:
+        engine.dispose()
+
+
+def test_another_llm_moves_no_rates_but_its_own(engine: Engine) -> None:
+    """Onboarding ``c`` leaves the columns of ``a`` and ``b`` bit-identical, whatever ``c``'s labels say."""
+    scores = np.random.default_rng(0).random(40).round(2).tolist()
+    make_learner(engine).handle(
+        [
+            feedback(f"f-{number}", decision_id=sign("ab"[number % 2], cell=number % 3 % 2), score=score)
+            for number, score in enumerate(scores)
+        ]
+    )
+    refit(engine, reason="feedback")
+    before = read_rates(engine)
+    with transaction(engine) as session:
+        LLMs(session).register(make_registration("aa"))
+        CellCounts(session).add(MAP.version, ["aa"] * 2, [0, 1], [30.0, 1.0], [31.0, 100.0], evidence="label")
+    refit(engine, reason="aa joined")
+    after = read_rates(engine)
+
+    assert after.keys() == {"a", "aa", "b"}
+    assert {name: after[name] for name in before} == before
+
+
+def read_rates(engine: Engine) -> dict[str, bytes]:
+    """Give the published rates of each LLM, bit for bit."""
+    with transaction(engine) as session:
+        current = ErrorRates(session).current(MAP.version)
+    assert current is not None
+    return {name: current.rates[:, column].tobytes() for column, name in enumerate(current.llms)}
+
+
+def test_the_refitter_outlives_postgres(engine: Engine) -> None:
+    """While the database is away it tries again at each interval; it ends when it is told to."""
+    stop, tries = threading.Event(), []
+
+    def refit_badly(_: Engine, *, reason: str) -> int | None:
+        tries.append(reason)
+        if len(tries) == 3:
+            stop.set()
+            return 7
+        raise WaitableError("Postgres", "down")
+
+    Refitter(engine=engine, interval_s=0.001, refit=refit_badly).run(stop)
+
+    assert tries == ["feedback"] * 3
