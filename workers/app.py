@@ -255,7 +255,9 @@ def _metrics_page() -> Callable[..., object]:
     async def metrics(web: faust.web.Web, _request: faust.web.Request) -> faust.web.Response:
         """Give every metric in Prometheus's text format."""
         return web.bytes(
-            prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST
+            prometheus_client.generate_latest(),
+            # As a header: the argument for the type takes no parameters such as the version.
+            headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST},
         )
 
     return metrics
