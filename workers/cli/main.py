@@ -30,6 +30,8 @@ MODULES = {
     "embedder": "embedder",
     "evaluate": "evaluate",
 }
+#: Other names of the same; not listed.
+ALIASES = {"embedders": "embedder"}
 
 
 class Commands(TyperGroup):
@@ -41,6 +43,7 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  # as above
         """Import and give one command; ``None`` for a name that there is not."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in MODULES:
             return super().get_command(ctx, cmd_name)
         found: Any = build_command(import_module(f"workers.cli.{MODULES[cmd_name]}").command)
