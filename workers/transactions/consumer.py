@@ -25,11 +25,11 @@ from workers.transactions.work import Partition
 
 # A partition that becomes fetchable while a fetch without it is under way waits this long at most.
 _FETCH_WAIT_MS = 100
-# A rebalance waits this long for a member that does not poll; the loop polls every few milliseconds, but for
-# a commit that hangs.
-_POLL_INTERVAL_MS = 60_000
+# A rebalance waits this long for a member that lives but does not join; the loop polls every few
+# milliseconds, unless a commit hangs.
+_POLL_INTERVAL_MS = 15_000
 # While this member is not in the group, a poll has so long to get it there: kafka-python joins no other time.
-_JOIN_MS = 200
+_JOIN_MS = 500
 _COMMITTED_TIMEOUT_MS = 1_000
 _CLOSE_MS = 1_000
 

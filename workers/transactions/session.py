@@ -95,8 +95,9 @@ class Session:
     def _submit(self) -> None:
         for partition in self._assignment.unresumed:
             tracker = self._consumer.tracker(partition)
-            if tracker is not None:
-                self._assignment.resume(partition, tracker)
+            if tracker is None:
+                break  # the coordinator is slow to answer: no use in waiting for it again in this turn
+            self._assignment.resume(partition, tracker)
         messages = self._assignment.take(self._work.room)
         if messages:
             self._work.submit(messages)

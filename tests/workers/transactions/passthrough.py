@@ -2,7 +2,7 @@
 
 Its one argument is JSON: ``bootstrap``, ``prefix``, ``slot``; ``work`` (``batch`` or ``call``);
 ``seconds_per_message``; ``hang_every`` and ``release`` (each so-manyth id hangs until that file exists);
-``started`` (a file to which the ids that processing has begun are appended); ``session_timeout_ms``.
+``started`` (a file to which the ids that processing has begun are appended); ``session_timeout_ms``; ``connect_timeout_ms``.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ def main(options: dict[str, Any]) -> None:
         topic_prefix=prefix,
         session_timeout_ms=options.get("session_timeout_ms", 1_500),
         transaction_timeout_ms=5_000,
+        connect_timeout_ms=options.get("connect_timeout_ms", 3_000),
         max_poll_records=500,
     )
     stop = threading.Event()

@@ -146,7 +146,7 @@ def test_broker_killed_and_restarted(kafka: Kafka, prefix: str, start: Start) ->
 
 def test_a_broker_that_is_not_there_is_waited_for(start: Start) -> None:
     """A worker that finds no broker tries again and again, leaves nothing behind, and stops when told."""
-    worker = start("0", bootstrap="127.0.0.1:1")
+    worker = start("0", bootstrap="127.0.0.1:1", connect_timeout_ms=500)
     worker.wait_until_said("loop_rejoins", times=1, timeout_s=30)
     threads = worker.threads
     worker.wait_until_said("loop_rejoins", times=4, timeout_s=60)
