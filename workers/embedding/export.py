@@ -66,11 +66,16 @@ def export_artifact(model: str = DEFAULT_MODEL, folder: Path = DEFAULT_FOLDER) -
 
 
 def ensure_artifact(model: str = DEFAULT_MODEL, folder: Path = DEFAULT_FOLDER) -> Path:
-    """Give the newest artifact of a model; if there is none, export it, which alone imports torch."""
+    """Give the newest artifact of a model; if there is none, export it, which alone imports torch.
+
+    A model is known by its name or by what it was exported from, so a folder whose weights have changed since
+    has to be exported again.
+    """
     for artifact in reversed(list_artifacts(folder)):
-        if (
-            model in (artifact.manifest.name, artifact.manifest.source)
-            and artifact.manifest.kind == "transformer"
+        manifest = artifact.manifest
+        names = (manifest.name, manifest.source, f"{manifest.source}@{manifest.revision}")
+        if manifest.kind == "transformer" and (
+            model in names or str(Path(model).resolve()) == manifest.source
         ):
             return artifact.folder
     return export_artifact(model, folder)

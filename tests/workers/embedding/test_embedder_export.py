@@ -81,9 +81,11 @@ def test_exporting_twice_keeps_the_first(tiny_source: Path, tmp_path: Path) -> N
     assert [entry.name for entry in tmp_path.iterdir()] == [first.name]
 
 
-def test_ensuring_exports_only_once(tiny: Path) -> None:
-    """A model that is there is found by its name."""
+def test_ensuring_exports_only_once(tiny: Path, tiny_source: Path) -> None:
+    """A model that is there is found by its name and by the folder it came from."""
     assert ensure_artifact("tiny", tiny.parent) == tiny
+    assert ensure_artifact(str(tiny_source), tiny.parent) == tiny
+    assert [entry.name for entry in tiny.parent.iterdir()] == [tiny.name]
 
 
 def test_a_draft_is_not_seen_until_it_is_published(tiny: Path, tmp_path: Path) -> None:
