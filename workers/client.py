@@ -26,6 +26,7 @@ _POLL_MS = 200
 class Reply:
     """What came back for one prompt: an answer or an error, with the facts of the decision."""
 
+    #: Empty where the prompt came without a usable one.
     prompt_id: str
     #: OpenAI's response as it came, or ``{"error": {...}}``.
     body: Mapping[str, Any]
@@ -40,13 +41,18 @@ class Reply:
     @property
     def error(self) -> str | None:
         """Why there is no answer; ``None`` where there is one."""
-        return self.body["error"]["message"] if "error" in self.body else None
+        error = self.body.get("error")
+        if not error:
+            return None
+        return str(error.get("message", error)) if isinstance(error, Mapping) else str(error)
 
     @property
     def text(self) -> str:
         """The answer's text; empty where there is none."""
-        choices = self.body.get("choices") or [{}]
-        return choices[0].get("message", {}).get("content") or ""
+        try:
+            return self.body["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError):
+            return ""
 
 
 class Client:
@@ -115,7 +121,8 @@ class Client:
         """Produce a prompt and give its id.
 
         ``prompt`` is a text or a list of OpenAI messages; ``body`` holds any further field of an OpenAI
-        chat.completions body. The prompt is safe with Kafka once ``flush`` has returned.
+        chat.completions body. The prompt is safe with Kafka once ``flush`` has returned. Raises
+        ``UsageError`` for a body that is too large for routers.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -130,6 +137,10 @@ class Client:
         }
         headers = tuple((name, str(value).encode()) for name, value in wishes.items() if value is not None)
         value = msgspec.json.encode({"model": model, "messages": turns, **body})
+        if len(value) > self._settings.max_prompt_bytes:
+            raise UsageError(
+                f"the prompt has {len(value)} bytes, at most {self._settings.max_prompt_bytes} are routed"
+            )
         self._send(
             self._topics.prompts,
             prompt_id,
@@ -246,13 +257,27 @@ class Client:
 
 
 def _read_reply(record: Any) -> Reply:  # noqa: ANN401 (kafka-python has no types)
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    cost = headers.get(messages.COST_USD)
+    """Read whatever stands on the reply topic: nothing on it may end the caller's loop."""
+    headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     return Reply(
-        prompt_id=record.key.decode(),
-        body=msgspec.json.decode(record.value),
+        prompt_id=(record.key or b"").decode(errors="replace"),
+        body=_read_body(record.value),
         llm=headers.get(messages.LLM, ""),
         decision_id=headers.get(messages.DECISION_ID, ""),
-        cost_usd=float(cost) if cost else None,
+        cost_usd=_read_cost(headers.get(messages.COST_USD, "")),
         headers=headers,
     )
+
+
+def _read_body(value: bytes | None) -> Mapping[str, Any]:
+    try:
+        return msgspec.json.decode(value or b"", type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return {"error": {"message": f"the reply cannot be read: {error}", "code": "bad_reply"}}
+
+
+def _read_cost(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

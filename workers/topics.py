@@ -14,6 +14,8 @@ from workers.settings import Settings
 #: The broker must take a prompt of the largest allowed size with its headers, and its dead letter with more.
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 
+#: A person waits for it.
+_CONNECT_MS = 10_000
 _DAY_MS = 24 * 3600 * 1000
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9._-]")
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -116,7 +118,9 @@ def create_topics(settings: Settings, specs: Iterable[TopicSpec]) -> tuple[str, 
     wanted = {spec.name: spec for spec in specs}
     created = []
     try:
-        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.kafka_bootstrap.split(","), bootstrap_timeout_ms=_CONNECT_MS
+        )
         try:
             for name in sorted(set(wanted) - set(admin.list_topics())):
                 spec = wanted[name]
@@ -144,7 +148,9 @@ def create_topics(settings: Settings, specs: Iterable[TopicSpec]) -> tuple[str, 
 def describe_topics(settings: Settings) -> dict[str, int]:
     """Give the number of partitions of each topic of this installation that exists."""
     try:
-        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.kafka_bootstrap.split(","), bootstrap_timeout_ms=_CONNECT_MS
+        )
         try:
             names = [name for name in admin.list_topics() if name.startswith(settings.topic_prefix)]
             described = admin.describe_topics(names) if names else []
