@@ -25,7 +25,9 @@ _STOP_S = 15.0
 class WorkerProcess:
     """A worker as an operating-system process; ends with the ``with`` block, whatever state it is in."""
 
-    def __init__(self, arguments: Sequence[str], *, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603  # our own scripts
@@ -33,7 +35,7 @@ class WorkerProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, "PYTHONWARNINGS": "ignore", **(environment or {})},
             )
 
     @property
@@ -150,10 +152,20 @@ class CommittedReader:
 class Traffic:
     """Produces ids at a steady pace until stopped, so that a test is under load however long it takes."""
 
-    def __init__(self, bootstrap: str, topic: str, *, per_second: int) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        per_second: int,
+        value: bytes = b"x" * 200,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._per_second = per_second
+        self._value = value
+        self._headers = list(headers)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         #: What was produced; complete once stopped.
@@ -169,7 +181,7 @@ class Traffic:
         while not self._stop.wait(0.1):
             for _ in range(self._per_second // 10):
                 key = make_id(len(self.ids))
-                producer.send(self._topic, key=key, value=b"x" * 200)
+                producer.send(self._topic, key=key, value=self._value, headers=self._headers)
                 self.ids.append(key)
         producer.close()
 
@@ -200,12 +212,18 @@ def create_topics(bootstrap: str, topics: Mapping[str, Mapping[str, str]], *, pa
 
 
 def produce(
-    bootstrap: str, topic: str, values: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+    bootstrap: str,
+    topic: str,
+    values: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]],
+    *,
+    headers: Sequence[tuple[str, bytes]] = (),
 ) -> None:
     """Produce values by key and wait until all are acknowledged."""
     producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, max_request_size=8 * 1024 * 1024)
     pairs = values.items() if isinstance(values, Mapping) else values
-    acknowledgements = [producer.send(topic, key=key, value=value) for key, value in pairs]
+    acknowledgements = [
+        producer.send(topic, key=key, value=value, headers=list(headers)) for key, value in pairs
+    ]
     for acknowledgement in acknowledgements:
         acknowledgement.get(30)
     producer.close()
