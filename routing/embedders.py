@@ -24,7 +24,7 @@ class Fingerprint:
     precision: str
     #: Tokens beyond this many are not read.
     max_length: int
-    #: SHA-256 of the model's file, in hex.
+    #: SHA-256 over the model's graph and tokenizer, in hex.
     checksum: str
 
     def differences(self, other: "Fingerprint") -> tuple[str, ...]:

@@ -40,6 +40,9 @@ from workers.transactions.call_work import CallWork
 from workers.transactions.config import LoopConfig
 from workers.transactions.loop import TransactionLoop
 
+#: How many LLMs may have all their calls in flight in one executor before it takes no more.
+_LLMS_AT_FULL_LOAD = 16
+
 log = structlog.get_logger(__name__)
 
 
@@ -125,17 +128,19 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     directory = Directory()
     stack.enter_context(SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor")))
     executor = Executor(
-        caller=EndpointCaller(timeout_s=settings.call_timeout_s, max_connections=settings.max_in_flight),
+        caller=EndpointCaller(timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight),
         llms=directory.read,
         retries=RetryPolicy(),
         settings=settings,
         rng=random.Random(),  # noqa: S311 (jitter, not a secret)
     )
     pattern = Topics(settings.topic_prefix).dispatch_pattern
-    config = LoopConfig.from_settings(settings, role="executor", pattern=pattern)
+    config = LoopConfig.from_settings(
+        settings, role="executor", pattern=pattern, max_in_flight_per_topic=settings.max_in_flight
+    )
     return TransactionLoop(
         config,
-        CallWork(executor.handle, max_in_flight=settings.max_in_flight),
+        CallWork(executor.handle, max_in_flight=_LLMS_AT_FULL_LOAD * settings.max_in_flight),
         observer=telemetry.RoleMetrics("executor"),
     )
 

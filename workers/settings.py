@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     signing_key: SecretStr = SecretStr("")
     #: Prompts that a router embeds at once, at most.
     max_batch: int = Field(default=64, ge=1)
-    #: Calls that an executor has in flight, at most.
+    #: Calls that an executor has in flight to each LLM, at most: one that hangs leaves the others theirs.
     max_in_flight: int = Field(default=1_000, ge=1)
     #: A call to an LLM is given up after this long.
     call_timeout_s: float = Field(default=120.0, gt=0)

@@ -63,15 +63,24 @@ class Assignment:
         if partition in self._owned:
             self._owned[partition].waiting.extend(messages)
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int, *, per_topic: int | None = None) -> list[Message]:
         """Take at most ``limit`` waiting messages into flight, as many as their partitions have room for.
 
+        With ``per_topic``, no topic has more than that in flight: one that hangs leaves room for the others.
         Partitions take turns to be first, so that a full one starves none.
         """
+        in_flight: Counter[str] = Counter()
+        for (topic, _), owned in self._owned.items():
+            in_flight[topic] += owned.tracker.in_flight if owned.tracker is not None else 0
         taken: list[Message] = []
         for partition, owned in tuple(self._owned.items()):
-            if owned.waiting and owned.tracker is not None and len(taken) < limit:
-                taken += self._take_from(owned.waiting, owned.tracker, limit - len(taken))
+            room = limit - len(taken)
+            if per_topic is not None:
+                room = min(room, per_topic - in_flight[partition[0]])
+            if owned.waiting and owned.tracker is not None and room > 0:
+                some = self._take_from(owned.waiting, owned.tracker, room)
+                in_flight[partition[0]] += len(some)
+                taken += some
                 self._owned[partition] = self._owned.pop(partition)
         return taken
 

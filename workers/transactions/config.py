@@ -30,6 +30,8 @@ class LoopConfig:
     commit_timeout_ms: int = 7_000
     #: A stopping loop lets what is in flight finish for so long.
     stop_timeout_s: float = 7.0
+    #: Messages of one topic in flight, at most; ``None`` where ``work`` alone sets the bound.
+    max_in_flight_per_topic: int | None = None
     #: Messages per poll, at most.
     max_poll_records: int = 2_000
     #: How soon a new topic that matches ``pattern``, or a new partition, is seen.
@@ -47,7 +49,13 @@ class LoopConfig:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, *, role: str, topics: tuple[str, ...] = (), pattern: str | None = None
+        cls,
+        settings: Settings,
+        *,
+        role: str,
+        topics: tuple[str, ...] = (),
+        pattern: str | None = None,
+        max_in_flight_per_topic: int | None = None,
     ) -> Self:
         """Name group and transactions after the role, and tell its workers apart by their slots."""
         return cls(
@@ -57,6 +65,7 @@ class LoopConfig:
             topics=topics,
             pattern=pattern,
             topic_prefix=settings.topic_prefix,
+            max_in_flight_per_topic=max_in_flight_per_topic,
             session_timeout_ms=settings.session_timeout_ms,
             transaction_timeout_ms=settings.transaction_timeout_ms,
             # An LLM that joins gets a topic, and should get traffic at once.
