@@ -25,9 +25,9 @@ from workers.transactions.work import Partition
 
 # A partition that becomes fetchable while a fetch without it is under way waits this long at most.
 _FETCH_WAIT_MS = 100
-# A rebalance waits this long for a member that lives but does not join; the loop polls every few
-# milliseconds, unless a commit hangs.
-_POLL_INTERVAL_MS = 15_000
+# A rebalance waits for members that do not join for as long as a commit may hang, and this. It happens: a
+# broker that was killed comes back with members that are no more, and waits for them to the end.
+_POLL_MARGIN_MS = 5_000
 # While this member is not in the group, a poll has so long to get it there: kafka-python joins no other time.
 _JOIN_MS = 500
 _COMMITTED_TIMEOUT_MS = 1_000
@@ -68,7 +68,7 @@ class GroupConsumer:
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=min(3_000, config.session_timeout_ms // 3),
-            max_poll_interval_ms=_POLL_INTERVAL_MS,
+            max_poll_interval_ms=config.commit_timeout_ms + _POLL_MARGIN_MS,
             max_poll_records=config.max_poll_records,
             metadata_max_age_ms=config.metadata_max_age_ms,
             bootstrap_timeout_ms=config.connect_timeout_ms,

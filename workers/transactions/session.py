@@ -98,9 +98,7 @@ class Session:
             if tracker is None:
                 break  # the coordinator is slow to answer: no use in waiting for it again in this turn
             self._assignment.resume(partition, tracker)
-        messages = self._assignment.take(
-            self._work.room, per_topic=self._config.max_in_flight_per_topic
-        )
+        messages = self._assignment.take(self._work.room, per_topic=self._config.max_in_flight_per_topic)
         if messages:
             self._work.submit(messages)
             for topic, count in Counter(message.topic for message in messages).items():

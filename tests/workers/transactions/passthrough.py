@@ -2,7 +2,8 @@
 
 Its one argument is JSON: ``bootstrap``, ``prefix``, ``slot``; ``work`` (``batch`` or ``call``);
 ``seconds_per_message``; ``hang_every`` and ``release`` (each so-manyth id hangs until that file exists);
-``started`` (a file to which the ids that processing has begun are appended); ``session_timeout_ms``; ``connect_timeout_ms``.
+``started`` (a file to which the ids that processing has begun are appended); ``session_timeout_ms``;
+``connect_timeout_ms``.
 """
 
 import asyncio

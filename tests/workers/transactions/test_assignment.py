@@ -60,6 +60,24 @@ def test_partitions_take_turns(assignment: Assignment) -> None:
     assert assignment.backlogged == {P0}
 
 
+def test_a_topic_takes_no_more_than_its_share() -> None:
+    """With three per topic, one that hangs leaves the rest of the room to another, over all its partitions."""
+    assignment = Assignment()
+    hanging, other = ("hangs", 0), ("answers", 0)
+    for partition in (hanging, ("hangs", 1), other):
+        assignment.assign([partition])
+        assignment.resume(partition, OffsetTracker(0))
+        assignment.receive(partition, messages(partition, 0, 1))
+    taken = [message.topic for message in assignment.take(10, per_topic=3)]
+
+    assert (taken.count("hangs"), taken.count("answers")) == (3, 2)
+    assert assignment.take(10, per_topic=3) == []
+
+    assignment.finish(messages(hanging, 0))
+
+    assert len(assignment.take(10, per_topic=3)) == 1
+
+
 def test_a_full_window_holds_back_its_partition_alone(assignment: Assignment) -> None:
     """A partition whose window is full keeps its backlog, another goes on."""
     assignment.receive(P0, messages(P0, *range(5_000)))
