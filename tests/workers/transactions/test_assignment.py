@@ -61,7 +61,7 @@ def test_partitions_take_turns(assignment: Assignment) -> None:
 
 
 def test_a_topic_takes_no_more_than_its_share() -> None:
-    """With three per topic, one that hangs leaves the rest of the room to another, over all its partitions."""
+    """With three per topic, over all its partitions, one that hangs leaves the rest of the room to others."""
     assignment = Assignment()
     hanging, other = ("hangs", 0), ("answers", 0)
     for partition in (hanging, ("hangs", 1), other):
