@@ -4,9 +4,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 
 from workers.errors import WaitableError
 from workers.settings import Settings
@@ -116,33 +117,47 @@ def create_topics(settings: Settings, specs: Iterable[TopicSpec]) -> tuple[str, 
     Safe to call again and from several processes at once. Raises ``WaitableError`` where the broker is away.
     """
     wanted = {spec.name: spec for spec in specs}
-    created = []
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=settings.kafka_bootstrap.split(","), bootstrap_timeout_ms=_CONNECT_MS
-        )
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
         try:
-            for name in sorted(set(wanted) - set(admin.list_topics())):
-                spec = wanted[name]
-                options = {
-                    "num_partitions": spec.partitions,
-                    "replication_factor": settings.replication_factor,
-                    "configs": {
-                        "retention.ms": str(spec.retention_ms),
-                        "max.message.bytes": str(MAX_RECORD_BYTES),
-                        **spec.configs,
-                    },
-                }
-                try:
-                    admin.create_topics({name: options}, wait_for_metadata=True)
-                except TopicAlreadyExistsError:
-                    continue  # another process was faster: the topic is there, which is all that was asked
-                created.append(name)
+            missing = {name: wanted[name] for name in sorted(set(wanted) - set(admin.list_topics()))}
+            if not missing:
+                return ()
+            options = {name: _describe_options(spec, settings) for name, spec in missing.items()}
+            answered = admin.create_topics(options, raise_errors=False)["topics"]
+            created = [topic["name"] for topic in answered if _is_new(topic)]
+            admin.wait_for_topics(list(missing))
         finally:
             admin.close()
     except KafkaError as error:
         raise WaitableError("Kafka", f"{type(error).__name__}: {error}") from error
-    return tuple(created)
+    return tuple(sorted(created))
+
+
+def _describe_options(spec: TopicSpec, settings: Settings) -> dict[str, Any]:
+    """Say in the client's terms how a topic is to be."""
+    return {
+        "num_partitions": spec.partitions,
+        "replication_factor": settings.replication_factor,
+        "configs": {
+            "retention.ms": str(spec.retention_ms),
+            "max.message.bytes": str(MAX_RECORD_BYTES),
+            **spec.configs,
+        },
+    }
+
+
+def _is_new(answered: Mapping[str, Any]) -> bool:
+    """Tell whether this call created the topic; raise what kept the broker from it.
+
+    Where another process was faster, the topic is there, which is all that was asked.
+    """
+    problem = for_code(answered["error_code"])
+    if problem is TopicAlreadyExistsError:
+        return False
+    if problem is not NoError:
+        raise problem(f"{answered['name']}: {answered['error_message']}")
+    return True
 
 
 def describe_topics(settings: Settings) -> dict[str, int]:
