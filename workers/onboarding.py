@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # publishes no types
 
 from routing.clusters import fit_cluster_map
 from routing.embedders import Embedder, FloatMatrix
@@ -53,9 +54,14 @@ def fit_map(
     """
     if len(embeddings) < min(sizes):
         raise UsageError(f"{len(embeddings)} prompts cannot fill {min(sizes)} clusters: give more prompts")
-    fitted = fit_cluster_map(
-        embeddings, sizes=tuple(sizes), temperature=temperature, fingerprint=embedder.fingerprint, seed=seed
-    )
+    with threadpool_limits(1):  # k-means multiplies small matrices: more threads wait more than they work
+        fitted = fit_cluster_map(
+            embeddings,
+            sizes=tuple(sizes),
+            temperature=temperature,
+            fingerprint=embedder.fingerprint,
+            seed=seed,
+        )
     known = known or KnownErrors(embeddings=embeddings[:0], errors=np.zeros((0, 0)))
     prior = fit_pool_prior(fitted.cells(known.embeddings), known.errors, sizes=fitted.sizes)
     with transaction(engine) as session:
