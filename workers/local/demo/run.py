@@ -35,8 +35,9 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
         stage = Stage(options, source, folder=folder, stack=stack, say=say)
         stage.start()
         stage.open_embedder()
+        stage.launch_roles()
         stage.learn()
-        stage.serve()
+        stage.await_roles()
         auditor = stack.enter_context(Auditor(stage.settings))
         traffic = Traffic(options, source, stage.settings)
 

@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import Registration
 from workers.storage.policies import Policies
 from workers.storage.snapshots import load_snapshot
+from workers.topics import create_topics, llm_topics
 
 _READY_SECONDS = 60.0
 _MODEL = "all-MiniLM-L6-v2"
@@ -59,8 +61,9 @@ class Stage:
 
     def start(self) -> None:
         """Start Kafka, Postgres and the server of the simulated LLMs, and prepare the installation."""
+        self._say(f"Starting a private Kafka, a private Postgres and {len(self._source.llms)} simulated LLMs")
+        llms = self._launch_llms()
         local = LocalStack(self._folder / "stack")
-        self._say("Starting a private Kafka and a private Postgres")
         self._stack.enter_context(local)
         self.settings = Settings(
             kafka_bootstrap=local.endpoints.kafka_bootstrap,
@@ -70,7 +73,7 @@ class Stage:
         install(self.settings)
         self.engine: Engine = make_engine(self.settings.database_url, application_name="uniroute-demo")
         self._stack.callback(self.engine.dispose)
-        self._start_llms()
+        llms.wait_until(lambda: _answers(f"{self._llm_url}/models"), timeout=_READY_SECONDS)
 
     def open_embedder(self) -> None:
         """Export the embedder artifact where there is none yet, and open it."""
@@ -96,6 +99,7 @@ class Stage:
             known=KnownErrors(embeddings=self._label_embeddings, errors=1.0 - self._label_scores[:, columns]),
             seed=self._options.seed,
         )
+        create_topics(self.settings, [spec for llm in early for spec in llm_topics(llm.name, self.settings)])
         for llm in early:
             self._register(llm)
         self._set_policy(labelled)
@@ -104,17 +108,20 @@ class Stage:
         """Register the LLM that was left out, from its labels alone."""
         self._register(next(llm for llm in self._source.llms if llm.name == self._source.late_llm))
 
-    def serve(self, roles: Sequence[Role] = ROLES) -> None:
-        """Start the roles, each in a process of its own, and wait until they serve."""
+    def launch_roles(self, roles: Sequence[Role] = ROLES) -> None:
+        """Start the roles, each in a process of its own, without waiting for them."""
         self._say(f"Starting {', '.join(roles)}, each in a process of its own")
+        self._stack.callback(self.stop_roles)
         for role in roles:
             self._ports[role] = choose_ports(1)[0]
             self._processes[role] = Service(role, self._folder, outlive=False)
-            self._stack.callback(self._processes[role].stop)
             self.start_role(role)
-        for role in roles:
+
+    def await_roles(self) -> None:
+        """Return when every role that was launched serves; a ``ServiceError`` where one does not."""
+        for role, process in self._processes.items():
             healthy = partial(_answers, f"http://127.0.0.1:{self._ports[role]}/healthz")
-            self._processes[role].wait_until(healthy, timeout=_READY_SECONDS)
+            process.wait_until(healthy, timeout=_READY_SECONDS)
 
     def start_role(self, role: str) -> None:
         """Start one role's process."""
@@ -135,6 +142,8 @@ class Stage:
                     "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
                     "UNIROUTE_DATABASE_URL": settings.database_url,
                     "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
+                    # Many processes share the cores, and the matrices are small.
+                    "OPENBLAS_NUM_THREADS": "1",
                 },
             )
         )
@@ -144,12 +153,12 @@ class Stage:
         self._processes[role].kill()
 
     def stop_roles(self) -> None:
-        """Ask every role to end, in the order of the flow, and wait."""
-        for role in ROLES:
-            self._processes[role].stop()
+        """Ask every role to end, all at once, and wait; nothing to do for one that has ended."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Service.stop, self._processes.values()))
 
-    def _start_llms(self) -> None:
-        self._say(f"Starting {len(self._source.llms)} simulated LLMs")
+    def _launch_llms(self) -> Service:
+        """Start the server of the simulated LLMs without waiting for it."""
         port = choose_ports(1)[0]
         options = self._options
         source = ["--outcomes", str(options.outcomes)] if options.outcomes else ["--seed", str(options.seed)]
@@ -163,7 +172,7 @@ class Stage:
             )
         )
         self._llm_url = f"http://127.0.0.1:{port}/v1"
-        server.wait_until(lambda: _answers(f"{self._llm_url}/models"), timeout=_READY_SECONDS)
+        return server
 
     def _export(self) -> Path:
         """Give the artifact's folder; an export runs in a process of its own, whose memory goes with it."""
