@@ -62,6 +62,10 @@ class WorkerProcess:
         self._process.terminate()
         return self._process.wait(_STOP_S), time.monotonic() - started
 
+    def wait(self, *, timeout_s: float) -> int:
+        """Wait until it ends by itself; give its exit code."""
+        return self._process.wait(timeout_s)
+
     def said(self, text: str) -> int:
         """Count the lines of its log that contain a text."""
         return sum(text in line for line in self.log.read_text(errors="replace").splitlines())
