@@ -126,13 +126,17 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     """Give the executor's loop: every LLM's dispatch topic, those of LLMs yet to come included."""
     engine = _engine(settings, "executor", stack)
     directory = Directory()
-    stack.enter_context(SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor")))
+    source = SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor"))
+    stack.enter_context(source)
     executor = Executor(
-        caller=EndpointCaller(timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight),
+        caller=EndpointCaller(
+            timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight
+        ),
         llms=directory.read,
         retries=RetryPolicy(),
         settings=settings,
         rng=random.Random(),  # noqa: S311 (jitter, not a secret)
+        is_stale=lambda: source.problem is not None,
     )
     pattern = Topics(settings.topic_prefix).dispatch_pattern
     config = LoopConfig.from_settings(
@@ -275,12 +279,15 @@ def _engine(settings: Settings, role: Role, stack: ExitStack) -> Engine:
 
 
 def _signer(settings: Settings) -> DecisionSigner:
-    key = settings.signing_key.get_secret_value().encode()
-    if not key:
+    if not settings.signing_key.get_secret_value():
         raise UsageError(
             "no signing key: set UNIROUTE_SIGNING_KEY to 16 characters or more, everywhere the same"
         )
-    return DecisionSigner({0: key}, current=0)
+    keys = {**settings.retired_keys, settings.signing_key_id: settings.signing_key}
+    return DecisionSigner(
+        {key_id: key.get_secret_value().encode() for key_id, key in keys.items()},
+        current=settings.signing_key_id,
+    )
 
 
 def _report(role: Role) -> Callable[[str | None], None]:

@@ -15,6 +15,7 @@ from workers import messages
 from workers.calls.endpoints import Answer, Endpoint, EndpointCaller
 from workers.calls.errors import CallError
 from workers.calls.retries import RetryPolicy
+from workers.calls.usage import Usage
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Headers, Message, Record
 from workers.prompts import read_deadline, read_reply_topic
@@ -31,8 +32,9 @@ _CARRIED = (
     messages.TRACEPARENT,
 )
 _SOURCE = "/executor"
-#: How long an LLM that a dispatch names may be missing from what the executor has read of the registry.
-_REGISTRY_LAG_S = 30.0
+#: How long an LLM that a dispatch names may be missing from a registry that can be read.
+_REGISTRY_LAG_S = 10.0
+_REGISTRY_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +60,9 @@ class _Dispatch:
 class Executor:
     """Turns one dispatch into one reply, an error reply included.
 
-    ``llms`` gives the callable LLMs by name, as of now. Whatever the endpoint does, ``handle`` gives exactly
-    one record; only a dispatch that no router of ours wrote is poison.
+    ``llms`` gives the callable LLMs by name, as they were last read; ``is_stale`` tells whether they cannot
+    be read now. Whatever the endpoint does, ``handle`` gives exactly one record; only a dispatch that no
+    router of ours wrote is poison.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Executor:
         retries: RetryPolicy,
         settings: Settings,
         rng: random.Random,
+        is_stale: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Any] = asyncio.sleep,
     ) -> None:
@@ -78,6 +82,7 @@ class Executor:
         self._retries = retries
         self._settings = settings
         self._rng = rng
+        self._is_stale = is_stale
         self._now = now
         self._sleep = sleep
 
@@ -88,38 +93,33 @@ class Executor:
         ``bad_header`` for a dispatch that cannot be read.
         """
         dispatch = _read_dispatch(message, self._settings)
+        bill = _Bill()
         try:
-            llm = self._find(dispatch)
-            answer, attempts = await self._call(llm, dispatch)
+            bill.price = (llm := await self._find(dispatch.llm)).price
+            value = (await self._call(llm, dispatch, bill)).value
         except _GaveUp as given_up:
-            return [self._error_reply(dispatch, given_up)]
-        facts: list[tuple[str, bytes]] = [(messages.ATTEMPT, str(attempts).encode())]
-        if answer.usage is not None:
-            cost = call_cost(
-                llm.price,
-                input_tokens=answer.usage.prompt_tokens,
-                output_tokens=answer.usage.completion_tokens,
-            )
-            facts.append((messages.COST_USD, repr(cost).encode()))
-        return [self._reply(dispatch, answer.value, tuple(facts))]
+            value = messages.error_value(given_up.error_class, given_up.sentence)
+        return [self._reply(dispatch, value, bill.facts)]
 
-    def _find(self, dispatch: _Dispatch) -> CallableLLM:
-        """Give the LLM, or wait: a router may know one that joined a moment before the executor does."""
-        llm = self._llms().get(dispatch.llm)
-        if llm is not None:
-            return llm
-        if self._now().timestamp() - dispatch.message.timestamp_ms / 1000 < _REGISTRY_LAG_S:
-            raise WaitableError("the registry", f"LLM {dispatch.llm!r} is not in it yet")
-        raise _GaveUp("unknown_llm", f"no LLM {dispatch.llm!r} is registered", attempts=0)
+    async def _find(self, name: str) -> CallableLLM:
+        """Give the LLM; wait for one that a router knows already, because it joined a moment ago."""
+        waited_s = 0.0
+        while (llm := self._llms().get(name)) is None:
+            if self._is_stale():
+                raise WaitableError("the registry", f"LLM {name!r} is not in what was read of it last")
+            if waited_s >= _REGISTRY_LAG_S:
+                raise _GaveUp("unknown_llm", f"no LLM {name!r} is registered")
+            await self._sleep(_REGISTRY_POLL_S)
+            waited_s += _REGISTRY_POLL_S
+        return llm
 
-    async def _call(self, llm: CallableLLM, dispatch: _Dispatch) -> tuple[Answer, int]:
+    async def _call(self, llm: CallableLLM, dispatch: _Dispatch, bill: "_Bill") -> Answer:
         deadline = dispatch.deadline
-        attempt = 0
         while True:
-            attempt += 1
             left_s = (deadline - self._now()).total_seconds() if deadline else float("inf")
             if left_s <= 0:
-                raise _GaveUp("expired", "the deadline passed before an answer came", attempts=attempt - 1)
+                raise _GaveUp("expired", "the deadline passed before an answer came")
+            bill.attempts += 1
             try:
                 answer = await self._caller.call(
                     llm.endpoint,
@@ -128,17 +128,14 @@ class Executor:
                     timeout_s=min(self._settings.call_timeout_s, left_s),
                 )
             except CallError as error:
-                wait_s = self._retries.wait(attempt, error, left_s=left_s, rng=self._rng)
+                bill.add(error.usage)
+                wait_s = self._retries.wait(bill.attempts, error, left_s=left_s, rng=self._rng)
                 if wait_s is None:
-                    raise _GaveUp(error.error_class, error.sentence, attempts=attempt) from error
+                    raise _GaveUp(error.error_class, error.sentence) from error
                 await self._sleep(wait_s)
             else:
-                return answer, attempt
-
-    def _error_reply(self, dispatch: _Dispatch, given_up: "_GaveUp") -> Record:
-        facts = ((messages.ATTEMPT, str(given_up.attempts).encode()),)
-        value = messages.error_value(given_up.error_class, given_up.sentence)
-        return self._reply(dispatch, value, facts)
+                bill.add(answer.usage)
+                return answer
 
     def _reply(self, dispatch: _Dispatch, value: bytes, facts: Headers) -> Record:
         event = messages.event_headers(
@@ -148,14 +145,35 @@ class Executor:
         return Record(topic=dispatch.reply_to, key=dispatch.message.key, value=value, headers=headers)
 
 
+@dataclass(slots=True)
+class _Bill:
+    """What answering a prompt took: calls, and the USD of those whose usage the endpoint told."""
+
+    price: Price | None = None
+    attempts: int = 0
+    cost_usd: float | None = None
+
+    def add(self, usage: Usage | None) -> None:
+        if usage is None or self.price is None:
+            return
+        cost = call_cost(self.price, input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
+        self.cost_usd = (self.cost_usd or 0.0) + cost
+
+    @property
+    def facts(self) -> Headers:
+        attempts = ((messages.ATTEMPT, str(self.attempts).encode()),)
+        if self.cost_usd is None:
+            return attempts
+        return (*attempts, (messages.COST_USD, repr(self.cost_usd).encode()))
+
+
 class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
     """No answer came, and none will: what the error reply says."""
 
-    def __init__(self, error_class: str, sentence: str, *, attempts: int) -> None:
+    def __init__(self, error_class: str, sentence: str) -> None:
         super().__init__(sentence)
         self.error_class = error_class
         self.sentence = sentence
-        self.attempts = attempts
 
 
 def _read_dispatch(message: Message, settings: Settings) -> _Dispatch:

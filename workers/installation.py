@@ -1,7 +1,9 @@
 """What an installation needs before it serves: tables, topics and a default policy."""
 
+import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from workers.policies import DEFAULT_POLICY, build_policy
@@ -34,17 +36,18 @@ def install(settings: Settings) -> tuple[str, ...]:
 
 
 def keep_signing_key(path: Path) -> str:
-    """Give the key kept in ``path``, made there first if there is none; nobody else may read the file."""
-    try:
-        with open(path, "x", encoding="ascii", opener=_private) as file:
+    """Give the key kept in ``path``, made there first if there is none; nobody else may read the file.
+
+    The file appears whole or not at all, and of two processes at once the first one's key is kept.
+    """
+    if not path.exists():
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass  # made by an earlier run
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            Path(path).hardlink_to(draft)
+        Path(draft).unlink()
     return path.read_text(encoding="ascii")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def set_policy(policies: Policies, name: str, *, error_per_usd: float) -> int:

@@ -87,6 +87,9 @@ class Record:
     headers: Headers = ()
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class ContentPart(msgspec.Struct):
     """One part of a message's content; parts other than text are passed through unread."""
 
@@ -99,6 +102,7 @@ class ChatMessage(msgspec.Struct):
 
     role: str
     content: str | list[ContentPart] | None = None
+    tool_calls: list[msgspec.Raw] | None = None
 
     @property
     def text(self) -> str:
@@ -121,8 +125,9 @@ class ChatRequest(msgspec.Struct):
     messages: list[ChatMessage]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
     tools: list[msgspec.Raw] | None = None
-    response_format: ResponseFormat | None = None
+    response_format: msgspec.Raw = _NULL
 
     @property
     def prompt_text(self) -> str:
@@ -133,9 +138,12 @@ class ChatRequest(msgspec.Struct):
         return "\n".join(message.text for message in self.messages)
 
     @property
-    def text_bytes(self) -> int:
-        """Bytes of text over all turns, in UTF-8."""
-        return sum(len(message.text.encode()) for message in self.messages)
+    def billed_bytes(self) -> int:
+        """Bytes of what an LLM bills: the turns' text, tools and their calls, the answer's schema."""
+        calls = [call for turn in self.messages for call in turn.tool_calls or ()]
+        schema = [] if self.response_format == _NULL else [self.response_format]
+        texts = sum(len(turn.text.encode()) for turn in self.messages)
+        return texts + sum(len(bytes(part)) for part in [*calls, *(self.tools or ()), *schema])
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -144,9 +152,17 @@ class ChatRequest(msgspec.Struct):
         asked = {
             "tools": bool(self.tools),
             "vision": any(part.type == "image_url" for part in parts),
-            "json": self.response_format is not None and self.response_format.type.startswith("json"),
+            "json": self._answer_type.startswith("json"),
         }
         return frozenset(name for name, needed in asked.items() if needed)
+
+    @property
+    def _answer_type(self) -> str:
+        try:
+            answer = msgspec.json.decode(self.response_format, type=ResponseFormat | None)
+        except msgspec.ValidationError as error:
+            raise PoisonError("invalid_body", f"response_format has the wrong shape: {error}") from error
+        return "" if answer is None else answer.type
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):

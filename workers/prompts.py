@@ -34,7 +34,7 @@ class Prompt:
     @property
     def input_tokens(self) -> float:
         """Tokens of the prompt, estimated before any LLM has counted them."""
-        return max(1.0, self.request.text_bytes / _BYTES_PER_TOKEN)
+        return max(1.0, self.request.billed_bytes / _BYTES_PER_TOKEN)
 
 
 def read_prompt(message: Message, settings: Settings) -> Prompt:
@@ -49,6 +49,10 @@ def read_prompt(message: Message, settings: Settings) -> Prompt:
     request = messages.decode(message.value, ChatRequest, max_bytes=settings.max_prompt_bytes)
     if not request.messages:
         raise PoisonError("invalid_body", "messages is empty: give at least one turn")
+    if request.n not in {None, 1}:
+        raise PoisonError(
+            "invalid_body", f"n is {request.n}: a prompt has one reply; send it {request.n} times"
+        )
     policy, pinned = _read_model(request.model)
     candidates = _read_candidates(message)
     if pinned is not None:

@@ -1,15 +1,16 @@
 """The router: embed a batch of prompts, decide, and publish a dispatch and a decision record for each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import structlog
 
 from routing.decisions import Decisions, Prompts, decide
 from routing.embedders import Embedder, Fingerprint, FloatMatrix
-from routing.errors import NoCandidateError, RoutingError, UnknownLLMError
+from routing.errors import InvalidInputError, NoCandidateError, UnknownLLMError
 from routing.policies import Policy, UniformSource
 from routing.requests import Limits
 from routing.snapshot import Snapshot
@@ -25,8 +26,11 @@ from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
 _SOURCE = "/router"
+_EXPIRED = PoisonError("expired", "the deadline passed before the prompt was routed")
 #: What travels on from a prompt to its dispatch.
 _CARRIED = (messages.REPLY_TO, messages.DEADLINE, messages.TENANT, messages.TRACEPARENT)
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class RoutingView:
     #: The embedder that the snapshot's map was fitted on.
     embedder: Embedder
     policies: Mapping[str, NamedPolicy]
+    #: Policies that this version of uniroute cannot build, each with the reason.
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.snapshot.cluster_map.fingerprint.require(self.embedder.fingerprint)
@@ -60,9 +66,9 @@ def build_view(
 ) -> RoutingView | None:
     """Make a view of a published state; ``None`` where it holds no snapshot.
 
-    The embedder of ``previous`` serves on while the map's fingerprint stays. Raises what ``open_embedder``
-    raises, ``FingerprintMismatchError`` among it, and ``InvalidInputError`` for a policy that cannot be
-    built.
+    The embedder of ``previous`` serves on while the map's fingerprint stays. A policy that cannot be built,
+    declared for a newer version, say, is left out, and prompts that ask for it are told. Raises what
+    ``open_embedder`` raises, ``FingerprintMismatchError`` among it.
     """
     if state.snapshot is None:
         return None
@@ -71,11 +77,16 @@ def build_view(
         embedder = previous.embedder
     else:
         embedder = open_embedder(fingerprint)
-    policies = {
-        name: NamedPolicy(policy=build_policy(name, body), version=f"{name}@{version}", body=body)
-        for name, (version, body) in state.policies.items()
-    }
-    return RoutingView(snapshot=state.snapshot, embedder=embedder, policies=policies)
+    policies, unusable = {}, {}
+    for name, (version, body) in state.policies.items():
+        try:
+            policy = build_policy(name, body)
+        except InvalidInputError as error:
+            unusable[name] = str(error)
+            log.warning("policy_unusable", policy=name, problem=str(error))
+        else:
+            policies[name] = NamedPolicy(policy=policy, version=f"{name}@{version}", body=body)
+    return RoutingView(snapshot=state.snapshot, embedder=embedder, policies=policies, unusable=unusable)
 
 
 class Router:
@@ -116,9 +127,14 @@ class Router:
         for row, message in enumerate(batch):
             try:
                 prompt = read_prompt(message, self._settings)
-                rows_by_policy.setdefault(_check_names(prompt, view), []).append((row, prompt))
+                policy = _check_names(prompt, view)
             except PoisonError as error:
                 records[row] = self._refuse(message, error)
+                continue
+            if prompt.deadline is not None and prompt.deadline <= self._now():
+                records[row] = [self._error_reply(message, prompt.reply_to, _EXPIRED)]
+            else:
+                rows_by_policy.setdefault(policy, []).append((row, prompt))
         texts = [prompt.request.prompt_text for rows in rows_by_policy.values() for _, prompt in rows]
         embeddings = view.embedder.encode(texts)
         start = 0
@@ -127,7 +143,7 @@ class Router:
             end = start + len(rows)
             try:
                 routed = self._route(prompts, embeddings[start:end], view, view.policies[name])
-            except RoutingError as error:  # a policy that names an LLM that has left, say
+            except UnknownLLMError as error:  # the policy names one that has left
                 problem = PoisonError("unusable_policy", f"policy {name} cannot choose: {error}")
                 routed = [self._refuse(prompt.message, problem) for prompt in prompts]
             for (row, _), outputs in zip(rows, routed, strict=True):
@@ -238,6 +254,8 @@ def _check_names(prompt: Prompt, view: RoutingView) -> str:
         name = min(candidates)
         raise PoisonError("unknown_llm", str(UnknownLLMError(name, known)))
     policy = DEFAULT_POLICY if prompt.policy is None else prompt.policy
+    if policy in view.unusable:
+        raise PoisonError("unusable_policy", f"policy {policy} cannot be used: {view.unusable[policy]}")
     if policy not in view.policies:
         listed = ", ".join(sorted(view.policies)) or "none"
         raise PoisonError("unknown_policy", f"no policy is named {policy[:80]!r}; in force: {listed}")
@@ -246,7 +264,7 @@ def _check_names(prompt: Prompt, view: RoutingView) -> str:
 
 def _plain(limits: Limits) -> dict[str, Any]:
     """Give the limits that were set, as JSON can hold them."""
-    values = {field.name: getattr(limits, field.name) for field in fields(Limits)}
+    values = {one.name: getattr(limits, one.name) for one in fields(Limits)}
     return {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in values.items()

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     max_prompt_bytes: int = Field(default=1_000_000, ge=1_000, le=3_000_000)
     #: Signs decision ids; every router and learner of an installation shares it.
     signing_key: SecretStr = SecretStr("")
+    #: Its number, 0 to 255. To rotate: a new key under another number, the old one in ``retired_keys``.
+    signing_key_id: int = Field(default=0, ge=0, le=255)
+    #: Keys that still verify, as JSON: ``{"0": "..."}``.
+    retired_keys: dict[int, SecretStr] = {}
     #: Prompts that a router embeds at once, at most.
     max_batch: int = Field(default=64, ge=1)
     #: Calls that an executor has in flight to each LLM, at most: one that hangs leaves the others theirs.

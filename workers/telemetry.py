@@ -12,10 +12,8 @@ COMMIT_SECONDS = Histogram("uniroute_commit_seconds", "Duration of a transaction
 CONSUMED = Counter("uniroute_consumed_total", "Messages taken to be processed", ["role"])
 SKIPPED = Counter("uniroute_skipped_total", "Messages delivered again that were finished before", ["role"])
 DEAD_LETTERS = Counter("uniroute_dead_letters_total", "Messages dead-lettered", ["role", "error_class"])
-RETRIES = Counter("uniroute_retries_total", "Processing that failed and is tried again", ["role"])
 HELD = Counter("uniroute_held_total", "Finished messages held for want of a dead-letter topic", ["role"])
 FORGOTTEN = Counter("uniroute_forgotten_total", "Messages in flight that another will do again", ["role"])
-PARTITIONS = Counter("uniroute_partitions_won_total", "Partitions won in rebalances", ["role"])
 INTERRUPTIONS = Counter("uniroute_interruptions_total", "Times the clients were renewed", ["role", "cause"])
 STATE_PROBLEM = Gauge("uniroute_state_stale", "1 while the state in Postgres cannot be read", ["role"])
 
@@ -47,17 +45,9 @@ class RoleMetrics:
         """Count a dead letter."""
         DEAD_LETTERS.labels(self._role, error_class).inc()
 
-    def retried(self, error_class: str) -> None:  # noqa: ARG002
-        """Count a retry."""
-        RETRIES.labels(self._role).inc()
-
     def held(self, topic: str) -> None:  # noqa: ARG002
         """Count what cannot be committed yet."""
         HELD.labels(self._role).inc()
-
-    def assigned(self, partitions: int) -> None:
-        """Count partitions won."""
-        PARTITIONS.labels(self._role).inc(partitions)
 
     def forgotten(self, messages: int) -> None:
         """Count what was dropped in flight."""

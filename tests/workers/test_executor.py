@@ -207,7 +207,6 @@ def test_what_passes_is_tried_again(fault: Fault) -> None:
         (Reset(), "connection"),
         (TruncatedJson(), "bad_response"),
         (WrongContentType(), "bad_response"),
-        (HugeBody(megabytes=4.0), "bad_response"),
     ],
 )
 def test_what_does_not_pass_is_an_error_reply(fault: Fault, error_class: str) -> None:
@@ -220,6 +219,16 @@ def test_what_does_not_pass_is_an_error_reply(fault: Fault, error_class: str) ->
     assert "uniroute-cost-usd" not in outcome.headers
     assert set(CARRIED) <= set(outcome.reply.headers)
     assert len(outcome.calls) == 3
+
+
+def test_an_answer_that_does_not_fit_is_paid_once() -> None:
+    """It was answered, and billed: it is not bought again, and the error reply tells what it cost."""
+    outcome = execute(dispatch(), HugeBody(megabytes=4.0))
+
+    assert outcome.body["error"]["code"] == "bad_response"
+    assert outcome.headers["uniroute-attempt"] == "1"
+    assert float(outcome.headers["uniroute-cost-usd"]) > 0
+    assert len(outcome.calls) == 1
 
 
 def test_retry_after_is_honoured() -> None:
@@ -260,11 +269,12 @@ def test_a_call_ends_at_the_deadline() -> None:
     assert outcome.body["error"]["code"] == "timeout"
 
 
-def test_an_llm_that_was_removed_is_an_error_reply() -> None:
-    """What was dispatched before is answered, with the reason."""
+def test_an_llm_that_nobody_registered_is_an_error_reply() -> None:
+    """The executor gives the registry ten seconds, and then the reason."""
     outcome = execute(dispatch(), known=False)
 
-    assert outcome.body["error"]["code"] == "llm_removed"
+    assert sum(outcome.time.slept) == 10.0
+    assert outcome.body["error"]["code"] == "unknown_llm"
     assert LLM in outcome.body["error"]["message"]
 
 

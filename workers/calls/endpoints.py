@@ -3,7 +3,7 @@
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -11,19 +11,10 @@ import msgspec
 import openai
 
 from workers.calls.errors import CallError, classify
+from workers.calls.usage import Usage
 from workers.errors import UsageError
 
 _MAX_ANSWER_BYTES = 3 * 1024 * 1024
-
-
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the endpoint counted them."""
-
-    prompt_tokens: Count
-    completion_tokens: Count
 
 
 class _Completion(msgspec.Struct):
@@ -143,17 +134,17 @@ def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
 
 
 def _read_answer(content: bytes) -> Answer:
-    if len(content) > _MAX_ANSWER_BYTES:
-        raise CallError(
-            "bad_response", f"the answer has {len(content)} bytes, at most {_MAX_ANSWER_BYTES} fit"
-        )
     try:
         completion = msgspec.json.decode(content, type=_Completion)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CallError("bad_response", f"the answer is no chat completion: {error}") from error
+    usage = _read_usage(completion.usage)
+    if len(content) > _MAX_ANSWER_BYTES:
+        problem = f"the answer has {len(content)} bytes, at most {_MAX_ANSWER_BYTES} fit"
+        raise CallError("bad_response", problem, usage=usage)
     if not completion.choices:
-        raise CallError("bad_response", "the answer has no choices")
-    return Answer(value=content, usage=_read_usage(completion.usage))
+        raise CallError("bad_response", "the answer has no choices", usage=usage)
+    return Answer(value=content, usage=usage)
 
 
 def _read_usage(raw: msgspec.Raw) -> Usage | None:

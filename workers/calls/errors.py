@@ -2,6 +2,7 @@
 
 import openai
 
+from workers.calls.usage import Usage
 from workers.errors import WorkersError
 
 #: Classes after which the same request may yet succeed.
@@ -19,7 +20,14 @@ _SERVER_ERROR = 500
 class CallError(WorkersError):
     """A call that gave no answer."""
 
-    def __init__(self, error_class: str, sentence: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        error_class: str,
+        sentence: str,
+        *,
+        retry_after_s: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(sentence)
         #: ``rate_limit``, ``timeout``, ``server``, ``connection``, ``context_window``, ``content_policy``,
         #: ``auth``, ``bad_request`` or ``bad_response``.
@@ -27,11 +35,13 @@ class CallError(WorkersError):
         self.sentence = sentence
         #: Seconds that the endpoint asked to wait, if it did.
         self.retry_after_s = retry_after_s
+        #: What the call used all the same, where the endpoint said so.
+        self.usage = usage
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may yet succeed."""
-        return self.error_class in RETRYABLE
+        """Whether the same request may yet succeed; one that was answered, and billed, is not repeated."""
+        return self.error_class in RETRYABLE and self.usage is None
 
 
 def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:
