@@ -6,6 +6,7 @@ acknowledgement is not tied to what was produced.
 """
 
 import asyncio
+import logging
 import random
 import tempfile
 import threading
@@ -218,6 +219,16 @@ class RoleService(Service):  # type: ignore[misc]  # mode publishes no types
         self._stop_loop.set()
 
 
+class _SentenceOnly(logging.Filter):
+    """Leaves the traceback out of Faust's report of a crash by an error of ours: its text says it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if record.exc_info and isinstance(record.exc_info[1], WorkersError | RoutingError):
+            record.exc_info = None
+        return True
+
+
 class _OwnClients(BootStrategy):  # type: ignore[misc]
     """Faust starts no Kafka client: each role's loop owns its own."""
 
@@ -244,6 +255,7 @@ def create_app(settings: Settings) -> UnirouteApp:
         worker_redirect_stdouts=False,
     )
     services = [RoleService(role, settings) for role in settings.roles]
+    logging.getLogger(RoleService.logger.name).addFilter(_SentenceOnly())
     for service in services:
         app.service(service)
     app.page("/healthz")(_health_page(services))
@@ -291,6 +303,8 @@ def _signer(settings: Settings) -> DecisionSigner:
 
 
 def _report(role: Role) -> Callable[[str | None], None]:
+    telemetry.STATE_PROBLEM.labels(role).set(0)
+
     def report(problem: str | None) -> None:
         telemetry.STATE_PROBLEM.labels(role).set(problem is not None)
         if problem is None:

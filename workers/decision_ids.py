@@ -22,7 +22,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from workers.errors import PoisonError
+from workers.errors import PoisonError, UsageError
 
 _VERSION = 1
 _HEAD = struct.Struct(">BBIf8s")
@@ -51,14 +51,14 @@ class DecisionFacts:
 class DecisionSigner:
     """Makes and reads decision ids.
 
-    ``keys`` maps key ids (0..255) to secrets of at least 16 bytes; ``current`` is the id that signs. Older
-    keys still verify, so a key is rotated by adding a new one first.
+    ``keys`` maps key ids (0..255) to secrets of at least 16 bytes, ``UsageError`` for a shorter one;
+    ``current`` is the id that signs. Older keys still verify, so a key is rotated by adding a new one first.
     """
 
     def __init__(self, keys: Mapping[int, bytes], *, current: int) -> None:
         short = [key_id for key_id, key in keys.items() if len(key) < _MIN_KEY_BYTES]
         if short:
-            raise ValueError(
+            raise UsageError(
                 f"signing key {short[0]} has fewer than {_MIN_KEY_BYTES} bytes: set UNIROUTE_SIGNING_KEY"
             )
         self._keys = dict(keys)

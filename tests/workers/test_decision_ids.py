@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.decision_ids import DecisionFacts, DecisionSigner
-from workers.errors import PoisonError
+from workers.errors import PoisonError, UsageError
 
 KEY = b"0123456789abcdef"
 FACTS = DecisionFacts(
@@ -76,5 +76,5 @@ def test_a_key_is_rotated_without_losing_feedback() -> None:
 
 def test_a_short_key_is_refused() -> None:
     """A key that could be guessed is refused before anything is signed."""
-    with pytest.raises(ValueError, match="UNIROUTE_SIGNING_KEY"):
+    with pytest.raises(UsageError, match="UNIROUTE_SIGNING_KEY"):
         DecisionSigner({0: b"short"}, current=0)
