@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping
 
-import structlog
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
@@ -17,8 +16,6 @@ _BATCH_BYTES = 256 * 1024
 # The broker asks to try again while it still writes the markers of the previous transaction: a few ms.
 _RETRY_BACKOFF_MS = 5
 _KILL_S = 1.0
-
-log = structlog.get_logger(__name__)
 
 
 class TransactionalProducer:
@@ -62,9 +59,9 @@ class TransactionalProducer:
     ) -> None:
         """Commit one transaction, or raise ``KafkaError``; after a timeout its outcome is not known.
 
-        Every record is seen to be acknowledged before the commit is asked for. That is not an optimisation to
-        be removed: kafka-python commits a transaction of which a batch has expired, or has been dropped by a
-        change of epoch, as if nothing were amiss.
+        Every record is seen to be acknowledged before the commit is asked for, because kafka-python commits a
+        transaction of which a batch has expired, or was dropped by a change of epoch, as if nothing were
+        amiss.
         """
         deadline = time.monotonic() + timeout_s
         self._producer.begin_transaction()
