@@ -47,10 +47,12 @@ def fit_map(
     temperature: float = DEFAULT_TEMPERATURE,
     seed: int = 0,
 ) -> str:
-    """Fit a map on the embeddings of training prompts, put it in force and give its version.
+    """Fit a map on the embeddings of training prompts, keep it and give its version.
 
     ``embeddings`` has shape (n, d) and is ``embedder``'s. The prior is learned from ``known``, once for this
-    map; without it, every LLM is read by its own labels alone. Raises ``UsageError`` for too few prompts.
+    map; without it, every LLM is read by its own labels alone. The first map is put in force at once; a later
+    one, on which nothing is known of the LLMs yet, only by ``activate_map``. Raises ``UsageError`` for too
+    few prompts.
     """
     if len(embeddings) < min(sizes):
         raise UsageError(f"{len(embeddings)} prompts cannot fill {min(sizes)} clusters: give more prompts")
@@ -67,9 +69,33 @@ def fit_map(
     with transaction(engine) as session:
         maps = ClusterMaps(session)
         version = maps.add(fitted, prior)
-        maps.activate(version)
+        if maps.active() is None:
+            maps.activate(version)
     refit(engine, reason="a new cluster map", wait=True)
     return version
+
+
+def activate_map(engine: Engine, version: str, *, even_blind: bool = False) -> None:
+    """Put a map in force in place of another.
+
+    Raises ``UsageError`` for a map that is not kept, and, unless ``even_blind``, for one on which an active
+    LLM has no labels: all such LLMs would tie, and the cheapest would take all traffic.
+    """
+    with transaction(engine) as session:
+        fitted = ClusterMaps(session).get(version)
+        if fitted is None:
+            raise UsageError(f"there is no cluster map {version}: `uniroute map list` shows those there are")
+        names = [found.llm.name for found in LLMs(session).list(states=("active",))]
+        counts = CellCounts(session).read(version, names, n_cells=sum(fitted.cluster_map.sizes))
+        unknown = [name for name, labels in zip(names, counts.labels.sum(axis=0), strict=True) if labels == 0]
+        if unknown and not even_blind:
+            raise UsageError(
+                f"nothing is known of {', '.join(unknown)} on cluster map {version}, so the cheapest would "
+                "take all prompts: --even-blind changes over all the same; teach each LLM anew then, by "
+                "`uniroute llm remove` and `uniroute llm add --labels`"
+            )
+        ClusterMaps(session).activate(version)
+    refit(engine, reason=f"cluster map {version} is in force", wait=True)
 
 
 def onboard(
