@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from workers.errors import UsageError, WaitableError
-from workers.storage.errors import NotMigratedError, RefusedError
+from workers.storage.errors import NotMigratedError, NotPermittedError, RefusedError
 
 #: Classes of SQLSTATE after which the same statement may succeed later: connection, resources, rollback,
 #: object in use, operator's intervention, system.
@@ -18,6 +18,17 @@ _PASSING = ("08", "40", "53", "55", "57", "58")
 #: A server that became a standby refuses writes until its address points to the new primary.
 _READ_ONLY = "25006"
 _UNDEFINED = ("42P01", "42703", "3F000")
+#: No privilege, or the user or password is not accepted.
+_FORBIDDEN = ("42501", "28")
+
+#: How soon a peer that went silent is given up: no answer for 5 + 3 * 2 s, or what was sent not acknowledged
+#: for 15 s. Without these a query waits for a vanished host as long as TCP does, which is minutes.
+KEEPALIVES = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 
 
 def make_engine(
@@ -32,8 +43,9 @@ def make_engine(
     """Make an engine for ``url``; connects at first use.
 
     No statement runs longer than ``statement_timeout_ms``, nor waits ``lock_timeout_ms`` for a lock.
-    Connections are tested before use, so a restarted Postgres costs no error. Neither the password nor the
-    parameters of a statement appear in an error's text. Raises ``UsageError`` unless ``url`` is Postgres's.
+    Connections are tested before use, so a restarted Postgres costs no error, and ``KEEPALIVES`` end those
+    whose peer went silent; ``url`` may set others. Neither the password nor the parameters of a statement
+    appear in an error's text. Raises ``UsageError`` unless ``url`` is Postgres's.
     """
     parsed = parse_url(url)
     options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms} -c timezone=UTC"
@@ -49,6 +61,7 @@ def make_engine(
             "application_name": application_name,
             "connect_timeout": 5,
             "options": f"{own} {options}" if isinstance(own, str) else options,
+            **{name: value for name, value in KEEPALIVES.items() if name not in parsed.query},
         },
     )
 
@@ -92,8 +105,9 @@ def translate_errors() -> Iterator[None]:
     """Turn errors of SQLAlchemy and psycopg into ours.
 
     ``WaitableError``: no connection, lost connection, deadlock, timeout, serialisation failure, a standby.
-    ``NotMigratedError``: a missing table. ``RefusedError``: a constraint or a malformed value, without the
-    row itself, which may hold what nobody should read. Errors in our SQL pass as they are.
+    ``NotMigratedError``, ``NotPermittedError``: a missing table or privilege, waited for as well.
+    ``RefusedError``: a constraint or a malformed value, without the row itself, which may hold what nobody
+    should read. Errors in our SQL pass as they are.
     """
     try:
         yield
@@ -117,12 +131,13 @@ def _translate(error: BaseException | None, *, lost: bool) -> WaitableError | Re
     if not isinstance(error, psycopg.Error):
         return None
     state, sentence = error.sqlstate or "", _first_line(error)
-    if isinstance(error, psycopg.OperationalError) and (not state or state.startswith(_PASSING)):
-        return WaitableError("Postgres", sentence)
-    if lost or state == _READ_ONLY:
+    passing = isinstance(error, psycopg.OperationalError) and (not state or state.startswith(_PASSING))
+    if passing or lost or state == _READ_ONLY:
         return WaitableError("Postgres", sentence)
     if state in _UNDEFINED:
         return NotMigratedError(sentence)
+    if state.startswith(_FORBIDDEN):
+        return NotPermittedError(sentence)
     if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.OperationalError):
         return RefusedError(sentence, constraint=error.diag.constraint_name)
     return None

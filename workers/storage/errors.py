@@ -3,12 +3,15 @@
 ::
 
     WorkersError
-    ├── WaitableError        Postgres is away, or asks to try again
-    └── RefusedError         a value that the tables do not take
-        └── NotMigratedError the tables are missing or of another version
+    ├── WaitableError         Postgres is away, or asks to try again
+    │   ├── NotMigratedError  the tables are missing or of another version
+    │   └── NotPermittedError Postgres does not let our user do it
+    └── RefusedError          a value that the tables do not take
+
+What an operator mends while the processes run is waited for: no message is given up meanwhile.
 """
 
-from workers.errors import WorkersError
+from workers.errors import WaitableError, WorkersError
 
 
 class RefusedError(WorkersError):
@@ -20,8 +23,22 @@ class RefusedError(WorkersError):
         self.constraint = constraint
 
 
-class NotMigratedError(RefusedError):
-    """The database lacks a table or a column."""
+class NotMigratedError(WaitableError):
+    """The database lacks a table or a column, until somebody migrates it."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; run `uniroute db upgrade`")
+        super().__init__("the schema in Postgres", f"{problem}; run `uniroute db upgrade`")
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class NotPermittedError(WaitableError):
+    """The user of the database URL may not do it, until somebody grants it."""
+
+    def __init__(self, problem: str) -> None:
+        fix = "grant what is missing to the user that UNIROUTE_DATABASE_URL names"
+        super().__init__("a permission in Postgres", f"{problem}; {fix}")
+
+    def __str__(self) -> str:
+        return self.problem

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, func, pool, select, text
 
 import workers
 from workers.errors import UsageError
-from workers.storage.engine import parse_url, translate_errors
+from workers.storage.engine import KEEPALIVES, parse_url, translate_errors
 from workers.storage.tables import Base
 
 #: Beside ``workers``, in a checkout and in an installed wheel alike.
@@ -102,7 +102,7 @@ def connect(database_url: str) -> Iterator[Connection]:
         parse_url(database_url),
         poolclass=pool.NullPool,
         hide_parameters=True,
-        connect_args={"application_name": "uniroute migrate", "connect_timeout": 5},
+        connect_args={"application_name": "uniroute migrate", "connect_timeout": 5, **KEEPALIVES},
     )
     with translate_errors(), engine.connect() as connection:
         yield connection
