@@ -1,26 +1,27 @@
 """The learner: feedback into Postgres, each piece once, and new error rates out of what has been counted."""
 
+import base64
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 import numpy as np
 import structlog
+from prometheus_client import Counter
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
-from routing.quality.counts import ErrorCounts, Matrix
-from routing.quality.shrinkage import shrink_error_rates
 from workers import messages
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import PoisonError, WaitableError
 from workers.messages import FeedbackEvent, Message, Record
 from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts, lock_refits, try_lock_refits
-from workers.storage.cluster_maps import ClusterMaps, FittedMap
+from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.feedback import Feedback, FeedbackEntry
@@ -28,6 +29,13 @@ from workers.storage.llms import LLMs
 from workers.transactions.dead_letters import dead_letter
 
 _MAX_FEEDBACK_BYTES = 16 * 1024
+#: Error rates outlive, by a day, the decisions made from them: the decisions topic keeps 30 days.
+_KEEP_RATES = timedelta(days=31)
+
+DUPLICATES = Counter(
+    "uniroute_duplicate_feedback_total",
+    "Feedback left out because its id, or its decision from the same source, was counted before",
+)
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +43,7 @@ log = structlog.get_logger(__name__)
 class Learner:
     """Counts feedback. A batch is one database transaction, so a batch that comes again changes nothing.
 
+    A decision counts once per source, however often and under whatever feedback ids it is scored.
     ``handle`` gives dead letters for what cannot be counted and nothing else; ``WaitableError`` passes
     through.
     """
@@ -68,6 +77,7 @@ class Learner:
                 [(1.0 - entry.score) * entry.weight for entry, _ in rows],
                 [entry.weight for entry, _ in rows],
             )
+        DUPLICATES.inc(len(entries) - len(fresh))
         return records
 
     def _dead_letter(self, message: Message, error: PoisonError) -> Record:
@@ -112,7 +122,7 @@ class _Known:
 def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
     return FeedbackEntry(
         feedback_id=event.feedback_id,
-        decision_id=event.decision_id,
+        decision_id=_spell_once(event.decision_id),
         prompt_id=facts.prompt_id,
         llm=facts.llm,
         map_version=facts.map_version,
@@ -121,6 +131,12 @@ def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> Feed
         source=event.source,
         event_time=_read_time(message),
     )
+
+
+def _spell_once(token: str) -> str:
+    """Give a token that verifies in the spelling it was signed in: base64 has several for the same bytes."""
+    raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_")
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _read_time(message: Message) -> datetime:
@@ -153,36 +169,65 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
             return None
         cells = sum(fitted.cluster_map.sizes)
         counts = CellCounts(session).read(fitted.cluster_map.version, names, n_cells=cells)
-        rates = _estimate(fitted, counts)
+        rates = fitted.prior.error_rates(counts.errors, counts.labels)
         current = ErrorRates(session).current(fitted.cluster_map.version)
         if current is not None and list(current.llms) == names and np.array_equal(current.rates, rates):
             return None
         return ErrorRates(session).publish(fitted.cluster_map.version, names, rates, reason=reason)
 
 
-def _estimate(fitted: FittedMap, counts: ErrorCounts) -> Matrix:
-    if fitted.prior is None:
-        return shrink_error_rates(counts.errors, counts.labels, sizes=fitted.cluster_map.sizes)
-    return fitted.prior.error_rates(counts.errors, counts.labels)
+def prune_rates(engine: Engine) -> int:
+    """Delete the error rates, of every map, that no decision still kept was made from; give their number."""
+    with transaction(engine) as session:
+        rates, keep_since = ErrorRates(session), datetime.now(UTC) - _KEEP_RATES
+        return sum(rates.prune(version, keep_since=keep_since) for version in ClusterMaps(session).list())
 
 
 class Refitter:
-    """Refits once every ``interval_s`` while there is something new, until it is told to stop."""
+    """Refits once every ``interval_s`` while there is something new, until it is told to stop.
+
+    Now and then it prunes the error rates too. Whatever fails is told and tried again at the next interval.
+    """
 
     def __init__(
-        self, *, engine: Engine, interval_s: float, refit: Callable[..., int | None] = refit
+        self,
+        *,
+        engine: Engine,
+        interval_s: float,
+        prune_interval_s: float = 3600.0,
+        refit: Callable[..., int | None] = refit,
+        prune: Callable[[Engine], int] = prune_rates,
+        clock: Callable[[], float] = time.monotonic,
+        on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
+        """``on_problem`` runs on the refitter's thread after each try, with ``None`` where all went well."""
         self._engine = engine
         self._interval_s = interval_s
+        self._prune_interval_s = prune_interval_s
         self._refit = refit
+        self._prune = prune
+        self._clock = clock
+        self._on_problem = on_problem
+        self._prune_at = clock()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set; while Postgres is away, try again at the next interval."""
+        """Work until ``stop`` is set; nothing else ends it."""
         while not stop.wait(self._interval_s):
-            try:
-                version = self._refit(self._engine, reason="feedback")
-            except WaitableError as error:
-                log.warning("refit_waits", problem=str(error))
-            else:
-                if version is not None:
-                    log.info("error_rates_published", version=version)
+            self._on_problem(self._try())
+
+    def _try(self) -> str | None:
+        """Do what is due; give what went wrong."""
+        try:
+            version = self._refit(self._engine, reason="feedback")
+            if version is not None:
+                log.info("error_rates_published", version=version)
+            if self._clock() >= self._prune_at:
+                log.info("error_rates_pruned", versions=self._prune(self._engine))
+                self._prune_at = self._clock() + self._prune_interval_s
+        except WaitableError as error:
+            log.warning("refit_waits", problem=str(error))
+            return str(error)
+        except Exception as error:
+            log.exception("refit_failed")
+            return f"the refit failed: {type(error).__name__}"
+        return None

@@ -138,7 +138,7 @@ def _create_cluster_maps() -> None:
             "map", sa.LargeBinary(), nullable=False, comment="ClusterMap.to_bytes: npz with a JSON header"
         ),
         sa.Column(
-            "prior", sa.LargeBinary(), nullable=True, comment="PoolPrior.to_bytes, frozen with the map"
+            "prior", sa.LargeBinary(), nullable=False, comment="PoolPrior.to_bytes, frozen with the map"
         ),
         sa.Column(
             "fingerprint",
@@ -284,7 +284,8 @@ def _create_feedback() -> None:
         ),
         sa.CheckConstraint("score BETWEEN 0 AND 1", name=op.f("ck_feedback_score")),
         sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_feedback")),
-        comment="feedback as received, once per feedback id",
+        sa.UniqueConstraint("decision_id", "source", name=op.f("uq_feedback_decision_id")),
+        comment="feedback as received, once per feedback id and once per decision and source",
     )
 
 

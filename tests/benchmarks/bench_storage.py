@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint
 from routing.llms import LLM, Price
+from routing.quality.pool_prior import fit_pool_prior
 from workers.storage import migrate
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
@@ -137,13 +138,15 @@ def _stock(engine: Engine) -> str:
             name="random", dimension=DIMENSION, precision="f32", max_length=1, checksum=""
         ),
     )
+    no_prompts = np.zeros((0, len(SIZES)), dtype=np.int32)
+    prior = fit_pool_prior(no_prompts, np.zeros((0, 0)), sizes=SIZES)
     with transaction(engine) as session:
         for name in _names():
             llm = LLM(name=name, price=Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0), simulated=True)
             LLMs(session).register(
                 Registration(llm=llm, base_url="http://127.0.0.1:1/v1", provider_model=name)
             )
-        version = ClusterMaps(session).add(cluster_map)
+        version = ClusterMaps(session).add(cluster_map, prior)
         ClusterMaps(session).activate(version)
     return version
 
@@ -159,7 +162,7 @@ def _make_batches(prefix: str, version: str, n_feedbacks: int) -> list[list[Feed
     entries = [
         FeedbackEntry(
             feedback_id=f"{prefix}-{rng.integers(2**62):x}-{number}",
-            decision_id="x" * 160,  # about as long as a signed token
+            decision_id=f"{rng.bytes(76).hex()}{number:08}",  # about as long as a signed token
             prompt_id=f"prompt-{number}",
             llm=names[rng.integers(N_LLMS)],
             map_version=version,

@@ -1,5 +1,7 @@
 """What the learner makes of feedback, on the real Postgres."""
 
+import base64
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint
 from routing.llms import LLM, Price
 from routing.quality.counts import ErrorCounts
+from routing.quality.pool_prior import fit_pool_prior
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
 from workers.learner import Learner, Refitter, refit
@@ -28,6 +31,7 @@ from workers.storage.tables import FeedbackRow
 
 pytestmark = pytest.mark.stack
 
+_SERIAL = itertools.count()
 SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
 #: Two cells of one resolution.
 MAP = ClusterMap(
@@ -37,6 +41,9 @@ MAP = ClusterMap(
     fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
 )
 
+#: Learned from no LLM: every LLM's rates are its own.
+PRIOR = fit_pool_prior(np.zeros((0, 1), dtype=np.int32), np.zeros((0, 0)), sizes=(2,))
+
 
 @pytest.fixture
 def engine(migrated_url: str) -> Iterator[Engine]:
@@ -45,7 +52,7 @@ def engine(migrated_url: str) -> Iterator[Engine]:
     with transaction(made) as session:
         for name in ("a", "b"):
             LLMs(session).register(make_registration(name))
-        ClusterMaps(session).activate(ClusterMaps(session).add(MAP))
+        ClusterMaps(session).activate(ClusterMaps(session).add(MAP, PRIOR))
     yield made
     made.dispose()
 
@@ -62,11 +69,16 @@ def make_learner(engine: Engine) -> Learner:
 
 
 def sign(
-    llm: str = "a", *, cell: int = 0, map_version: str = MAP.version, signer: DecisionSigner = SIGNER
+    llm: str = "a",
+    *,
+    cell: int = 0,
+    map_version: str = MAP.version,
+    signer: DecisionSigner = SIGNER,
+    prompt_id: str | None = None,
 ) -> str:
-    """Give the id of a decision."""
+    """Give the id of a decision, which is another each time unless ``prompt_id`` is given."""
     facts = DecisionFacts(
-        prompt_id="p-1",
+        prompt_id=prompt_id or f"p-{next(_SERIAL)}",
         llm=llm,
         map_version=map_version,
         cells=(cell,),
@@ -78,7 +90,8 @@ def sign(
 
 def feedback(feedback_id: str = "f-1", *, timestamp_ms: int = 1_800_000_000_000, **fields: Any) -> Message:
     """Make a message of the feedback topic; ``fields`` replace those of a good one."""
-    body = {"feedback_id": feedback_id, "decision_id": sign(), "score": 0.25, **fields}
+    own = sign(prompt_id=f"of {feedback_id:.50}")
+    body = {"feedback_id": feedback_id, "decision_id": own, "score": 0.25, **fields}
     return raw_feedback(msgspec.json.encode(body), timestamp_ms=timestamp_ms)
 
 
@@ -265,7 +278,7 @@ def test_there_is_nothing_to_refit_without_a_map_or_llms(migrated_url: str) -> N
     try:
         assert refit(engine, reason="start") is None
         with transaction(engine) as session:
-            ClusterMaps(session).activate(ClusterMaps(session).add(MAP))
+            ClusterMaps(session).activate(ClusterMaps(session).add(MAP, PRIOR))
         assert refit(engine, reason="start") is None
     finally:
         engine.dispose()

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import func, select, text
+from sqlalchemy import collate, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
@@ -106,6 +106,14 @@ class CellCounts:
                 found.errors[at] += feedback_errors
                 found.labels[at] += feedback_weight
         return found
+
+    def forget(self, llm: str) -> None:
+        """Drop every count of an LLM, on every map; rows are locked in ``add``'s order."""
+        own = ErrorCountRow.llm == llm
+        by_code_point = collate(ErrorCountRow.map_version, "C")  # as Python sorts, in ``add``
+        locked = select(ErrorCountRow.cell).where(own).order_by(by_code_point, ErrorCountRow.cell)
+        self._session.execute(locked.with_for_update()).all()
+        self._session.execute(delete(ErrorCountRow).where(own).execution_options(synchronize_session=False))
 
 
 def lock_refits(session: Session, map_version: str) -> None:

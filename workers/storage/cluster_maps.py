@@ -17,8 +17,8 @@ class FittedMap:
     """A map and the prior that was learned on it, which is part of the map's version."""
 
     cluster_map: ClusterMap
-    #: ``None`` where no known LLM's errors were at hand: rates are then each LLM's own.
-    prior: PoolPrior | None
+    #: Where no known LLM's errors were at hand, one that leaves rates to each LLM's own counts.
+    prior: PoolPrior
 
 
 class ClusterMaps:
@@ -27,13 +27,13 @@ class ClusterMaps:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(self, cluster_map: ClusterMap, prior: PoolPrior | None = None) -> str:
+    def add(self, cluster_map: ClusterMap, prior: PoolPrior) -> str:
         """Keep a map with its prior, inactive; give its version.
 
         Adding the same again changes nothing. ``UsageError`` for a kept map with another prior: a prior is
         frozen with its map, or onboarding an LLM would move the numbers of the others.
         """
-        version, frozen = cluster_map.version, None if prior is None else prior.to_bytes()
+        version, frozen = cluster_map.version, prior.to_bytes()
         row = self._session.get(ClusterMapRow, version)
         if row is not None:
             if row.prior != frozen:
@@ -70,6 +70,10 @@ class ClusterMaps:
         row = self._session.scalars(select(ClusterMapRow).where(ClusterMapRow.active)).first()
         return None if row is None else _read(row)
 
+    def active_version(self) -> str | None:
+        """Give the version of the map that routers use, without the map."""
+        return self._session.scalar(select(ClusterMapRow.version).where(ClusterMapRow.active))
+
     def get(self, version: str) -> FittedMap | None:
         """Give the map of a version; ``None`` where there is none."""
         row = self._session.get(ClusterMapRow, version)
@@ -81,7 +85,4 @@ class ClusterMaps:
 
 
 def _read(row: ClusterMapRow) -> FittedMap:
-    return FittedMap(
-        cluster_map=ClusterMap.from_bytes(row.map),
-        prior=None if row.prior is None else PoolPrior.from_bytes(row.prior),
-    )
+    return FittedMap(cluster_map=ClusterMap.from_bytes(row.map), prior=PoolPrior.from_bytes(row.prior))

@@ -1,4 +1,4 @@
-"""Published error rates: every version is kept, so that any decision can be made again."""
+"""Published error rates: versions are kept, so that any decision that is kept can be made again."""
 
 import io
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
@@ -70,9 +70,28 @@ class ErrorRates:
         return None if row is None else _read(row)
 
     def get(self, version: int) -> RatesVersion | None:
-        """Give any version that was ever published; ``None`` where there is none."""
+        """Give any version that is kept; ``None`` where there is none."""
         row = self._session.get(ErrorRateVersionRow, version)
         return None if row is None else _read(row)
+
+    def prune(self, map_version: str, *, keep_since: datetime) -> int:
+        """Delete the versions of a map that were out of force by ``keep_since``; give their number.
+
+        A version older than ``keep_since`` that was still in force then stays, and so the one in force now.
+        """
+        then = select(func.max(ErrorRateVersionRow.version)).where(
+            ErrorRateVersionRow.map_version == map_version, ErrorRateVersionRow.created_at < keep_since
+        )
+        gone = self._session.scalars(
+            delete(ErrorRateVersionRow)
+            .where(
+                ErrorRateVersionRow.map_version == map_version,
+                ErrorRateVersionRow.version < then.scalar_subquery(),
+            )
+            .returning(ErrorRateVersionRow.version)
+            .execution_options(synchronize_session=False)
+        )
+        return len(gone.all())
 
 
 def _read(row: ErrorRateVersionRow) -> RatesVersion:

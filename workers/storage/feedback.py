@@ -1,4 +1,4 @@
-"""Feedback rows: each piece kept once, whoever sends it again."""
+"""Feedback rows: each piece kept once, and each decision once per source, whoever sends it again."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,14 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
 from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
+
+#: Postgres indexes no key of more than a third of a page.
+_MAX_KEY_BYTES = 2_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,8 @@ class FeedbackEntry:
 
     #: The sender's own id: sent twice, it counts once.
     feedback_id: str
-    #: The signed token it quoted; ``None`` where it named prompt and LLM instead.
+    #: The signed token it quoted, in its one spelling; ``None`` where it named prompt and LLM instead.
+    #: A decision counts once per source.
     decision_id: str | None
     prompt_id: str
     llm: str
@@ -45,6 +49,8 @@ class FeedbackEntry:
             _check_text(name, getattr(self, name))
         if not 0 < len(self.feedback_id.encode()) <= MAX_NAME_BYTES:
             raise InvalidInputError("feedback_id", f"must have 1 to {MAX_NAME_BYTES} bytes")
+        if len((self.decision_id or "").encode()) + len(self.source.encode()) > _MAX_KEY_BYTES:
+            raise InvalidInputError("decision_id", f"has, with source, more than {_MAX_KEY_BYTES} bytes")
         if not 0.0 <= self.score <= 1.0:
             raise InvalidInputError("score", f"{self.score} is not within 0..1")
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -81,13 +87,19 @@ _INSERT = text(
     f"INSERT INTO feedback ({', '.join(_COLUMNS)}) "  # noqa: S608 - names of our own columns
     f"SELECT {', '.join(_COLUMNS)} FROM json_to_recordset(CAST(:rows AS json)) AS rows "
     f"({', '.join(f'{name} {kind}' for name, kind in _TYPES.items())}) "
-    "ON CONFLICT (feedback_id) DO NOTHING RETURNING feedback_id"
+    # Without a target: by feedback id, and by decision and source.
+    "ON CONFLICT DO NOTHING RETURNING feedback_id, decision_id, source"
 )
 _json = msgspec.json.Encoder()
+_Key = tuple[str, str | None, str]
+
+
+def _lock_order(entry: FeedbackEntry) -> tuple[str, str]:
+    return ("", entry.feedback_id) if entry.decision_id is None else (entry.decision_id, entry.source)
 
 
 class Feedback:
-    """Feedback as received, one row per feedback id."""
+    """Feedback as received, one row per feedback id, and one per decision and source."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -95,19 +107,30 @@ class Feedback:
     def record(self, entries: Iterable[FeedbackEntry]) -> dict[str, FeedbackEntry]:
         """Keep what is new, in one statement, and give exactly that: entry by feedback id.
 
-        Count each value of the result once and nothing else: an id that is kept already, that another
-        transaction commits first, or that stands again in ``entries`` (the first is kept) is left out. A
-        concurrent transaction with a common id is waited for. Ids are locked in their order, so that two
-        learners never deadlock.
+        Count each value of the result once and nothing else. Left out is a feedback id, or a decision from
+        the same source, that is kept already, that another transaction commits first, or that stands again
+        in ``entries`` (the first is kept). A concurrent transaction with a common key is waited for. Keys are
+        locked in the order of decision, source and id, so that two learners never deadlock over feedback
+        whose id always quotes the same decision; over ids used anew, Postgres makes one of them try again.
         """
-        offered: dict[str, FeedbackEntry] = {}
+        offered: dict[_Key, FeedbackEntry] = {}
         for entry in entries:
-            offered.setdefault(entry.feedback_id, entry)
+            offered.setdefault((entry.feedback_id, entry.decision_id, entry.source), entry)
         if not offered:
             return {}
-        ordered = [offered[feedback_id] for feedback_id in sorted(offered)]
-        kept = self._session.execute(_INSERT, {"rows": _json.encode(ordered).decode()}).scalars()
-        return {feedback_id: offered[feedback_id] for feedback_id in kept}
+        # Sorting is stable: of several on one decision, the first that was offered is kept.
+        ordered = sorted(offered.values(), key=_lock_order)
+        kept = self._session.execute(_INSERT, {"rows": _json.encode(ordered).decode()})
+        return {row.feedback_id: offered[row.feedback_id, row.decision_id, row.source] for row in kept}
+
+    def replace(self, llm: str) -> None:
+        """Keep the feedback on an LLM, but count it no more: another takes its name."""
+        self._session.execute(
+            update(FeedbackRow)
+            .where(FeedbackRow.llm == llm, FeedbackRow.disposition == "counted")
+            .values(disposition="replaced")
+            .execution_options(synchronize_session=False)
+        )
 
     def counted(self, map_version: str) -> Iterator[FeedbackEntry]:
         """Stream the feedback that counts for a map, by feedback id: what a refold folds."""

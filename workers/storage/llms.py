@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from routing.errors import InvalidInputError, UnknownLLMError, UnknownPriceError
 from routing.llms import LLM
 from workers.errors import UsageError
+from workers.storage.cell_counts import CellCounts
+from workers.storage.feedback import Feedback
 from workers.storage.prices import Prices, PriceVersion
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow
@@ -70,13 +72,17 @@ class RegisteredLLM:
 
 
 class LLMs:
-    """LLMs by name. A retired LLM keeps its row: its counts, prices and decisions still refer to it."""
+    """LLMs by name. A retired LLM keeps its row: its prices and decisions still refer to it."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def register(self, registration: Registration, *, state: State = "active") -> None:
-        """Add an LLM with its first price, or bring a retired one back; ``UsageError`` if it is there."""
+        """Add an LLM with its first price, or one under the name of a retired one.
+
+        It starts without evidence: counts of a retired namesake, perhaps another model, are dropped, and its
+        feedback stays as ``replaced``. ``UsageError`` where a living LLM has the name.
+        """
         RoutingState(self._session).bump()
         name = registration.llm.name
         row = self._session.get(LLMRow, name)
@@ -87,6 +93,9 @@ class LLMs:
         if row is None:
             row = LLMRow(name=name)
             self._session.add(row)
+        else:
+            Feedback(self._session).replace(name)
+            CellCounts(self._session).forget(name)
         _write(row, registration)
         row.state, row.retired_at = state, None
         self._session.flush()

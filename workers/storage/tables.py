@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     SmallInteger,
     Text,
+    UniqueConstraint,
     false,
     func,
     text,
@@ -139,7 +140,7 @@ class ClusterMapRow(Base):
 
     version: Mapped[str] = mapped_column(primary_key=True, comment="hash of the map's content, 16 hex digits")
     map: Mapped[bytes] = mapped_column(comment="ClusterMap.to_bytes: npz with a JSON header")
-    prior: Mapped[bytes | None] = mapped_column(comment="PoolPrior.to_bytes, frozen with the map")
+    prior: Mapped[bytes] = mapped_column(comment="PoolPrior.to_bytes, frozen with the map")
     fingerprint: Mapped[dict[str, Any]] = mapped_column(comment="the embedder whose vectors the map reads")
     active: Mapped[bool] = mapped_column(server_default=false(), comment="true for the one that routers use")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -174,7 +175,7 @@ class ErrorCountRow(Base):
 
 
 class ErrorRateVersionRow(Base):
-    """A published matrix of error rates. Every version is kept."""
+    """A published matrix of error rates; kept as long as decisions made from it can be made again."""
 
     __tablename__ = "error_rate_versions"
     __table_args__ = (
@@ -191,7 +192,10 @@ class ErrorRateVersionRow(Base):
 
 
 class FeedbackRow(Base):
-    """One piece of feedback, kept so that counts can be folded anew."""
+    """One piece of feedback, kept so that counts can be folded anew.
+
+    A decision counts once per source: a sender that makes up fresh feedback ids adds nothing.
+    """
 
     __tablename__ = "feedback"
     __table_args__ = (
@@ -199,8 +203,9 @@ class FeedbackRow(Base):
         _one_of("disposition", DISPOSITIONS),
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
         _amount("weight"),
+        UniqueConstraint("decision_id", "source"),
         # No foreign keys: feedback that was refused may name anything, and is kept too.
-        {"comment": "feedback as received, once per feedback id"},
+        {"comment": "feedback as received, once per feedback id and once per decision and source"},
     )
 
     feedback_id: Mapped[str] = mapped_column(

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint
 from routing.llms import LLM, Price
+from routing.quality.pool_prior import fit_pool_prior
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import LLMs, Registration
@@ -37,10 +38,11 @@ def make_registration() -> Callable[..., Registration]:
 @pytest.fixture
 def stocked(engine: Engine, cluster_map: ClusterMap) -> Engine:
     """The engine's database with LLMs ``a`` and ``b`` registered and the map active."""
+    prior = fit_pool_prior(np.zeros((0, 1), dtype=np.int32), np.zeros((0, 0)), sizes=(4,))
     with transaction(engine) as session:
         for name in ("b", "a"):
             LLMs(session).register(registration_of(name))
-        ClusterMaps(session).activate(ClusterMaps(session).add(cluster_map))
+        ClusterMaps(session).activate(ClusterMaps(session).add(cluster_map, prior))
     return engine
 
 

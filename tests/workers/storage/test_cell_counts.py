@@ -59,7 +59,9 @@ def test_maps_are_counted_apart(stocked: Engine, cluster_map: ClusterMap) -> Non
     older = "0" * 16
     with transaction(stocked) as session:
         session.execute(
-            text("INSERT INTO cluster_maps (version, map, fingerprint) VALUES (:version, '', '{}')"),
+            text(
+                "INSERT INTO cluster_maps (version, map, prior, fingerprint) VALUES (:version, '', '', '{}')"
+            ),
             {"version": older},
         )
         CellCounts(session).add([older, cluster_map.version], ["a", "a"], [0, 0], [1.0, 0.0], [1.0, 1.0])

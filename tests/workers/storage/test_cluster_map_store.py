@@ -44,14 +44,13 @@ def test_a_map_comes_back_with_its_prior_bit_for_bit(engine: Engine) -> None:
 
     assert found is not None
     assert found.cluster_map == map_of("a")
-    assert found.prior is not None
     assert found.prior.to_bytes() == prior_of(1 / 3).to_bytes()
 
 
 def test_no_map_is_active_until_one_is_activated(engine: Engine) -> None:
     """Adding is not using."""
     with transaction(engine) as session:
-        ClusterMaps(session).add(map_of("a"))
+        ClusterMaps(session).add(map_of("a"), prior_of(0.25))
         active = ClusterMaps(session).active()
         unknown = ClusterMaps(session).get("0" * 16)
 
@@ -62,7 +61,7 @@ def test_no_map_is_active_until_one_is_activated(engine: Engine) -> None:
 def test_activating_a_map_replaces_the_active_one(engine: Engine) -> None:
     """One map is active; going back is activating the older again."""
     with transaction(engine) as session:
-        versions = [ClusterMaps(session).add(map_of(checksum)) for checksum in "ab"]
+        versions = [ClusterMaps(session).add(map_of(checksum), prior_of(0.25)) for checksum in "ab"]
     seen = []
     for version in (versions[0], versions[1], versions[0], versions[0]):
         with transaction(engine) as session:
@@ -79,7 +78,7 @@ def test_the_table_takes_one_active_map(engine: Engine) -> None:
     """Whoever writes past the repository still cannot make two maps active."""
     with transaction(engine) as session:
         for checksum in "ab":
-            ClusterMaps(session).add(map_of(checksum))
+            ClusterMaps(session).add(map_of(checksum), prior_of(0.25))
 
     with pytest.raises(RefusedError) as caught, transaction(engine) as session:
         session.execute(text("UPDATE cluster_maps SET active = true"))
@@ -113,7 +112,7 @@ def test_a_prior_is_frozen_with_its_map(engine: Engine) -> None:
 def test_an_unknown_map_is_not_activated(engine: Engine) -> None:
     """A version that is not kept is the person's mistake, and the active map stays."""
     with transaction(engine) as session:
-        ClusterMaps(session).activate(ClusterMaps(session).add(map_of("a")))
+        ClusterMaps(session).activate(ClusterMaps(session).add(map_of("a"), prior_of(0.25)))
     with pytest.raises(UsageError, match="no cluster map ffff"), transaction(engine) as session:
         ClusterMaps(session).activate("ffff")
 
@@ -124,7 +123,7 @@ def test_an_unknown_map_is_not_activated(engine: Engine) -> None:
 def test_a_damaged_map_is_an_error(engine: Engine) -> None:
     """Bytes that are no longer a map are never routed on."""
     with transaction(engine) as session:
-        version = ClusterMaps(session).add(map_of("a"))
+        version = ClusterMaps(session).add(map_of("a"), prior_of(0.25))
         session.execute(text("UPDATE cluster_maps SET map = 'rubbish'"))
 
     with pytest.raises(InvalidInputError), transaction(engine) as session:
@@ -134,7 +133,7 @@ def test_a_damaged_map_is_an_error(engine: Engine) -> None:
 def test_activating_moves_the_version_and_adding_does_not(engine: Engine) -> None:
     """Routers look again only when what they use changes."""
     with transaction(engine) as session:
-        version = ClusterMaps(session).add(map_of("a"))
+        version = ClusterMaps(session).add(map_of("a"), prior_of(0.25))
         before = RoutingState(session).version()
         ClusterMaps(session).activate(version)
         after = RoutingState(session).version()

@@ -2,6 +2,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
@@ -17,7 +18,7 @@ MAP = "0123456789abcdef"
 def entry(feedback_id: str, **values: Any) -> FeedbackEntry:
     """Give feedback of which a test names only what it is about."""
     defaults: dict[str, Any] = {
-        "decision_id": "token",
+        "decision_id": f"token of {feedback_id}",
         "prompt_id": "p1",
         "llm": "a",
         "map_version": MAP,
@@ -68,6 +69,118 @@ def test_an_id_that_stands_twice_in_a_batch_counts_once(engine: Engine) -> None:
         kept = Feedback(session).record(batch)
 
     assert {feedback_id: found.score for feedback_id, found in kept.items()} == {"f0": 0.5, "f1": 0.25}
+
+
+@pytest.mark.stack
+def test_a_decision_counts_once_per_source(engine: Engine) -> None:
+    """Fresh feedback ids add nothing to a decision: not in one batch, and not in the next."""
+    batch = [
+        entry("f3", decision_id="d", score=0.25),
+        entry("f1", decision_id="d", score=1.0),
+        entry("f2", decision_id="d", source="judge"),
+        entry("f4", decision_id=None),
+        entry("f5", decision_id=None),
+    ]
+    with transaction(engine) as session:
+        first = Feedback(session).record(batch)
+    with transaction(engine) as session:
+        second = Feedback(session).record([entry("f6", decision_id="d"), entry("f7", decision_id="e")])
+
+    # Of the two of one source the first that was offered is kept; what quotes no decision is told by its id.
+    assert {name: kept.score for name, kept in first.items()} == {"f3": 0.25, "f2": 0.5, "f4": 0.5, "f5": 0.5}
+    assert set(second) == {"f7"}
+
+
+@pytest.mark.stack
+def test_an_id_used_for_two_decisions_counts_once(engine: Engine) -> None:
+    """And what is returned is the piece that is kept."""
+    with transaction(engine) as session:
+        kept = Feedback(session).record(
+            [entry("f1", decision_id="e", score=0.75), entry("f1", decision_id="d", score=0.25)]
+        )
+        rows = list(Feedback(session).counted(MAP))
+
+    assert list(kept.values()) == rows
+    assert len(rows) == 1
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("first_commits", [True, False])
+def test_two_transactions_with_the_same_decisions_keep_each_once(
+    engine: Engine, *, first_commits: bool
+) -> None:
+    """Under other feedback ids, whose order is the other way round, the second waits for the first."""
+    kept: list[set[str]] = []
+
+    def record_second() -> None:
+        with transaction(engine) as session:
+            again = [entry("f3", decision_id="e"), entry("f4", decision_id="d")]
+            kept.append(set(Feedback(session).record(again)))
+
+    thread = threading.Thread(target=record_second)
+    with transaction(engine) as session:
+        Feedback(session).record([entry("f1", decision_id="d"), entry("f2", decision_id="e")])
+        thread.start()
+        wait_for_a_blocked_session(engine)
+        if not first_commits:
+            session.rollback()
+    thread.join()
+
+    assert kept == [set() if first_commits else {"f3", "f4"}]
+
+
+@pytest.mark.stack
+def test_learners_flooded_with_fresh_ids_keep_each_decision_once(engine: Engine) -> None:
+    """Three learners get 120 decisions in different orders, each under ids of its own; none deadlocks."""
+    decisions = [f"d{number:03}" for number in range(120)]
+    orders = [decisions, decisions[::-1], decisions[60:] + decisions[:60]]
+    kept: list[str] = []
+    start = threading.Barrier(len(orders))
+
+    def learn(learner: int) -> None:
+        start.wait()
+        for first in range(0, len(decisions), 40):
+            names = orders[learner][first : first + 40]
+            batch = [
+                entry(f"f{40 - row}-{first}-{learner}", decision_id=name) for row, name in enumerate(names)
+            ]
+            with transaction(engine) as session:
+                found = Feedback(session).record(batch)
+            kept.extend(piece.decision_id or "" for piece in found.values())
+
+    threads = [threading.Thread(target=learn, args=(learner,)) for learner in range(len(orders))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(kept) == decisions
+
+
+@pytest.mark.stack
+def test_the_longest_decision_id_and_source_fit_their_index(engine: Engine) -> None:
+    """2500 bytes that do not compress are kept; one more is refused before it reaches a batch."""
+    noise = "".join(chr(33 + int(digit) % 90) for digit in np.random.default_rng(0).integers(0, 90, 2300))
+    with transaction(engine) as session:
+        kept = Feedback(session).record([entry("f1", decision_id=noise, source="s" * 200)])
+
+    assert set(kept) == {"f1"}
+    with pytest.raises(InvalidInputError, match="2500 bytes"):
+        entry("f2", decision_id=noise, source="s" * 201)
+
+
+@pytest.mark.stack
+def test_replaced_feedback_stays_and_counts_no_more(engine: Engine) -> None:
+    """An LLM that takes another's name inherits none of its feedback, and the others keep theirs."""
+    with transaction(engine) as session:
+        Feedback(session).record([entry("f1"), entry("f2", llm="b"), entry("f3", disposition="excluded")])
+        Feedback(session).replace("a")
+    with transaction(engine) as session:
+        counted = [found.feedback_id for found in Feedback(session).counted(MAP)]
+        rows = session.execute(text("SELECT feedback_id, disposition FROM feedback ORDER BY 1")).all()
+
+    assert counted == ["f2"]
+    assert [tuple(row) for row in rows] == [("f1", "replaced"), ("f2", "counted"), ("f3", "excluded")]
 
 
 @pytest.mark.stack
