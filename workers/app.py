@@ -46,6 +46,9 @@ _LLMS_AT_FULL_LOAD = 16
 
 log = structlog.get_logger(__name__)
 
+#: How long a role that ends waits for a thread that may be stuck in a statement.
+_JOIN_SECONDS = 3.0
+
 
 class ViewKeeper:
     """Holds the view a router decides from, and makes a new one whenever the state moves."""
@@ -153,11 +156,15 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
 def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     """Give the learner's loop, and start what refits beside it."""
     engine = _engine(settings, "learner", stack)
-    refitter = Refitter(engine=engine, interval_s=settings.refit_interval_s)
+    refitter = Refitter(
+        engine=engine,
+        interval_s=settings.refit_interval_s,
+        on_problem=lambda problem: telemetry.STATE_PROBLEM.labels("learner").set(problem is not None),
+    )
     stop = threading.Event()
     thread = threading.Thread(target=refitter.run, args=(stop,), name="uniroute-refit", daemon=True)
     thread.start()
-    stack.callback(thread.join)
+    stack.callback(thread.join, _JOIN_SECONDS)
     stack.callback(stop.set)
     learner = Learner(engine=engine, signer=_signer(settings), settings=settings)
     topics = (Topics(settings.topic_prefix).feedback,)
@@ -217,6 +224,16 @@ class RoleService(Service):  # type: ignore[misc]  # mode publishes no types
     async def on_stop(self) -> None:
         """Tell the loop to finish what is in flight; Faust then waits for it."""
         self._stop_loop.set()
+
+
+class _SentenceOnly(logging.Filter):
+    """Leaves the traceback out of Faust's report of a crash by an error of ours: its text says it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if record.exc_info and isinstance(record.exc_info[1], WorkersError | RoutingError):
+            record.exc_info = None
+        return True
 
 
 class _SentenceOnly(logging.Filter):

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     #: A call to an LLM is given up after this long.
     call_timeout_s: float = Field(default=120.0, gt=0)
     #: The learner publishes new error rates at most this often.
-    refit_interval_s: float = Field(default=1.0, gt=0)
+    refit_interval_s: float = Field(default=5.0, gt=0)
     #: ``auto``, ``openvino``, ``onnxruntime``, ``sentence-transformers`` or ``static``.
     embedder_backend: Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"] = "auto"
     #: Cores that the embedder uses; all of them where not set.

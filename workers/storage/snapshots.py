@@ -10,18 +10,23 @@ from typing import Any, Self, cast
 
 import numpy as np
 import psycopg
+import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from routing.clusters import PromptMap
 from routing.errors import RoutingError
 from routing.snapshot import Snapshot, Versions
 from workers.errors import WorkersError
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction, translate_errors
 from workers.storage.error_rates import ErrorRates
+from workers.storage.errors import NotMigratedError
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
 from workers.storage.routing_state import CHANNEL, RoutingState
+
+log = structlog.get_logger(__name__)
 
 #: Only LLMs in these states take traffic.
 ROUTED_STATES = ("active",)
@@ -48,27 +53,28 @@ def load_snapshot(session: Session) -> Snapshot | None:
     return load_state(session).snapshot
 
 
-def load_state(session: Session) -> PublishedState:
+def load_state(session: Session, *, previous: PublishedState | None = None) -> PublishedState:
     """Read everything routers need as of one moment (REPEATABLE READ), whatever others write meanwhile.
 
     The session must not have begun a transaction. The snapshot's columns are the active LLMs that the error
-    rates in force cover. ``UnknownPriceError`` for an active LLM without a price.
+    rates in force cover. The cluster map of ``previous`` is used again, unparsed, while it is the active one.
+    ``UnknownPriceError`` for an active LLM without a price.
     """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
     version = RoutingState(session).version()
     policies = Policies(session).current()
     registered = LLMs(session).list()
     active = [found for found in registered if found.state in ROUTED_STATES]
-    fitted = ClusterMaps(session).active()
-    rates = None if fitted is None else ErrorRates(session).current(fitted.cluster_map.version)
+    map_version = ClusterMaps(session).active_version()
+    rates = None if map_version is None else ErrorRates(session).current(map_version)
     columns = {} if rates is None else {name: column for column, name in enumerate(rates.llms)}
     routed = [found for found in active if found.llm.name in columns]
     unrated = tuple(found.llm.name for found in active if found.llm.name not in columns)
     snapshot = None
-    if fitted is not None and rates is not None:
+    if rates is not None:
         llms = tuple(found.llm for found in routed)
         snapshot = Snapshot(
-            cluster_map=fitted.cluster_map,
+            cluster_map=_read_map(session, rates.map_version, previous),
             llms=llms,
             error_rates=rates.rates[:, [columns[llm.name] for llm in llms]],
             output_tokens=np.array([llm.expected_output_tokens for llm in llms]),
@@ -86,12 +92,24 @@ def load_state(session: Session) -> PublishedState:
     )
 
 
+def _read_map(session: Session, version: str, previous: PublishedState | None) -> PromptMap:
+    """Give a map that is kept; maps never change, so one that was read is as good."""
+    held = None if previous is None or previous.snapshot is None else previous.snapshot.cluster_map
+    if held is not None and held.version == version:
+        return held
+    fitted = ClusterMaps(session).get(version)
+    if fitted is None:  # the foreign key of the rates rules it out
+        raise NotMigratedError(f"cluster map {version} is in force and not there")
+    return fitted.cluster_map
+
+
 class SnapshotSource:
     """Keeps the published state in memory and swaps it when its version in Postgres moves.
 
     A thread of its own polls every ``poll_seconds`` and listens for notifications, so that a change is seen
     within milliseconds, or within a poll where notifications do not arrive. While Postgres is away, or holds
-    what cannot be used, the last state stays and ``problem`` says why. Reading ``state`` never waits.
+    what cannot be used, the last state stays and ``problem`` says why; so it does after an error that nobody
+    foresaw. The thread ends when it is told to, and for nothing else. Reading ``state`` never waits.
     """
 
     def __init__(
@@ -104,8 +122,8 @@ class SnapshotSource:
     ) -> None:
         """Callbacks run on the source's thread, before ``state`` and ``problem`` change.
 
-        An error of ours that ``on_state`` raises is a problem: the old state stays, the new one is offered
-        again at each poll. ``on_problem`` gets ``None`` when all is well again.
+        Whatever ``on_state`` raises is a problem: the old state stays, the new one is offered again at each
+        poll. ``on_problem`` gets ``None`` when all is well again; it must not raise.
         """
         self._engine = engine
         self._poll_seconds = poll_seconds
@@ -138,13 +156,19 @@ class SnapshotSource:
         """Begin to watch; once per source."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread and wait for it, at most for one statement; safe to call twice."""
+    def stop(self, *, timeout_seconds: float = 3.0) -> None:
+        """End the thread and wait for it, at most ``timeout_seconds``; safe to call twice.
+
+        A thread that is stuck in a statement, or in a callback, by then is left to end with the process.
+        """
         if not self._stopping.is_set():
             self._stopping.set()
             self._wake.send(b"\0")
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            log.warning("state_watcher_lingers", seconds=timeout_seconds)
+            return
         self._wake.close()
         self._wakened.close()
 
@@ -166,9 +190,11 @@ class SnapshotSource:
                 self._watch()
             except (WorkersError, RoutingError) as error:
                 self._set_problem(str(error))
-            except BaseException as error:
-                self._set_problem(f"the watcher of routing state died: {type(error).__name__}")
-                raise
+            except Exception as error:
+                problem = f"the watcher of routing state failed: {type(error).__name__}"
+                if problem != self._problem:
+                    log.exception("state_watcher_failed")
+                self._set_problem(problem)
             self._pause(())
 
     def _watch(self) -> None:
@@ -188,7 +214,7 @@ class SnapshotSource:
             if RoutingState(session).version() == seen:
                 return seen
         with transaction(self._engine) as session:
-            state = load_state(session)
+            state = load_state(session, previous=self._state)
         self._on_state(state)
         with self._changed:
             self._state = state

@@ -142,6 +142,7 @@ class Stage:
                     "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
                     "UNIROUTE_DATABASE_URL": settings.database_url,
                     "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
+                    "UNIROUTE_REFIT_INTERVAL_S": "1",
                     # Many processes share the cores, and the matrices are small.
                     "OPENBLAS_NUM_THREADS": "1",
                 },
