@@ -18,6 +18,7 @@ from kafka.errors import (
     UnknownMemberIdError,
 )
 
+from workers.errors import UsageError
 from workers.transactions.backoff import Backoff
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer
@@ -27,6 +28,10 @@ from workers.transactions.observer import Interruption, LoopCounters, LoopObserv
 from workers.transactions.producer import TransactionalProducer
 from workers.transactions.session import Session
 from workers.transactions.work import Work
+
+# Fenced so often within so many seconds, a worker is one of two with the same transactional id.
+_DUEL_FENCINGS = 5
+_DUEL_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -87,8 +92,13 @@ class TransactionLoop:
         self._clock = clock
 
     def run(self, stop: Event) -> None:
-        """Block until ``stop`` is set and the loop has come to an orderly end."""
+        """Block until ``stop`` is set and the loop has come to an orderly end.
+
+        Raises ``UsageError`` where another live worker has the same transactional id: the two would fence
+        each other for ever, and do everything twice.
+        """
         failures = 0
+        fenced_at: list[float] = []
         try:
             while not stop.is_set():
                 with ExitStack() as stack:
@@ -99,6 +109,7 @@ class TransactionLoop:
                     except (KafkaError, OSError) as error:
                         failures = 1 if session and session.progressed else failures + 1
                         self._note(error, failures)
+                        self._judge(error, fenced_at)
                     finally:
                         if session:
                             session.forget()
@@ -140,6 +151,18 @@ class TransactionLoop:
             observer=self._observer,
             clock=self._clock,
         )
+
+    def _judge(self, error: Exception, fenced_at: list[float]) -> None:
+        """Give up after being fenced again and again, which no restart of another explains."""
+        now = self._clock()
+        fenced_at[:] = [time for time in fenced_at if now - time < _DUEL_S]
+        if _classify(error) == "fenced":
+            fenced_at.append(now)
+        if len(fenced_at) >= _DUEL_FENCINGS:
+            raise UsageError(
+                f"another live worker uses the transactional id {self._config.transactional_id}: give each "
+                "process of a role a slot of its own (uniroute serve --slot, UNIROUTE_WORKER_SLOT)"
+            ) from error
 
     def _note(self, error: Exception, failures: int) -> None:
         cause = _classify(error)

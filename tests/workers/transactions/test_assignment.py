@@ -122,3 +122,24 @@ def test_a_message_that_comes_again_is_not_taken_again(assignment: Assignment) -
     assignment.receive(P0, messages(P0, 0, 1, 2))
 
     assert offsets_of(assignment.take(10)) == [(0, 2)]
+
+
+def test_a_topic_that_hangs_leaves_room_for_the_others() -> None:
+    """With two of a topic in flight at most, its backlog takes no more, and another topic's message goes."""
+    assignment = Assignment()
+    slow, also_slow, quick = ("slow", 0), ("slow", 1), ("quick", 0)
+    assignment.assign([slow, also_slow, quick])
+    for partition in (slow, also_slow, quick):
+        assignment.resume(partition, OffsetTracker(0))
+    assignment.receive(slow, messages(slow, 0, 1, 2))
+    assignment.receive(also_slow, messages(also_slow, 0, 1))
+
+    first = assignment.take(10, per_topic=2)
+    assignment.receive(quick, messages(quick, 0))
+    second = assignment.take(10, per_topic=2)
+    assignment.finish(first[:1])
+    third = assignment.take(10, per_topic=2)
+
+    assert [message.topic for message in first] == ["slow", "slow"]
+    assert [message.topic for message in second] == ["quick"]
+    assert [message.topic for message in third] == ["slow"]
