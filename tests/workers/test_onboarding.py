@@ -1,5 +1,6 @@
-"""What becomes of maps and LLMs: the first map serves, a later one waits, nobody's knowledge is wiped."""
+"""How a map and an LLM come to be, on the real Kafka and Postgres."""
 
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,120 +8,221 @@ import pytest
 from fake_embedders import FakeEmbedder
 from sqlalchemy import Engine
 
+from routing.errors import InvalidInputError
 from routing.llms import LLM, Price
+from routing.snapshot import Snapshot
 from workers.errors import UsageError
 from workers.onboarding import KnownErrors, activate_map, fit_map, onboard
 from workers.settings import Settings
-from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.cell_counts import CellCounts
 from workers.storage.engine import make_engine, transaction
-from workers.storage.llms import Registration
+from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import load_state
+from workers.topics import describe_topics
 
 pytestmark = pytest.mark.stack
 
-TEXTS = [f"text {number}" for number in range(40)]
 EMBEDDER = FakeEmbedder()
+EMBEDDINGS = EMBEDDER.encode([f"prompt {number}" for number in range(60)])
 
 
 @pytest.fixture
 def engine(migrated_url: str) -> Iterator[Engine]:
-    """An engine on a migrated, otherwise empty database."""
+    """A migrated, otherwise empty database."""
     made = make_engine(migrated_url)
     yield made
     made.dispose()
 
 
-def register(engine: Engine, kafka_bootstrap: str, name: str, *, labels: int) -> None:
-    """Register an LLM that is wrong on all its labels."""
-    price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
-    onboard(
-        engine,
-        Settings(kafka_bootstrap=kafka_bootstrap, topic_prefix="onboarding."),
-        Registration(llm=LLM(name=name, price=price), base_url="http://127.0.0.1:1/v1", provider_model=name),
-        embeddings=EMBEDDER.encode(TEXTS[:labels]),
-        scores=np.zeros(labels),
+@pytest.fixture
+def settings(kafka_bootstrap: str, migrated_url: str) -> Settings:
+    """Topics under a prefix of the test's own."""
+    return Settings(
+        kafka_bootstrap=kafka_bootstrap,
+        database_url=migrated_url,
+        topic_prefix=f"{uuid.uuid4().hex[:8]}.",
+        dispatch_partitions=2,
     )
 
 
-def active_version(engine: Engine) -> str:
-    """Name the map in force."""
-    with transaction(engine) as session:
-        active = ClusterMaps(session).active()
-    assert active is not None
-    return active.cluster_map.version
+def register(name: str) -> Registration:
+    """Make a registration."""
+    llm = LLM(name=name, price=Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0))
+    return Registration(llm=llm, base_url="http://127.0.0.1:1/v1", provider_model=name)
 
 
-def test_the_first_map_is_put_in_force(engine: Engine) -> None:
-    """There is nothing that it could wipe."""
-    version = fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(2,))
-
-    assert active_version(engine) == version
-
-
-def test_a_later_map_waits_beside_the_one_in_force(engine: Engine, kafka_bootstrap: str) -> None:
-    """On the new map nothing is known of the LLMs: it is refused until someone insists."""
-    first = fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(2,))
-    register(engine, kafka_bootstrap, "small", labels=20)
-
-    second = fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(3,))
-
-    assert active_version(engine) == first
-    with pytest.raises(UsageError, match="nothing is known of small"):
-        activate_map(engine, second)
-    activate_map(engine, second, even_blind=True)
-    assert active_version(engine) == second
-
-
-def test_a_map_on_which_every_llm_is_known_is_activated(engine: Engine, kafka_bootstrap: str) -> None:
-    """The way back needs no insisting."""
-    first = fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(2,))
-    register(engine, kafka_bootstrap, "small", labels=20)
-    second = fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(3,))
-    activate_map(engine, second, even_blind=True)
-
-    activate_map(engine, first)
-
-    assert active_version(engine) == first
-
-
-def test_a_map_that_nobody_kept_is_refused(engine: Engine) -> None:
-    """The sentence names the command that lists maps."""
-    with pytest.raises(UsageError, match="uniroute map list"):
-        activate_map(engine, "0123456789abcdef")
-
-
-def test_too_few_prompts_are_refused(engine: Engine) -> None:
-    """Five clusters cannot be made of three prompts."""
-    with pytest.raises(UsageError, match="3 prompts"):
-        fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS[:3]), sizes=(5,))
-
-
-def test_an_llm_without_labels_starts_from_the_prior(engine: Engine, kafka_bootstrap: str) -> None:
-    """Known LLMs that are wrong on half of everything make a newcomer's rate one half in every cell."""
-    embeddings = EMBEDDER.encode(TEXTS)
-    errors = np.tile([[0.0, 1.0], [1.0, 0.0]], (20, 1))
-    fit_map(engine, EMBEDDER, embeddings, known=KnownErrors(embeddings=embeddings, errors=errors), sizes=(2,))
-
-    register(engine, kafka_bootstrap, "small", labels=0)
-
+def read_snapshot(engine: Engine) -> Snapshot:
+    """Read what routers would."""
     with transaction(engine) as session:
         snapshot = load_state(session).snapshot
     assert snapshot is not None
-    np.testing.assert_allclose(snapshot.error_rates, 0.5, atol=1e-6)
+    return snapshot
 
 
-def test_another_llm_moves_nobody_s_rates(engine: Engine, kafka_bootstrap: str) -> None:
-    """The rates of the first are the same bits before and after the second joins."""
-    fit_map(engine, EMBEDDER, EMBEDDER.encode(TEXTS), sizes=(2, 3))
-    register(engine, kafka_bootstrap, "small", labels=20)
+def read_names(engine: Engine) -> tuple[str, ...]:
+    """Give the names of all registered LLMs."""
     with transaction(engine) as session:
-        before = load_state(session).snapshot
+        return LLMs(session).names()
 
-    register(engine, kafka_bootstrap, "large", labels=5)
 
+def join(engine: Engine, settings: Settings, name: str, scores: list[float]) -> int | None:
+    """Onboard an LLM from labels on the first prompts."""
+    return onboard(
+        engine,
+        settings,
+        register(name),
+        embeddings=EMBEDDINGS[: len(scores)],
+        scores=np.array(scores, dtype=np.float64),
+    )
+
+
+def test_an_llm_joins_from_its_labels(engine: Engine, settings: Settings) -> None:
+    """It is in the snapshot with rates that follow its labels, and its topics exist before that."""
+    fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+
+    bad = join(engine, settings, "bad", [0.0] * 60)
+    good = join(engine, settings, "good", [1.0] * 60)
+    snapshot = read_snapshot(engine)
+
+    assert good is not None
+    assert bad is not None
+    assert good > bad
+    assert (snapshot.names, snapshot.versions.error_rates) == (("bad", "good"), str(good))
+    assert snapshot.error_rates[:, 0].min() > 0.9
+    assert snapshot.error_rates[:, 1].max() < 0.1
+    assert describe_topics(settings) == {
+        f"{settings.topic_prefix}dispatch.bad": 2,
+        f"{settings.topic_prefix}dispatch.good": 2,
+        f"{settings.topic_prefix}dlq.dispatch.bad": 1,
+        f"{settings.topic_prefix}dlq.dispatch.good": 1,
+    }
+
+
+def test_each_label_is_counted_in_each_resolution(engine: Engine, settings: Settings) -> None:
+    """60 labels are 60 in the cells of either resolution, and they are kept apart from feedback."""
+    version = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+    join(engine, settings, "half", [0.5] * 60)
     with transaction(engine) as session:
-        after = load_state(session).snapshot
-    assert before is not None
-    assert after is not None
-    assert after.names == ("large", "small")
-    assert after.error_rates[:, 1].tobytes() == before.error_rates[:, 0].tobytes()
+        counts = CellCounts(session).read(version, ["half"], n_cells=5, evidence=("label",))
+
+    assert (counts.labels[:2].sum(), counts.labels[2:].sum()) == (60.0, 60.0)
+    assert (counts.errors[:2].sum(), counts.errors[2:].sum()) == (30.0, 30.0)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_joining_moves_no_other_llm(engine: Engine, settings: Settings, *, known: bool) -> None:
+    """With a prior of known LLMs or without, the columns of the others stay bit-identical."""
+    rng = np.random.default_rng(0)
+    errors = KnownErrors(embeddings=EMBEDDINGS, errors=rng.random((60, 3)).round())
+    fit_map(engine, EMBEDDER, EMBEDDINGS, known=errors if known else None, sizes=(2, 3))
+    join(engine, settings, "b", rng.random(60).round().tolist())
+    before = read_snapshot(engine).error_rates[:, 0].tobytes()
+    join(engine, settings, "a", [0.0] * 60)
+    join(engine, settings, "c", [])
+    after = read_snapshot(engine)
+
+    assert after.names == ("a", "b", "c")
+    assert after.error_rates[:, 1].tobytes() == before
+
+
+def test_an_llm_without_labels_joins_too(engine: Engine, settings: Settings) -> None:
+    """It has rates from the start, inside 0..1, so that it can be tried."""
+    fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+
+    assert join(engine, settings, "new", []) is not None
+    rates = read_snapshot(engine).error_rates
+
+    assert rates.shape == (5, 1)
+    assert ((rates > 0) & (rates < 1)).all()
+
+
+def test_a_name_that_is_no_topic_joins(engine: Engine, settings: Settings) -> None:
+    """Its dispatch topic is a slug with a hash; its name stays."""
+    fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+    join(engine, settings, "acme/large:latest", [1.0])
+
+    assert read_snapshot(engine).names == ("acme/large:latest",)
+    assert len(describe_topics(settings)) == 2
+
+
+def test_an_llm_cannot_join_twice(engine: Engine, settings: Settings) -> None:
+    """The second time is refused, and its labels are not counted."""
+    version = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+    join(engine, settings, "a", [1.0] * 10)
+    with pytest.raises(UsageError, match="registered already"):
+        join(engine, settings, "a", [0.0] * 10)
+    with transaction(engine) as session:
+        counts = CellCounts(session).read(version, ["a"], n_cells=5)
+
+    assert (counts.labels[:2].sum(), counts.errors.sum()) == (10.0, 0.0)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_score_out_of_range_registers_nothing(engine: Engine, settings: Settings, score: float) -> None:
+    """The fault is found before anything is written."""
+    fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+
+    with pytest.raises(InvalidInputError):
+        join(engine, settings, "a", [1.0, score])
+
+    assert read_names(engine) == ()
+
+
+def test_without_a_map_nothing_joins(engine: Engine, settings: Settings) -> None:
+    """The sentence names the command that comes first, and nothing is left behind."""
+    with pytest.raises(UsageError, match="uniroute map fit"):
+        join(engine, settings, "a", [1.0])
+
+    assert read_names(engine) == ()
+    assert describe_topics(settings) == {}
+
+
+def test_a_map_needs_prompts(engine: Engine) -> None:
+    """Fewer than the smallest resolution has cells cannot fill it."""
+    with pytest.raises(UsageError, match="1 prompts cannot fill 2 clusters"):
+        fit_map(engine, EMBEDDER, EMBEDDINGS[:1], sizes=(2, 3))
+
+
+def test_fitting_again_gives_the_same_map(engine: Engine) -> None:
+    """The same prompts and seed are the same version, whatever was fitted between."""
+    first = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3), seed=1)
+    other = fit_map(engine, EMBEDDER, EMBEDDINGS[:30], sizes=(2, 3), seed=1)
+    again = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3), seed=1)
+
+    assert first == again != other
+
+
+def test_a_later_map_waits_to_be_put_in_force(engine: Engine, settings: Settings) -> None:
+    """Nothing is known of the LLMs on it: until someone changes over, routers keep the map they have."""
+    first = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+    join(engine, settings, "a", [1.0] * 60)
+    second = fit_map(engine, EMBEDDER, EMBEDDINGS[:40], sizes=(2, 4))
+    before = read_snapshot(engine)
+    with pytest.raises(UsageError, match="nothing is known of a "):
+        activate_map(engine, second)
+    activate_map(engine, second, even_blind=True)
+    after = read_snapshot(engine)
+
+    assert before.cluster_map.version == first
+    assert after.cluster_map.version == second
+    assert (after.names, after.error_rates.shape) == (("a",), (6, 1))
+
+
+def test_a_map_that_is_not_kept_cannot_be_put_in_force(engine: Engine) -> None:
+    """The sentence names the command that lists those that are."""
+    with pytest.raises(UsageError, match="uniroute map list"):
+        activate_map(engine, "0" * 16)
+
+
+def test_an_llm_that_comes_back_starts_anew(engine: Engine, settings: Settings) -> None:
+    """What it was known by before it was retired is not counted beside its new labels."""
+    version = fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
+    join(engine, settings, "a", [0.0] * 60)
+    with transaction(engine) as session:
+        LLMs(session).retire("a")
+    join(engine, settings, "a", [1.0] * 60)
+    with transaction(engine) as session:
+        counts = CellCounts(session).read(version, ["a"], n_cells=5)
+
+    assert (counts.labels[:2].sum(), counts.errors[:2].sum()) == (60.0, 0.0)
+    assert read_snapshot(engine).error_rates.max() < 0.1
