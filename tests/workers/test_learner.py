@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import string
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, text
 
 from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint
@@ -18,9 +19,10 @@ from routing.quality.counts import ErrorCounts
 from routing.quality.pool_prior import fit_pool_prior
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
-from workers.learner import Learner, Refitter, refit
+from workers.learner import DUPLICATES, Learner, Refitter, prune_rates, refit
 from workers.messages import Message, Record
 from workers.settings import Settings
+from workers.storage import migrate
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
@@ -31,6 +33,7 @@ from workers.storage.tables import FeedbackRow
 
 pytestmark = pytest.mark.stack
 
+ALPHABET = string.ascii_letters + string.digits + "-_"
 _SERIAL = itertools.count()
 SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
 #: Two cells of one resolution.
@@ -157,6 +160,74 @@ def test_feedback_sent_twice_counts_once(engine: Engine) -> None:
     assert counts.labels[0, 0] == 2.0
     assert counts.errors[0, 0] == 1.5
     assert count_rows(engine) == 2
+
+
+def test_a_decision_scored_again_under_fresh_ids_counts_once(engine: Engine) -> None:
+    """Its first score stays, whoever made up ids for more; another source counts; the rest is a metric."""
+    token = sign()
+    before = read_duplicates()
+    first = [feedback(f"f-{number}", decision_id=token, score=0.0) for number in range(3)]
+    second = [feedback("g-1", decision_id=token), feedback("g-2", decision_id=token, source="judge", score=1)]
+    records = [*make_learner(engine).handle(first), *make_learner(engine).handle(second)]
+    counts = read_counts(engine, "a")
+
+    assert records == [[]] * 5
+    assert counts.labels[0, 0] == 2.0
+    assert counts.errors[0, 0] == 1.0
+    assert read_duplicates() - before == 3
+
+
+@pytest.mark.parametrize("prompt_id", ["p", "pp", "ppp"])
+def test_a_decision_counts_once_however_its_id_is_spelled(engine: Engine, prompt_id: str) -> None:
+    """Base64 has padding, two alphabets and bits that mean nothing; the signature covers none of them."""
+    token = sign(prompt_id=prompt_id)
+    raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_")
+    spellings = {token, base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    spellings |= {token[:-1] + last for last in ALPHABET if decodes_to(token[:-1] + last, raw)}
+    make_learner(engine).handle(
+        [feedback(f"f-{number}", decision_id=one) for number, one in enumerate(sorted(spellings))]
+    )
+
+    assert read_counts(engine, "a").labels[0, 0] == 1.0
+    assert count_rows(engine) == 1
+
+
+def decodes_to(token: str, raw: bytes) -> bool:
+    """Tell whether a token is another spelling of the same bytes."""
+    return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_") == raw
+
+
+def read_duplicates() -> float:
+    """Give the metric of what was left out."""
+    (metric,) = DUPLICATES.collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))
+
+
+def test_a_learner_waits_for_the_tables(database_url: str) -> None:
+    """Feedback that came before the first migration is not given up: the error is one to wait for."""
+    engine = make_engine(database_url)
+    try:
+        with pytest.raises(WaitableError, match="uniroute db upgrade"):
+            make_learner(engine).handle([feedback()])
+        migrate.upgrade(database_url)
+        with transaction(engine) as session:
+            LLMs(session).register(make_registration("a"))
+            ClusterMaps(session).activate(ClusterMaps(session).add(MAP, PRIOR))
+        make_learner(engine).handle([feedback()])
+
+        assert read_counts(engine, "a").labels[0, 0] == 1.0
+    finally:
+        engine.dispose()
+
+
+def test_a_learner_waits_for_its_permission(engine: Engine) -> None:
+    """A grant that was lost for a while costs no feedback."""
+    user = make_engine(f"{engine.url.render_as_string(hide_password=False)}&options=-c%20role%3Dpg_monitor")
+    try:
+        with pytest.raises(WaitableError, match="permission denied"):
+            make_learner(user).handle([feedback()])
+    finally:
+        user.dispose()
 
 
 def test_learners_side_by_side_count_each_piece_once(engine: Engine) -> None:
@@ -327,3 +398,75 @@ def test_the_refitter_outlives_postgres(engine: Engine) -> None:
     Refitter(engine=engine, interval_s=0.001, refit=refit_badly).run(stop)
 
     assert tries == ["feedback"] * 3
+
+
+def test_the_refitter_outlives_an_error_nobody_foresaw() -> None:
+    """A bug in a refit is told by name, and so is its end; the next interval tries again."""
+    stop, outcomes = threading.Event(), iter([ZeroDivisionError("secret"), WaitableError("Postgres", "down")])
+    problems: list[str | None] = []
+
+    def refit_badly(_: Engine, **__: str) -> int | None:
+        error = next(outcomes, None)
+        if error is not None:
+            raise error
+        stop.set()
+        return None
+
+    Refitter(
+        engine=create_engine("postgresql+psycopg://"),
+        interval_s=0.001,
+        refit=refit_badly,
+        prune=lambda _: 0,
+        on_problem=problems.append,
+    ).run(stop)
+
+    assert problems == ["the refit failed: ZeroDivisionError", "Postgres is away: down", None]
+
+
+def test_the_refitter_prunes_now_and_then() -> None:
+    """At its start and every hour since: with a refit every 30 minutes, beside each second one."""
+    stop, now, pruned = threading.Event(), [0.0], []
+
+    def refit_on(_: Engine, **__: str) -> int | None:
+        now[0] += 1800.0
+        if now[0] == 9000.0:
+            stop.set()
+        return None
+
+    def prune(_: Engine) -> int:
+        pruned.append(now[0])
+        return 0
+
+    Refitter(
+        engine=create_engine("postgresql+psycopg://"),
+        interval_s=0.001,
+        refit=refit_on,
+        prune=prune,
+        clock=lambda: now[0],
+    ).run(stop)
+
+    assert pruned == [1800.0, 5400.0, 9000.0]
+
+
+def test_rates_outlive_the_decisions_made_from_them(engine: Engine) -> None:
+    """A decision is kept for 30 days: versions out of force for longer go, and those since stay."""
+    with transaction(engine) as session:
+        versions = [
+            ErrorRates(session).publish(MAP.version, ["a"], np.full((2, 1), day / 100), reason="test")
+            for day in (40, 35, 29, 0)
+        ]
+        for version, days in zip(versions, (40, 35, 29, 0), strict=True):
+            session.execute(
+                text(
+                    "UPDATE error_rate_versions SET created_at = now() - :days * interval '1 day' "
+                    "WHERE version = :version"
+                ),
+                {"days": days, "version": version},
+            )
+    gone = prune_rates(engine)
+    with transaction(engine) as session:
+        kept = [version for version in versions if ErrorRates(session).get(version) is not None]
+
+    # Day 40's went out of force 35 days ago; day 35's was in force until 29 days ago.
+    assert gone == 1
+    assert kept == versions[1:]

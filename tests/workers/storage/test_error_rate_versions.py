@@ -1,8 +1,9 @@
 import threading
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from routing.clusters import ClusterMap
 from routing.errors import InvalidInputError
@@ -12,6 +13,7 @@ from workers.storage.errors import RefusedError
 from workers.storage.routing_state import RoutingState
 
 pytestmark = pytest.mark.stack
+FIRST_DAY = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def test_rates_come_back_bit_for_bit(stocked: Engine, cluster_map: ClusterMap) -> None:
@@ -44,6 +46,57 @@ def test_every_version_is_kept_and_the_last_is_in_force(stocked: Engine, cluster
     assert versions == sorted(versions)
     assert current is not None
     assert current.version == versions[-1]
+
+
+def test_pruning_keeps_what_was_in_force_since(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Of versions of days 1, 2, 3 and 4, day 3.5 needs the third, in force then, and the fourth."""
+    versions = publish_daily(stocked, cluster_map, days=4)
+    with transaction(stocked) as session:
+        gone = ErrorRates(session).prune(cluster_map.version, keep_since=FIRST_DAY + timedelta(days=2.5))
+    with transaction(stocked) as session:
+        kept = [version for version in versions if ErrorRates(session).get(version) is not None]
+
+    assert gone == 2
+    assert kept == versions[2:]
+
+
+def test_pruning_never_takes_what_is_in_force(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """However old it is; and no other map's versions."""
+    versions = publish_daily(stocked, cluster_map, days=3)
+    with transaction(stocked) as session:
+        elsewhere = ErrorRates(session).prune("0" * 16, keep_since=FIRST_DAY + timedelta(days=999))
+        gone = ErrorRates(session).prune(cluster_map.version, keep_since=FIRST_DAY + timedelta(days=999))
+        current = ErrorRates(session).current(cluster_map.version)
+
+    assert (elsewhere, gone) == (0, 2)
+    assert current is not None
+    assert current.version == versions[-1]
+
+
+def test_pruning_what_is_young_takes_nothing(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Before the first version, and at its very moment, nothing was out of force."""
+    publish_daily(stocked, cluster_map, days=2)
+    with transaction(stocked) as session:
+        gone = [
+            ErrorRates(session).prune(cluster_map.version, keep_since=FIRST_DAY + timedelta(days=days))
+            for days in (-1, 0, 1)
+        ]
+
+    assert gone == [0, 0, 0]
+
+
+def publish_daily(engine: Engine, cluster_map: ClusterMap, *, days: int) -> list[int]:
+    """Publish a version on each of some days, and give their numbers."""
+    versions = []
+    with transaction(engine) as session:
+        for day in range(days):
+            rates = np.full((4, 1), day / 10)
+            versions.append(ErrorRates(session).publish(cluster_map.version, ["a"], rates, reason="test"))
+            session.execute(
+                text("UPDATE error_rate_versions SET created_at = :at WHERE version = :version"),
+                {"at": FIRST_DAY + timedelta(days=day), "version": versions[-1]},
+            )
+    return versions
 
 
 def test_a_map_without_rates_has_none(stocked: Engine, cluster_map: ClusterMap) -> None:

@@ -1,14 +1,19 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from sqlalchemy import Engine, text
 
+from routing.clusters import ClusterMap
 from routing.errors import InvalidInputError, UnknownLLMError, UnknownPriceError
 from routing.llms import Price
 from workers.errors import UsageError
+from workers.storage.cell_counts import CellCounts, Evidence
 from workers.storage.engine import transaction
+from workers.storage.feedback import Feedback, FeedbackEntry
 from workers.storage.llms import LLMs, Registration
 from workers.storage.prices import Prices
 from workers.storage.routing_state import RoutingState
@@ -83,6 +88,43 @@ def test_a_retired_llm_is_kept_and_can_come_back(engine: Engine, make_registrati
     assert back is not None
     assert (back.state, back.retired_at, back.llm.price) == ("active", None, dearer)
     assert [entry.price.input_usd_per_mtok for entry in history] == [1.0, 3.0]
+
+
+def test_an_llm_that_comes_back_starts_without_evidence(
+    stocked: Engine, cluster_map: ClusterMap, make_registration: Make
+) -> None:
+    """It may be another model under the name: counts go, feedback stays as replaced, others keep theirs."""
+    with transaction(stocked) as session:
+        for evidence in get_args(Evidence):
+            CellCounts(session).add(
+                cluster_map.version, ["a", "b"], [0, 0], [1.0, 1.0], [2.0, 2.0], evidence=evidence
+            )
+        Feedback(session).record(
+            FeedbackEntry(
+                feedback_id=name,
+                decision_id=None,
+                prompt_id="p",
+                llm=name,
+                map_version=cluster_map.version,
+                cells=(0,),
+                score=0.5,
+                event_time=datetime(2026, 11, 3, tzinfo=UTC),
+            )
+            for name in "ab"
+        )
+        LLMs(session).retire("a")
+        kept = CellCounts(session).read(cluster_map.version, ["a", "b"], n_cells=4)
+    with transaction(stocked) as session:
+        LLMs(session).register(make_registration("a"))
+        CellCounts(session).add(cluster_map.version, ["a"], [0], [1.0], [1.0], evidence="label")
+    with transaction(stocked) as session:
+        found = CellCounts(session).read(cluster_map.version, ["a", "b"], n_cells=4)
+        counted = [entry.llm for entry in Feedback(session).counted(cluster_map.version)]
+
+    assert kept.labels[0].tolist() == [4.0, 4.0]
+    assert found.labels[0].tolist() == [1.0, 4.0]
+    assert found.errors[0].tolist() == [1.0, 2.0]
+    assert counted == ["b"]
 
 
 def test_an_unknown_name_is_answered_with_those_there_are(engine: Engine, make_registration: Make) -> None:

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from routing.errors import InvalidInputError
 from routing.llms import Price
 from workers.local.postgres import Postgres
 from workers.storage import migrate
+from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.llms import LLMs, Registration
@@ -197,6 +199,76 @@ def test_a_state_its_receiver_refuses_is_offered_again(stocked: Engine) -> None:
 
     assert len(set(offers)) == 1
     assert problems == ["embedder: is not here yet", None]
+
+
+def test_a_source_outlives_an_error_nobody_foresaw(stocked: Engine) -> None:
+    """A bug in what takes the state over is told, and the state is offered again at the next poll."""
+    problems: list[str | None] = []
+    offers: list[int] = []
+
+    def fail_twice(state: PublishedState) -> None:
+        offers.append(state.version)
+        if len(offers) < 3:
+            raise ZeroDivisionError("secret")
+
+    source = SnapshotSource(stocked, poll_seconds=0.02, on_state=fail_twice, on_problem=problems.append)
+    with source:
+        well = source.wait_for(
+            lambda found: found.state is not None and found.problem is None, timeout_seconds=SOON
+        )
+
+    assert well
+    assert problems == ["the watcher of routing state failed: ZeroDivisionError", None]
+
+
+def test_a_map_is_parsed_once_while_it_stays_in_force(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """New rates come with the very map object that was there; another map comes with its own."""
+    publish(stocked, cluster_map, 0.25)
+    with SnapshotSource(stocked, poll_seconds=0.02) as source:
+        assert source.wait_for(lambda found: rated(found) == 0.25, timeout_seconds=SOON)
+        first = source.snapshot
+        publish(stocked, cluster_map, 0.5)
+        assert source.wait_for(lambda found: rated(found) == 0.5, timeout_seconds=SOON)
+        second = source.snapshot
+        with transaction(stocked) as session:
+            fitted = ClusterMaps(session).active()
+            assert fitted is not None
+            other = replace(cluster_map, temperature=1.0)
+            ClusterMaps(session).activate(ClusterMaps(session).add(other, fitted.prior))
+        publish(stocked, other, 0.75)
+        assert source.wait_for(lambda found: rated(found) == 0.75, timeout_seconds=SOON)
+        third = source.snapshot
+
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert second.cluster_map is first.cluster_map
+    assert third.cluster_map == other != cluster_map
+
+
+def rated(source: SnapshotSource) -> float | None:
+    """Give the error rate that every LLM has in every cell."""
+    return None if source.snapshot is None else float(source.snapshot.error_rates[0, 0])
+
+
+def test_stopping_does_not_wait_for_a_stuck_thread(stocked: Engine) -> None:
+    """A worker ends although its source hangs; once that comes to itself, it ends as well."""
+    stuck, release = threading.Event(), threading.Event()
+
+    def hang(_: PublishedState) -> None:
+        stuck.set()
+        release.wait()
+
+    source = SnapshotSource(stocked, on_state=hang)
+    source.start()
+    assert stuck.wait(SOON)
+    source.stop(timeout_seconds=0.01)
+    lingering = {thread.name for thread in threading.enumerate()}
+    release.set()
+    source.stop(timeout_seconds=SOON)
+
+    assert "uniroute-snapshots" in lingering
+    assert "uniroute-snapshots" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_stopping_does_not_wait_for_the_poll(stocked: Engine) -> None:

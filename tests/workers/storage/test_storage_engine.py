@@ -1,3 +1,4 @@
+import re
 import threading
 import traceback
 from pathlib import Path
@@ -8,8 +9,8 @@ from sqlalchemy import Engine, text
 
 from workers.errors import UsageError, WaitableError
 from workers.local.postgres import Postgres
-from workers.storage.engine import describe_url, make_engine, transaction, translate_errors
-from workers.storage.errors import RefusedError
+from workers.storage.engine import KEEPALIVES, describe_url, make_engine, transaction, translate_errors
+from workers.storage.errors import NotMigratedError, NotPermittedError, RefusedError
 
 
 def test_a_database_is_described_without_its_password() -> None:
@@ -82,6 +83,55 @@ def test_what_may_work_later_is_waited_for(engine: Engine, migrated_url: str, st
         with pytest.raises(WaitableError, match=r"^Postgres is away: "), transaction(hurried) as session:
             session.execute(text(statement))
     hurried.dispose()
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("missing", ["nowhere", "nowhere.routing_state", "routing_state WHERE lost = 1"])
+def test_a_missing_migration_is_waited_for(engine: Engine, missing: str) -> None:
+    """A table, a schema or a column that is not there comes with a migration, and the error says which."""
+    with pytest.raises(WaitableError) as caught, transaction(engine) as session:
+        session.execute(text(f"SELECT * FROM {missing}"))  # noqa: S608 - three names of ours
+
+    assert isinstance(caught.value, NotMigratedError)
+    assert re.fullmatch(r"\w.* does not exist; run `uniroute db upgrade`", str(caught.value))
+
+
+@pytest.mark.stack
+def test_a_missing_permission_is_waited_for(engine: Engine) -> None:
+    """A grant that was lost is given back while processes run; the error names the table and the fix."""
+    with pytest.raises(WaitableError) as caught, transaction(engine) as session:
+        session.execute(text("SET LOCAL ROLE pg_monitor; SELECT * FROM llms"))
+
+    assert isinstance(caught.value, NotPermittedError)
+    assert str(caught.value) == (
+        "permission denied for table llms; grant what is missing to the user that UNIROUTE_DATABASE_URL names"
+    )
+
+
+@pytest.mark.stack
+def test_a_user_who_is_refused_is_waited_for(engine: Engine) -> None:
+    """A password that is being changed, on either side, costs no message."""
+    with pytest.raises(NotPermittedError, match=r"^no entry; grant"), transaction(engine) as session:
+        session.execute(text("DO $$ BEGIN RAISE 'no entry' USING ERRCODE = '28000'; END $$"))
+
+
+@pytest.mark.stack
+def test_a_host_that_went_silent_is_given_up_in_seconds(migrated_url: str) -> None:
+    """The client's own limits, which the URL may change: no server can end a query of a client it lost."""
+    engine = make_engine(f"{migrated_url}&keepalives_idle=60")
+    raw = engine.raw_connection()
+    connection = raw.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    found = connection.info.get_parameters()
+    raw.close()
+    engine.dispose()
+
+    assert {name: found[name] for name in KEEPALIVES} == {
+        "keepalives_idle": "60",
+        "keepalives_interval": "2",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "15000",
+    }
 
 
 @pytest.mark.stack
