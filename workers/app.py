@@ -236,16 +236,6 @@ class _SentenceOnly(logging.Filter):
         return True
 
 
-class _SentenceOnly(logging.Filter):
-    """Leaves the traceback out of Faust's report of a crash by an error of ours: its text says it all."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
-        if record.exc_info and isinstance(record.exc_info[1], WorkersError | RoutingError):
-            record.exc_info = None
-        return True
-
-
 class _OwnClients(BootStrategy):  # type: ignore[misc]
     """Faust starts no Kafka client: each role's loop owns its own."""
 

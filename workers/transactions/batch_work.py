@@ -145,7 +145,7 @@ class BatchWork:
                 ]
             except WaitableError as error:
                 failures += 1
-                log.warning("work_waits", what=error.what, failures=failures)
+                log.warning("work_waits", what=error.what, problem=error.problem, failures=failures)
                 self._ledger.pause(wanted, self._backoff.delay_s(failures))
             except Exception as error:  # noqa: BLE001  # retried, then rejected with its class
                 return error

@@ -128,7 +128,7 @@ class CallWork:
                 records = await self._handle(message)
             except WaitableError as error:
                 failures += 1
-                log.warning("work_waits", what=error.what, failures=failures)
+                log.warning("work_waits", what=error.what, problem=error.problem, failures=failures)
                 await asyncio.sleep(self._backoff.delay_s(failures))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # rejected with its class
                 if not self._ledger.still_wanted([message]):
