@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -19,6 +20,8 @@ _PATIENCE_SECONDS = 90.0
 _POLL_MS = 20
 #: The router is killed when this share of the prompts is answered.
 _KILL_AT = 1 / 3
+#: No more than this share is sent before the late LLM has joined, so that some is left for it.
+_HOLD_AT = 3 / 4
 _CHECKER = "checker"
 
 
@@ -120,30 +123,38 @@ class Traffic:
         disturb: Callable[[], None],
         show: Callable[[Tally], None],
     ) -> Tally:
-        """Send ``prompts``; half-way ``join``, and with ``kill_router`` a third of the way ``disturb``."""
+        """Send ``prompts``; half-way ``join``, and with ``kill_router`` a third of the way ``disturb``.
+
+        The last quarter is not sent before ``join`` has returned. What ``join`` raises ends the run.
+        """
         tally = Tally(total=len(prompts))
-        halfway = threading.Thread(target=self._join, args=(join,), name="demo-join")
+        joining: Future[None] | None = None
         disturbed = not self._options.kill_router
         waiting = list(reversed(prompts))
         begun = last = time.monotonic()
-        with Client(app="demo", settings=self._settings) as client:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="demo-join") as pool,
+            Client(app="demo", settings=self._settings) as client,
+        ):
             while tally.answered < tally.total and time.monotonic() - last < _PATIENCE_SECONDS:
-                while waiting and tally.submitted - tally.answered < self._options.concurrency:
+                while waiting and self._may_submit(tally):
                     self._submit(client, waiting.pop())
                     tally.submitted += 1
                 for reply in client.poll(timeout_ms=_POLL_MS):
                     self._take(client, reply, tally)
                     last = time.monotonic()
-                if halfway.ident is None and tally.answered * 2 >= tally.total:
-                    halfway.start()
+                if joining is None and tally.answered * 2 >= tally.total:
+                    joining = pool.submit(self._join, join)
+                if joining is not None and joining.done():
+                    joining.result()
                 if not disturbed and tally.answered >= tally.total * _KILL_AT:
                     disturb()
                     disturbed = True
                 show(tally)
             self.seconds = time.monotonic() - begun
             client.flush()
-            if halfway.ident is not None:
-                halfway.join()
+            if joining is not None:
+                joining.result()
         return tally
 
     def recount(self) -> None:
@@ -157,6 +168,11 @@ class Traffic:
     def _join(self, join: Callable[[], None]) -> None:
         join()
         self._joined.set()
+
+    def _may_submit(self, tally: Tally) -> bool:
+        if tally.submitted >= tally.total * _HOLD_AT and not self._joined.is_set():
+            return False
+        return tally.submitted - tally.answered < self._options.concurrency
 
     def _submit(self, client: Client, prompt: Prompt) -> None:
         self.traces[prompt.prompt_id] = Trace(submitted_at=time.monotonic(), after_join=self._joined.is_set())
