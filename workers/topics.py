@@ -18,6 +18,8 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 #: A person waits for it.
 _CONNECT_MS = 10_000
 _DAY_MS = 24 * 3600 * 1000
+#: Callers compress with any codec they like: the broker unpacks it, so that no worker needs that codec.
+_ANY_CODEC = {"compression.type": "uncompressed"}
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9._-]")
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 #: Leaves room for the prefixes of dispatch topics and of their dead letters.
@@ -87,8 +89,18 @@ def core_topics(settings: Settings) -> tuple[TopicSpec, ...]:
     """Declare the topics that every installation has, with their dead letters."""
     topics = Topics(settings.topic_prefix)
     ingest = [
-        TopicSpec(name=topics.prompts, partitions=settings.partitions, retention_ms=7 * _DAY_MS),
-        TopicSpec(name=topics.feedback, partitions=settings.partitions, retention_ms=30 * _DAY_MS),
+        TopicSpec(
+            name=topics.prompts,
+            partitions=settings.partitions,
+            retention_ms=7 * _DAY_MS,
+            configs=_ANY_CODEC,
+        ),
+        TopicSpec(
+            name=topics.feedback,
+            partitions=settings.partitions,
+            retention_ms=30 * _DAY_MS,
+            configs=_ANY_CODEC,
+        ),
     ]
     decisions = TopicSpec(name=topics.decisions, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
     return (*ingest, decisions, *(_dead_letters(topics, spec.name) for spec in ingest))
