@@ -20,6 +20,8 @@ from workers.settings import Settings
 from workers.topics import MAX_RECORD_BYTES, Topics, create_topics, is_legal_topic, reply_topic
 
 _POLL_MS = 200
+#: A caller that finds no broker is told so after this long.
+_CONNECT_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +84,18 @@ class Client:
         self._settings = settings
         self._topics = Topics(settings.topic_prefix)
         self._source = f"/clients/{app}"
-        create_topics(settings, [reply_topic(self.reply_topic, settings)])
-        servers = settings.kafka_bootstrap.split(",")
+        self._failures: list[Exception] = []
         try:
-            self._producer = KafkaProducer(
-                bootstrap_servers=servers,
-                enable_idempotence=True,
-                linger_ms=5,
-                max_request_size=MAX_RECORD_BYTES,
-            )
-            self._consumer = KafkaConsumer(
-                self.reply_topic,
-                bootstrap_servers=servers,
-                group_id=group or f"{self.reply_topic}.readers",
-                isolation_level="read_committed",
-                auto_offset_reset="earliest" if group is None else "latest",
-                enable_auto_commit=False,
-            )
+            # First, because it gives up soon where no broker answers.
+            self._producer = _make_producer(settings)
+            try:
+                create_topics(settings, [reply_topic(self.reply_topic, settings)])
+                self._consumer = _make_consumer(settings, self.reply_topic, group)
+            except BaseException:
+                self._producer.close(timeout=0)
+                raise
         except KafkaError as error:
             raise WaitableError("Kafka", str(error)) from error
-        self._failures: list[Exception] = []
         if group is not None:
             self._await_assignment()
 
@@ -254,6 +248,28 @@ class Client:
         except KafkaError as error:
             raise WaitableError("Kafka", f"a message was not taken: {error}") from error
         future.add_errback(self._failures.append)
+
+
+def _make_producer(settings: Settings) -> KafkaProducer:
+    return KafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap.split(","),
+        bootstrap_timeout_ms=_CONNECT_MS,
+        enable_idempotence=True,
+        linger_ms=5,
+        max_request_size=MAX_RECORD_BYTES,
+    )
+
+
+def _make_consumer(settings: Settings, topic: str, group: str | None) -> KafkaConsumer:
+    return KafkaConsumer(
+        topic,
+        bootstrap_servers=settings.kafka_bootstrap.split(","),
+        bootstrap_timeout_ms=_CONNECT_MS,
+        group_id=group or f"{topic}.readers",
+        isolation_level="read_committed",
+        auto_offset_reset="earliest" if group is None else "latest",
+        enable_auto_commit=False,
+    )
 
 
 def _read_reply(record: Any) -> Reply:  # noqa: ANN401 (kafka-python has no types)
