@@ -44,6 +44,8 @@ def demo(
         raise UsageError(
             f"the demonstration needs {error.name}: pip install 'uniroute[local,export,openvino]'"
         ) from error
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(

@@ -199,3 +199,13 @@ def test_an_interrupted_run_leaves_nothing(temporary: Path, number: signal.Signa
     assert wait_gone(started, timeout=0.0)
     assert find_processes(temporary) == []
     assert not list(temporary.glob("uniroute-demo-*"))
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(temporary: Path) -> None:
+    """The minute of the run is not spent before the place of its report is found to be none."""
+    with start_demo(temporary, "--report", str(temporary / "none" / "report.json")) as demo:
+        out, _ = demo.communicate(timeout=LONG_SECONDS)
+
+    assert demo.returncode == 2
+    assert out.endswith("report.json cannot be written: name a file in a folder that exists\n")
+    assert len(out.splitlines()) == 1
