@@ -54,10 +54,11 @@ def test_up_status_down(folder: Path) -> None:
     assert before.returncode == 3
     assert before.stdout.splitlines()[0] == "kafka: down"
     assert [done.returncode for done in (up, again, status, down, after)] == [0, 0, 0, 0, 0]
-    assert list(environment) == ["UNIROUTE_KAFKA_BOOTSTRAP", "UNIROUTE_DATABASE_URL"]
+    assert list(environment) == ["UNIROUTE_KAFKA_BOOTSTRAP", "UNIROUTE_DATABASE_URL", "UNIROUTE_SIGNING_KEY"]
+    assert len(environment["UNIROUTE_SIGNING_KEY"]) >= 32
     assert up.stdout.splitlines() == exports
     assert up.stderr.splitlines()[-1] == f"To stop them: uniroute down --folder {shlex.quote(str(folder))}"
-    assert [server["address"] for server in servers] == list(environment.values())
+    assert [server["address"] for server in servers] == list(environment.values())[:2]
     assert json.loads(down.stdout)["stopped"] == ["kafka", "postgres"]
     assert wait_gone(processes, timeout=0.0)
     assert after.stderr == f"Nothing was up in {folder}.\n"
