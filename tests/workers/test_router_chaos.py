@@ -124,9 +124,9 @@ def await_metric(port: int, name: str, *, value: float, outputs: Outputs) -> Non
 
 
 def test_killed_mid_batch_and_started_again(installation: Installation, outputs: Outputs) -> None:
-    """SIGKILL amid batches and transactions, three times, loses no prompt and decides none twice."""
+    """SIGKILL amid batches and transactions, twice, loses no prompt and decides none twice."""
     ids = produce_backlog(installation, 2_500)
-    for _ in range(3):
+    for _ in range(2):
         router = installation.serve("router", environment=QUICK)
         outputs.await_more(300)
         router.kill()
@@ -152,20 +152,19 @@ def test_frozen_past_its_session_and_woken(installation: Installation, outputs: 
 
 
 def test_a_second_router_joins_and_leaves(installation: Installation, outputs: Outputs) -> None:
-    """It takes a share of the partitions and gives it back, twice, while the first goes on."""
+    """It takes a share of the partitions and gives it back, while the first goes on."""
     first = installation.serve("router", slot="0", environment=QUICK)
-    ends = []
     with send_prompts(installation) as traffic:
         outputs.await_more(100)
-        for _ in range(2):
-            second = installation.serve("router", slot="1", environment=QUICK)
-            second.wait_until_said('"gained": [[', times=1, timeout_s=_PATIENCE_S)
-            outputs.await_more(300)
-            ends.append(second.stop())
+        second = installation.serve("router", slot="1", environment=QUICK)
+        second.wait_until_said('"gained": [[', times=1, timeout_s=_PATIENCE_S)
+        outputs.await_more(300)
+        code, seconds = second.stop()
+        outputs.await_more(300)
 
     outputs.assert_exactly_once(traffic.ids)
-    assert [code for code, _ in ends] == [0, 0]
-    assert max(seconds for _, seconds in ends) < 10
+    assert code == 0
+    assert seconds < 10
     assert first.said("loop_rejoins") == 0
 
 
