@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests needs."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +28,15 @@ def outcomes_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def unstarted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalStack"]:
+def unstarted_stack() -> Iterator["LocalStack"]:
     """The session's private stack, of which the fixtures below start what they need; gone when pytest is."""
     from workers.local.stack import LocalStack  # noqa: PLC0415  # tests of routing need no Kafka client
 
-    stack = LocalStack(tmp_path_factory.mktemp("stack"))
-    yield stack
-    stack.stop()
+    # Not in pytest's own folder: another run of pytest would bar the way to it for Postgres's account.
+    with tempfile.TemporaryDirectory(prefix="uniroute-tests-") as folder:
+        stack = LocalStack(Path(folder))
+        yield stack
+        stack.stop()
 
 
 @pytest.fixture(scope="session")
