@@ -47,6 +47,8 @@ def demo(
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
     console = Console()
+    # A shell starts its background jobs with SIGINT ignored: asked to end, the run ends all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(
         prompts=prompts,

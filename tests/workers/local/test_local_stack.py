@@ -21,9 +21,11 @@ pytestmark = pytest.mark.stack
 
 #: Starts a private stack in the folder that is named, says the pids of its servers, and waits to be ended.
 OWNER = """
+import signal
 import sys
 from pathlib import Path
 from workers.local.stack import LocalStack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for its background jobs
 with LocalStack(Path(sys.argv[1])) as stack:
     print(stack.kafka.pid, stack.postgres.pid, flush=True)
     sys.stdin.read()
