@@ -14,7 +14,7 @@ FloatMatrix = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """The identity of an embedding space: two embedders with equal fingerprints give the same vectors."""
+    """The identity of an embedding space: equal fingerprints mean vectors equal to within 1e-5 in cosine."""
 
     #: The model's public name, e.g. ``all-MiniLM-L6-v2``.
     name: str
