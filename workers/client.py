@@ -13,6 +13,7 @@ from typing import Any, Self
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
+from kafka.structs import MemberState
 
 from workers import messages
 from workers.errors import UsageError, WaitableError
@@ -20,6 +21,7 @@ from workers.settings import Settings
 from workers.topics import MAX_RECORD_BYTES, Topics, create_topics, is_legal_topic, reply_topic
 
 _POLL_MS = 200
+_JOIN_MS = 500
 #: A caller that finds no broker is told so after this long.
 _CONNECT_MS = 5_000
 
@@ -161,9 +163,11 @@ class Client:
                 self._consumer.commit()
 
     def poll(self, *, timeout_ms: int) -> list[Reply]:
-        """Give the replies that wait, after at most ``timeout_ms``; the caller commits by ``commit``."""
-        polled = self._consumer.poll(timeout_ms=timeout_ms)
-        return [_read_reply(record) for records in polled.values() for record in records]
+        """Give the replies that wait, after at most ``timeout_ms``; the caller commits by ``commit``.
+
+        While the client is not in its group, up to half a second more: kafka-python joins at no other time.
+        """
+        return [_read_reply(record) for records in self._poll(timeout_ms).values() for record in records]
 
     def commit(self) -> None:
         """Mark every reply that was polled as read."""
@@ -223,10 +227,20 @@ class Client:
     ) -> None:
         self.close()
 
+    def _poll(self, timeout_ms: int) -> Mapping[Any, Any]:
+        state = self._consumer.group_metadata().state
+        if state == MemberState.REBALANCING:
+            # A join that outlives its poll is forgotten by kafka-python, and the client would read nothing more.
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
+        polled: Mapping[Any, Any] = self._consumer.poll(
+            timeout_ms=timeout_ms if state == MemberState.STABLE else max(timeout_ms, _JOIN_MS)
+        )
+        return polled
+
     def _await_assignment(self) -> None:
         """Join the group now, so that "from now on" begins before the first prompt is sent."""
         while not self._consumer.assignment():
-            self._consumer.poll(timeout_ms=_POLL_MS)
+            self._poll(_POLL_MS)
         for partition in self._consumer.assignment():
             self._consumer.position(partition)
 
