@@ -230,7 +230,7 @@ class Client:
     def _poll(self, timeout_ms: int) -> Mapping[Any, Any]:
         state = self._consumer.group_metadata().state
         if state == MemberState.REBALANCING:
-            # A join that outlives its poll is forgotten by kafka-python, and the client would read nothing more.
+            # kafka-python forgets a join that outlives its poll: the client would read nothing more.
             self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
         polled: Mapping[Any, Any] = self._consumer.poll(
             timeout_ms=timeout_ms if state == MemberState.STABLE else max(timeout_ms, _JOIN_MS)
