@@ -27,7 +27,7 @@ DEAF = (sys.executable, "-c", DEAF_PROGRAM)
 FAMILY_PROGRAM = """
 import subprocess, sys
 print('awake', flush=True)
-subprocess.run([sys.executable, '-c', 'input()'], stdin=-1)
+subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE).wait()
 """
 FAMILY = (sys.executable, "-c", FAMILY_PROGRAM)
 #: Starts the sleeper in the folder that is named, says its pid, and waits to be ended.
