@@ -11,10 +11,12 @@ DEFAULT_OUTPUT_TOKENS = 256.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a call costs: ``(input * in + output * out) / 1e6 + fixed`` USD.
+    """What a call costs: ``(fresh * in + cached * cached_in + output * out) / 1e6 + fixed`` USD.
 
-    Every field is finite and at least 0; 0 is a price, ``None`` and NaN are not (``UnknownPriceError`` where
-    the LLM's name is known, see ``LLM``; ``InvalidInputError`` for a negative or infinite number).
+    ``fresh`` and ``cached`` are the parts of the prompt's tokens that the LLM reads anew and finds in its
+    cache. Every field is finite and at least 0; 0 is a price, ``None`` and NaN are not (``UnknownPriceError``
+    where the LLM's name is known, see ``LLM``; ``InvalidInputError`` for a negative or infinite number), but
+    for ``cached_input_usd_per_mtok``.
     """
 
     #: USD for a million tokens of the prompt.
@@ -23,6 +25,8 @@ class Price:
     output_usd_per_mtok: float
     #: USD for the call itself.
     fixed_usd: float = 0.0
+    #: USD for a million tokens of the prompt that the LLM has in its cache; ``None``: as any other.
+    cached_input_usd_per_mtok: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_usd_per_mtok", "output_usd_per_mtok", "fixed_usd"):
@@ -31,6 +35,18 @@ class Price:
                 raise UnknownPriceError("(unnamed)", name)
             if not math.isfinite(value) or value < 0:
                 raise InvalidInputError(name, f"must be a finite number of USD, at least 0, not {value!r}")
+        cached = self.cached_input_usd_per_mtok
+        if cached is not None and not (math.isfinite(cached) and cached >= 0):
+            raise InvalidInputError(
+                "cached_input_usd_per_mtok",
+                f"must be a finite number of USD, at least 0, or not be given, not {cached!r}",
+            )
+
+    @property
+    def cached_usd_per_mtok(self) -> float:
+        """USD for a million cached tokens of the prompt, given or not."""
+        given = self.cached_input_usd_per_mtok
+        return self.input_usd_per_mtok if given is None else given
 
 
 def is_unknown(price: float | None) -> bool:

@@ -67,8 +67,20 @@ def costs_at(
     return costs
 
 
-def call_cost(price: Price, *, input_tokens: float, output_tokens: float) -> float:
-    """Give the USD of one call whose tokens are known, by the same formula as ``expected_costs``."""
-    usd = input_tokens * (price.input_usd_per_mtok * _PER_MILLION)
+def call_cost(
+    price: Price, *, input_tokens: float, output_tokens: float, cached_input_tokens: float = 0.0
+) -> float:
+    """Give the USD of one call whose tokens are known, by the same formula as ``expected_costs``.
+
+    ``cached_input_tokens`` are those of ``input_tokens`` that the LLM found in its cache; without any the
+    bits are those of ``expected_costs``. ``InvalidInputError`` when they are negative or more than the input.
+    """
+    if not 0 <= cached_input_tokens <= input_tokens:
+        raise InvalidInputError(
+            "cached_input_tokens",
+            f"must be in 0..{input_tokens:g}, a part of the input, not {cached_input_tokens!r}",
+        )
+    usd = (input_tokens - cached_input_tokens) * (price.input_usd_per_mtok * _PER_MILLION)
     usd += output_tokens * (price.output_usd_per_mtok * _PER_MILLION)
+    usd += cached_input_tokens * (price.cached_usd_per_mtok * _PER_MILLION)
     return usd + price.fixed_usd
