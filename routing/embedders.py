@@ -20,7 +20,7 @@ class Fingerprint:
     name: str
     #: Length of a vector.
     dimension: int
-    #: Arithmetic of the back end, e.g. ``f32`` or ``bf16``; vectors differ in their last digits between them.
+    #: Arithmetic and what computes it, e.g. ``f32-openvino``: vectors differ in their last digits.
     precision: str
     #: Tokens beyond this many are not read.
     max_length: int

@@ -14,7 +14,10 @@ import msgspec
 from routing.embedders import Fingerprint
 from workers.embedding.errors import ArtifactError
 
+#: Arithmetic that a transformer can be computed in.
 Precision = Literal["f32", "bf16"]
+#: What computes vectors, as fingerprints name it.
+Runtime = Literal["sentence-transformers", "openvino", "onnxruntime", "static"]
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -70,15 +73,24 @@ class Artifact:
         lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(self.manifest.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def fingerprint(self, precision: Precision = "f32") -> Fingerprint:
-        """Whose vectors a back end of this precision gives; equal for all back ends that are exact."""
+    def fingerprint(self, runtime: Runtime, precision: Precision = "f32") -> Fingerprint:
+        """Whose vectors ``runtime`` computes from this artifact in this precision: each has its own."""
         return Fingerprint(
             name=self.manifest.name,
             dimension=self.manifest.dimension,
-            precision=precision,
+            precision=name_arithmetic(runtime, precision),
             max_length=self.manifest.max_length,
             checksum=self.checksum,
         )
+
+
+def name_arithmetic(runtime: Runtime, precision: Precision) -> str:
+    """Give what a fingerprint calls its precision, e.g. ``f32-openvino``.
+
+    Back ends that compute one graph exactly still round it differently in the last digits, so each has a
+    name of its own.
+    """
+    return f"{precision}-{runtime}"
 
 
 def file_sha256(path: Path) -> str:

@@ -14,9 +14,11 @@ from workers.embedding.artifacts import (
     TOKENIZER,
     Artifact,
     Precision,
+    Runtime,
     check_files,
     find_artifact,
     list_artifacts,
+    name_arithmetic,
     read_artifact,
 )
 from workers.embedding.errors import ArtifactError, BackendUnavailableError
@@ -32,6 +34,14 @@ from workers.embedding.transformers import TransformerEmbedder
 Backend = Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"]
 
 DEFAULT_FOLDER = Path("~/.cache/uniroute/embedders").expanduser()
+#: What a fingerprint can call its precision, and what computes that.
+ARITHMETICS: dict[str, tuple[Runtime, Precision]] = {
+    name_arithmetic("sentence-transformers", "f32"): ("sentence-transformers", "f32"),
+    name_arithmetic("openvino", "f32"): ("openvino", "f32"),
+    name_arithmetic("openvino", "bf16"): ("openvino", "bf16"),
+    name_arithmetic("onnxruntime", "f32"): ("onnxruntime", "f32"),
+    name_arithmetic("static", "f32"): ("static", "f32"),
+}
 #: Least cosine between a back end's vector of the probe and the manifest's.
 PROBE_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999}
 
@@ -70,14 +80,21 @@ def open_for(
     threads: int | None = None,
     folder: Path = DEFAULT_FOLDER,
 ) -> Embedder:
-    """Open the artifact in ``folder`` that a cluster map was fitted on, in the map's precision.
+    """Open what a cluster map was fitted on: the artifact in ``folder``, on the map's own back end.
 
-    ``FingerprintMismatchError`` says in what the nearest one differs; ``ArtifactError`` that there is
-    none at all.
+    ``auto`` takes the back end that the fingerprint names, no other: vectors of two back ends differ in
+    their last digits, and a prompt on the edge of a cell would depend on the machine that read it. Another
+    ``backend`` than the map's, or an artifact that is not the map's, is a ``FingerprintMismatchError`` that
+    says in what the nearest one differs; no artifact at all an ``ArtifactError``; a back end that cannot run
+    here a ``BackendUnavailableError``.
     """
-    precision = _as_precision(fingerprint.precision)
-    if backend == "sentence-transformers":
-        embedder = load_embedder(fingerprint.name, backend=backend, threads=threads, folder=folder)
+    runtime, precision = _read_arithmetic(fingerprint.precision)
+    if backend not in ("auto", runtime):
+        raise FingerprintMismatchError(
+            (f"the embedder back end is set to {backend!r}, and the map was fitted with {runtime!r}",)
+        )
+    if runtime == "sentence-transformers":
+        embedder = load_embedder(fingerprint.name, backend=runtime, threads=threads, folder=folder)
         fingerprint.require(embedder.fingerprint)
         return embedder
     artifacts = list_artifacts(folder)
@@ -86,13 +103,13 @@ def open_for(
             folder, f"holds no artifact; make one: uniroute embedder export {fingerprint.name}"
         )
     compared = [
-        (fingerprint.differences(artifact.fingerprint(precision)), artifact)
+        (fingerprint.differences(artifact.fingerprint(runtime, precision)), artifact)
         for artifact in reversed(artifacts)
     ]
     differences, nearest = min(compared, key=lambda one: len(one[0]))
     if differences:
         raise FingerprintMismatchError(differences)
-    return load_embedder(nearest.folder, backend=backend, precision=precision, threads=threads)
+    return load_embedder(nearest.folder, backend=runtime, precision=precision, threads=threads)
 
 
 def verify_artifact(folder: Path, *, backend: Backend = "auto", precision: Precision = "f32") -> Fingerprint:
@@ -133,14 +150,16 @@ def open_transformer(
     """Open a transformer without the checks of its files and its probe that ``load_embedder`` makes."""
     model, cores = artifact.folder / MODEL, _count_threads(threads)
     if backend == "openvino" or (backend == "auto" and (precision == "bf16" or is_installed("openvino"))):
+        runtime: Runtime = "openvino"
         run = open_openvino(model, precision=precision, threads=cores)
     elif precision == "f32":
+        runtime = "onnxruntime"
         run = open_onnxruntime(model, threads=cores)
     else:
         raise BackendUnavailableError("onnxruntime", f"it has no {precision}; use openvino, or precision f32")
     manifest = artifact.manifest
     tokens = Tokens(artifact.folder / TOKENIZER, max_length=manifest.max_length)
-    return TransformerEmbedder(run, tokens, artifact.fingerprint(precision), pad_id=manifest.pad_id)
+    return TransformerEmbedder(run, tokens, artifact.fingerprint(runtime, precision), pad_id=manifest.pad_id)
 
 
 def _check_probe(embedder: Embedder, artifact: Artifact) -> None:
@@ -150,7 +169,8 @@ def _check_probe(embedder: Embedder, artifact: Artifact) -> None:
             artifact.folder, f"gives {len(vector)} dimensions, not {artifact.manifest.dimension}"
         )
     cosine = float(vector @ np.asarray(artifact.manifest.probe, dtype=np.float32))
-    least = PROBE_COSINE[_as_precision(embedder.fingerprint.precision)]
+    _, precision = _read_arithmetic(embedder.fingerprint.precision)
+    least = PROBE_COSINE[precision]
     if not cosine >= least:
         raise ArtifactError(
             artifact.folder,
@@ -173,11 +193,11 @@ def _load_reference(artifact: str | Path, precision: Precision, *, threads: int,
     return SentenceTransformersEmbedder(find_source(wanted), threads=threads)
 
 
-def _as_precision(text: str) -> Precision:
-    for precision in PROBE_COSINE:
-        if text == precision:
-            return precision
-    raise FingerprintMismatchError((f"precision is one of {', '.join(PROBE_COSINE)}, not {text!r}",))
+def _read_arithmetic(text: str) -> tuple[Runtime, Precision]:
+    """Read a fingerprint's precision; ``FingerprintMismatchError`` if nothing here computes it."""
+    if text not in ARITHMETICS:
+        raise FingerprintMismatchError((f"precision is one of {', '.join(ARITHMETICS)}, not {text!r}",))
+    return ARITHMETICS[text]
 
 
 def _count_threads(threads: int | None) -> int:

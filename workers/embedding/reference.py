@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from routing.embedders import Embedder, Fingerprint, FloatMatrix
-from workers.embedding.artifacts import file_sha256
+from workers.embedding.artifacts import file_sha256, name_arithmetic
 from workers.embedding.extras import require
 from workers.embedding.sources import Source
 from workers.embedding.tokens import clean_texts
@@ -42,8 +42,8 @@ def source_checksum(source: Source) -> str:
 class SentenceTransformersEmbedder(Embedder):
     """A model loaded by sentence-transformers, its vectors brought to unit length.
 
-    Its fingerprint holds the checksum of the source, not of an artifact: the two agree to the last
-    digits, but a map fitted with one asks for the same again. ``threads`` is set for the whole process:
+    Its fingerprint holds the checksum of the source, not of an artifact, and says what computed it: a map
+    fitted with it asks for it again. ``threads`` is set for the whole process:
     torch knows no other way.
     """
 
@@ -54,7 +54,7 @@ class SentenceTransformersEmbedder(Embedder):
         self._fingerprint = Fingerprint(
             name=source.name,
             dimension=int(self.model.get_embedding_dimension()),
-            precision="f32",
+            precision=name_arithmetic("sentence-transformers", "f32"),
             max_length=int(self.model.max_seq_length),
             checksum=source_checksum(source),
         )

@@ -41,7 +41,7 @@ class StaticEmbedder(Embedder):
             max_length=artifact.manifest.max_length,
             pad_id=artifact.manifest.pad_id,
         )
-        self._fingerprint = artifact.fingerprint()
+        self._fingerprint = artifact.fingerprint("static")
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -95,16 +95,36 @@ def test_an_unknown_name_lists_the_known_ones(tiny: Path) -> None:
 
 def test_a_map_finds_its_embedder(tiny: Path) -> None:
     """The fingerprint of a map opens the artifact it was fitted on."""
-    fingerprint = read_artifact(tiny).fingerprint()
+    fingerprint = read_artifact(tiny).fingerprint("openvino")
 
     embedder = open_for(fingerprint, folder=tiny.parent, threads=1)
 
     assert embedder.fingerprint == fingerprint
 
 
+def test_a_map_opens_the_back_end_it_was_fitted_with(tiny: Path, tiny_source: Path) -> None:
+    """Onnxruntime for its map though OpenVINO is installed and preferred; the reference for its own."""
+    onnx = load_embedder(tiny, backend="onnxruntime", threads=1).fingerprint
+    reference = load_embedder(tiny, backend="sentence-transformers", threads=1).fingerprint
+
+    assert load_embedder(tiny, threads=1).fingerprint.precision == "f32-openvino"
+    assert open_for(onnx, folder=tiny.parent, threads=1).fingerprint == onnx
+    assert open_for(reference, folder=tiny.parent, threads=1).fingerprint == reference
+    assert reference.precision == "f32-sentence-transformers"
+    assert reference.name == tiny_source.name
+
+
+def test_another_back_end_than_the_maps_is_refused(tiny: Path) -> None:
+    """A router whose setting names a back end that its map was not fitted with is told both."""
+    fingerprint = read_artifact(tiny).fingerprint("openvino")
+
+    with pytest.raises(FingerprintMismatchError, match=r"set to 'onnxruntime'.* fitted with 'openvino'"):
+        open_for(fingerprint, backend="onnxruntime", folder=tiny.parent, threads=1)
+
+
 def test_a_mismatch_says_what_differs(tiny: Path) -> None:
     """A map of another export is refused with the fields in which they differ, and no others."""
-    fingerprint = replace(read_artifact(tiny).fingerprint(), checksum="f" * 64, max_length=512)
+    fingerprint = replace(read_artifact(tiny).fingerprint("openvino"), checksum="f" * 64, max_length=512)
 
     with pytest.raises(FingerprintMismatchError) as caught:
         open_for(fingerprint, folder=tiny.parent)
@@ -118,16 +138,18 @@ def test_a_mismatch_says_what_differs(tiny: Path) -> None:
 
 def test_a_precision_that_no_back_end_has_is_a_mismatch(tiny: Path) -> None:
     """A map in a precision of the future is refused, not rounded."""
-    fingerprint = replace(read_artifact(tiny).fingerprint(), precision="fp4")
+    fingerprint = replace(read_artifact(tiny).fingerprint("openvino"), precision="fp4")
 
-    with pytest.raises(FingerprintMismatchError, match="precision is one of f32, bf16, not 'fp4'"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"precision is one of f32-sentence-transformers.*, not 'fp4'"
+    ):
         open_for(fingerprint, folder=tiny.parent)
 
 
 def test_an_empty_folder_says_what_to_export(tiny: Path, tmp_path: Path) -> None:
     """A new machine is told the command."""
     with pytest.raises(ArtifactError, match="uniroute embedder export tiny"):
-        open_for(read_artifact(tiny).fingerprint(), folder=tmp_path / "nothing")
+        open_for(read_artifact(tiny).fingerprint("openvino"), folder=tmp_path / "nothing")
 
 
 def test_back_ends_refuse_what_they_cannot_do(tiny: Path) -> None:
