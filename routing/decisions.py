@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.clusters import Placement
-from routing.errors import InvalidInputError
+from routing.errors import InvalidInputError, NoCandidateError
 from routing.policies import Allowed, Candidates, Choices, Policy, Scored, UniformSource, allowed_llms
 from routing.requests import Limits, Prompts, check_limits, check_tokens
 from routing.snapshot import Snapshot, Versions
@@ -48,6 +48,8 @@ class Decisions:
     costs: NDArray[np.float64]
     #: Shape (n, H): USD that a call hardly exceeds, which ``max_cost_usd`` was held against.
     ceilings: NDArray[np.float64]
+    #: Shape (n, H): seconds that a call hardly exceeds, where latency has been learned.
+    seconds: NDArray[np.float64] | None
     #: Shape (n, H): standard deviations of ``errors``, where the snapshot has them.
     deviations: NDArray[np.float64] | None
     #: What the limits left.
@@ -69,6 +71,16 @@ class Decisions:
         """Give the name of the LLM chosen for one prompt, or ``None``."""
         column = int(self.llms[row])
         return None if column < 0 else self.names[column]
+
+    def require_llm(self, row: int) -> str:
+        """Give the name of the LLM chosen for one prompt; ``NoCandidateError`` tells what removed each.
+
+        It is raised too where something was allowed but the policy chose none of it, as ``Fixed`` may.
+        """
+        name = self.llm(row)
+        if name is None:
+            raise NoCandidateError(self.removed(row))
+        return name
 
     def candidates(self, row: int) -> Candidates:
         """Give what the policy saw of one prompt: a batch of one."""
@@ -145,7 +157,15 @@ def decide_placed(
     ceilings = costs
     if snapshot.lengths is not None:
         ceilings = snapshot.predict_ceilings(placement.weights, input_tokens, most)
-    allowed = allowed_llms(limits, snapshot.llms, input_tokens=input_tokens, errors=errors, ceilings=ceilings)
+    seconds = snapshot.predict_seconds(placement.weights, input_tokens, most)
+    allowed = allowed_llms(
+        limits,
+        snapshot.llms,
+        input_tokens=input_tokens,
+        errors=errors,
+        ceilings=ceilings,
+        seconds=seconds,
+    )
     deviations = snapshot.predict_deviations(placement.weights)
     candidates = Candidates(
         errors=errors, costs=costs, allowed=allowed.mask, names=snapshot.names, deviations=deviations
@@ -162,6 +182,7 @@ def decide_placed(
         errors=errors,
         costs=costs,
         ceilings=ceilings,
+        seconds=seconds,
         deviations=deviations,
         allowed=allowed,
         names=snapshot.names,
@@ -184,6 +205,8 @@ class CandidateFacts:
     cost_usd: float
     #: What the caller's greatest cost was held against: USD that the call hardly exceeds.
     ceiling_usd: float
+    #: What the deadline was held against: seconds that the call hardly exceeds, where latency is known.
+    seconds: float | None
     #: What the policy minimised, where it minimises a score.
     score: float | None
     #: The limit that removed it.
@@ -257,6 +280,7 @@ def _state_facts(
         error_deviation=None if decisions.deviations is None else float(decisions.deviations[row, column]),
         cost_usd=cost,
         ceiling_usd=float(decisions.ceilings[row, column]),
+        seconds=None if decisions.seconds is None else float(decisions.seconds[row, column]),
         score=None if scores is None else float(scores[column]),
         removed_by=removed_by,
         verdict=verdict,

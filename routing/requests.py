@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,16 @@ class Limits:
     candidates: frozenset[str] | None = None
     #: None of these LLMs.
     excluded: frozenset[str] = frozenset()
-    #: Every one of these capabilities.
+    #: Every one of these capabilities, whatever LLMs declare: ``tools``, ``vision``, ``json``, ...
     capabilities: frozenset[str] = frozenset()
+    #: Every one of these languages; an LLM declares one as the capability ``language:NAME``, and an LLM that
+    #: declares none is not taken to know any.
+    languages: frozenset[str] = frozenset()
     #: Most tokens of the answer: room for them must be left in the context, and no more are expected.
     max_output_tokens: int | None = None
+    #: Seconds that are left for the call; held against what it hardly exceeds. Where no latency has been
+    #: learned it removes nothing, unless no time is left at all.
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_cost_usd", "max_error"):
@@ -43,6 +50,36 @@ class Limits:
             raise InvalidInputError(
                 "max_output_tokens", f"must be at least 1, not {self.max_output_tokens!r}"
             )
+        if self.max_seconds is not None and math.isnan(self.max_seconds):
+            raise InvalidInputError("max_seconds", "must not be NaN")
+
+    def tightened(self, other: "Limits") -> "Limits":
+        """Give what keeps these limits and the other ones too: of each the stricter, in either order."""
+        return Limits(
+            max_cost_usd=_lesser(self.max_cost_usd, other.max_cost_usd),
+            max_error=_lesser(self.max_error, other.max_error),
+            candidates=_common(self.candidates, other.candidates),
+            excluded=self.excluded | other.excluded,
+            capabilities=self.capabilities | other.capabilities,
+            languages=self.languages | other.languages,
+            max_output_tokens=_lesser(self.max_output_tokens, other.max_output_tokens),
+            max_seconds=_lesser(self.max_seconds, other.max_seconds),
+        )
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _lesser(one: Number | None, other: Number | None) -> Number | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _common(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 #: What most prompts carry.

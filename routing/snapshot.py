@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.clusters import PromptMap
-from routing.costs import LengthModel, costs_at, price_table
+from routing.costs import LatencyModel, LengthModel, costs_at, price_table
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.llms import LLM
 
@@ -16,7 +16,7 @@ from routing.llms import LLM
 #: order in which BLAS adds, the size of the batch, the number of threads or the processor.
 RATE_BITS = 28
 
-#: Of answers' lengths: a hard limit on the cost of a prompt must hold for nearly all of them, not on average.
+#: Of answers' lengths and seconds: a hard limit must hold for nearly all of them, not on average.
 CEILING_QUANTILE = 0.95
 
 
@@ -49,6 +49,8 @@ class Snapshot:
     error_deviations: NDArray[np.float64] | None = None
     #: How long answers will be, prompt by prompt; ``None``: ``output_tokens`` for every prompt.
     lengths: LengthModel | None = None
+    #: How long calls will take; ``None``: nothing is known of it.
+    latencies: LatencyModel | None = None
     #: The LLMs' names, ascending.
     names: tuple[str, ...] = field(init=False)
     # What ``price_table`` gives.
@@ -74,6 +76,10 @@ class Snapshot:
             object.__setattr__(self, name, array)
         if self.lengths is not None and self.lengths.offsets.shape != shape:
             raise InvalidInputError("lengths", f"must have shape {shape}, not {self.lengths.offsets.shape}")
+        if self.latencies is not None and self.latencies.levels.shape != shape[1:]:
+            raise InvalidInputError(
+                "latencies", f"must have shape {shape[1:]}, not {self.latencies.levels.shape}"
+            )
         object.__setattr__(self, "llms", llms)
         object.__setattr__(self, "names", names)
 
@@ -133,6 +139,27 @@ class Snapshot:
         if most is not None:
             tokens = np.minimum(tokens, most[:, None])
         return self.predict_costs(input_tokens, tokens)
+
+    def predict_seconds(
+        self,
+        weights: NDArray[np.float32],
+        input_tokens: NDArray[np.float64],
+        most: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64] | None:
+        """Give the seconds, shape (n, H), that a call exceeds with probability 1 - ``CEILING_QUANTILE``.
+
+        ``None`` where no latency has been learned. ``most`` as in ``predict_tokens``.
+        """
+        if self.latencies is None:
+            return None
+        if self.lengths is not None:
+            return self.latencies.seconds_expected(
+                self.lengths, weights, input_tokens, most=most, quantile=CEILING_QUANTILE
+            )
+        tokens = np.broadcast_to(
+            self.predict_tokens(weights, input_tokens, most), (len(weights), len(self.llms))
+        )
+        return self.latencies.seconds_for(tokens, quantile=CEILING_QUANTILE)
 
     def predict_costs(
         self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None

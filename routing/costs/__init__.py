@@ -1,20 +1,25 @@
-"""What a prompt is expected to cost with each LLM: prices, and how long the answers will be."""
+"""What a prompt is expected to cost with each LLM: prices, how long answers will be, and will take."""
 
+from routing.costs.latencies import LatencyModel, Timings, fit_latencies, time_replies
 from routing.costs.lengths import LengthModel, fit_lengths
 from routing.costs.prices import call_cost, costs_at, expected_costs, price_table
 from routing.costs.rating import RatedCall, rate_call, rerate_call
 from routing.costs.usage import Usage, count_usage
 
 __all__ = [
+    "LatencyModel",
     "LengthModel",
     "RatedCall",
+    "Timings",
     "Usage",
     "call_cost",
     "costs_at",
     "count_usage",
     "expected_costs",
+    "fit_latencies",
     "fit_lengths",
     "price_table",
     "rate_call",
     "rerate_call",
+    "time_replies",
 ]

@@ -64,7 +64,7 @@ class LengthModel:
         ``weights`` (n, C) as the map gave them, ``input_tokens`` (n,). With ``most`` (n,), ``inf`` for no
         limit, it is the mean of min(tokens, most), which is less than the lesser of the two.
         """
-        means = self.smears * np.exp(self._means(weights, input_tokens))
+        means = self.smears * np.exp(self.mean_logs(weights, input_tokens))
         if most is not None:
             means = self._capped(means, np.maximum(most, 1.0)[:, None])
         return _round_tokens(means)
@@ -75,10 +75,11 @@ class LengthModel:
         """Give the tokens that an answer exceeds with probability 1 - ``quantile``, shape (n, H)."""
         if not 0 < quantile < 1:
             raise InvalidInputError("quantile", f"must be between 0 and 1, not {quantile!r}")
-        means = self._means(weights, input_tokens)
+        means = self.mean_logs(weights, input_tokens)
         return _round_tokens(np.exp(means + NormalDist().inv_cdf(quantile) * self.spreads) - 1)
 
-    def _means(self, weights: NDArray[np.float32], input_tokens: Matrix) -> Matrix:
+    def mean_logs(self, weights: NDArray[np.float32], input_tokens: Matrix) -> Matrix:
+        """Give the mean of log(1 + tokens), shape (n, H), around which answers scatter by ``spreads``."""
         offsets = weights.astype(np.float64) @ self.offsets
         means: Matrix = offsets + self.slopes * np.log1p(input_tokens)[:, None]
         means += self.levels

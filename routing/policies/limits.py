@@ -19,9 +19,11 @@ class Limit(IntEnum):
     CANDIDATES = 1
     EXCLUDED = 2
     CAPABILITIES = 3
-    CONTEXT_LENGTH = 4
-    MAX_COST = 5
-    MAX_ERROR = 6
+    LANGUAGES = 4
+    CONTEXT_LENGTH = 5
+    DEADLINE = 6
+    MAX_COST = 7
+    MAX_ERROR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,15 @@ def allowed_llms(
     input_tokens: NDArray[np.float64],
     errors: NDArray[np.float64],
     ceilings: NDArray[np.float64],
+    seconds: NDArray[np.float64] | None = None,
 ) -> Allowed:
     """Ask every limit of every prompt; ``limits=None`` asks the context length alone.
 
     ``input_tokens`` (n,), ``errors`` and ``ceilings`` (n, H); the ceilings are USD that calls hardly exceed,
-    and what ``max_cost_usd`` is held against. A limit that is met exactly is kept: a ceiling equal to it
-    stays. The context must hold the prompt and ``max_output_tokens`` (1 where not limited).
+    and what ``max_cost_usd`` is held against, as ``max_seconds`` is held against ``seconds`` (n, H). Without
+    them a deadline removes nothing, or everything where no time is left. A limit that is met exactly is kept:
+    a ceiling equal to it stays. The context must hold the prompt and ``max_output_tokens`` (1 where not
+    limited).
     """
     asked = [Limits()] * len(input_tokens) if limits is None else limits
     removed = np.zeros(errors.shape, dtype=np.uint8)
@@ -67,9 +72,14 @@ def allowed_llms(
     _remove(
         removed, Limit.CAPABILITIES, _by_value(asked, lambda wish: wish.capabilities or None, _lacks(llms))
     )
+    spoken = _by_value(asked, lambda wish: wish.languages or None, _speaks_not(llms))
+    _remove(removed, Limit.LANGUAGES, spoken)
     answers = _numbers(asked, lambda wish: wish.max_output_tokens, missing=1.0)
     context = np.array([np.inf if llm.context_length is None else llm.context_length for llm in llms])
     _remove(removed, Limit.CONTEXT_LENGTH, (input_tokens + answers)[:, None] > context)
+    left = _numbers(asked, lambda wish: wish.max_seconds)[:, None]
+    late = (left <= 0) if seconds is None else (seconds > left) | (left <= 0)
+    _remove(removed, Limit.DEADLINE, np.broadcast_to(late, removed.shape))
     _remove(removed, Limit.MAX_COST, ceilings > _numbers(asked, lambda wish: wish.max_cost_usd)[:, None])
     _remove(removed, Limit.MAX_ERROR, errors > _numbers(asked, lambda wish: wish.max_error)[:, None])
     return Allowed(removed)
@@ -111,3 +121,8 @@ def _not_in(llms: Sequence[LLM]) -> Callable[[frozenset[str]], NDArray[np.bool_]
 
 def _lacks(llms: Sequence[LLM]) -> Callable[[frozenset[str]], NDArray[np.bool_]]:
     return lambda wanted: np.array([not wanted <= llm.capabilities for llm in llms], dtype=np.bool_)
+
+
+def _speaks_not(llms: Sequence[LLM]) -> Callable[[frozenset[str]], NDArray[np.bool_]]:
+    lacks = _lacks(llms)
+    return lambda languages: lacks(frozenset(f"language:{language}" for language in languages))
