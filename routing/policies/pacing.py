@@ -82,40 +82,47 @@ def left_per_prompt(budget_usd: float, spent_usd: float, prompts_left: float) ->
 class Ceiling:
     """Follow ``policy`` as long as its choices fit into ``remaining_usd``, prompt by prompt in their order.
 
-    From the first prompt whose choice would not fit, each prompt is offered only what does; a prompt for
-    which nothing fits gets -1, and cheaper ones after it may still be served. The sum of the chosen costs
-    never exceeds ``remaining_usd``, so the choice depends on the prompts before it: a replay passes the same
-    remainder and batch.
+    A choice fits while ``spent_usd``, what the prompts before the batch took, the chosen costs so far and its
+    own sum to no more. From the first prompt whose choice would not fit, each prompt is offered only what
+    does; a prompt for which nothing fits gets -1, and cheaper ones after it may still be served. So the
+    choice depends on the prompts before it: a replay of one prompt passes, as ``spent_usd``, the sum of what
+    was spent before it, and gets the same bits.
     """
 
     policy: Policy
     remaining_usd: float
+    spent_usd: float = 0.0
 
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
         """Give the choices and their propensities under the ceiling."""
         choices = self.policy.choose(candidates, rng=rng)
-        rows = np.arange(len(choices.llms))
-        picked = choices.llms >= 0
-        costs = np.zeros(len(rows))
-        costs[picked] = candidates.costs[rows[picked], choices.llms[picked]]
-        spent = np.cumsum(costs)
-        fits = spent <= self.remaining_usd
+        spent = self.sum_spent(candidates, choices)
+        fits = spent[1:] <= self.remaining_usd
         if fits.all():
             return choices
         first = int(np.argmin(fits))
-        left = self.remaining_usd - (float(spent[first - 1]) if first else 0.0)
-        return self._squeeze(candidates, choices, first, left)
+        return self._squeeze(candidates, choices, first, float(spent[first]))
 
-    def _squeeze(self, candidates: Candidates, choices: Choices, first: int, left: float) -> Choices:
+    def sum_spent(
+        self, candidates: Candidates, choices: Choices
+    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        """Give the USD spent before each prompt and after the last, shape (n + 1,), summed in their order."""
+        rows = np.flatnonzero(choices.llms >= 0)
+        costs = np.zeros(len(choices.llms) + 1)
+        costs[0] = self.spent_usd
+        costs[rows + 1] = candidates.costs[rows, choices.llms[rows]]
+        return np.cumsum(costs)
+
+    def _squeeze(self, candidates: Candidates, choices: Choices, first: int, spent: float) -> Choices:
         """Choose again, one by one, from the first prompt that does not fit; draws are kept."""
         llms, propensities = choices.llms.copy(), choices.propensities.copy()
         for row in range(first, len(llms)):
             one = candidates.rows(slice(row, row + 1))
-            fitting = replace(one, allowed=one.allowed & (one.costs <= left))
+            fitting = replace(one, allowed=one.allowed & (spent + one.costs <= self.remaining_usd))
             again = self.policy.choose(fitting, rng=_Same(float(choices.draws[row])))
             llms[row], propensities[row] = again.llms[0], again.propensities[0]
             if llms[row] >= 0:
-                left -= float(one.costs[0, llms[row]])
+                spent += float(one.costs[0, llms[row]])
         return Choices(llms, propensities, choices.draws)
 
 

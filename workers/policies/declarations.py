@@ -1,0 +1,175 @@
+"""From a policy's declaration, as Postgres and files keep it, to the policy that chooses."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from routing.errors import InvalidInputError
+from routing.policies import (
+    PRESET_WEIGHTS,
+    Ceiling,
+    EquivalentTo,
+    Fixed,
+    Lagrangian,
+    Policy,
+    Preset,
+    QualityFloor,
+    Threshold,
+    Weighted,
+    preset_policy,
+)
+from workers.policies.bodies import Body
+
+#: Seconds of each period that a budget may be for.
+PERIODS: Mapping[str, float] = {"hour": 3_600.0, "day": 86_400.0}
+#: How sure the upper bound of an error is, unless the policy says otherwise.
+_CONFIDENCE = 0.95
+#: More than any LLM is worth; finite, so that JSON and Postgres can hold it.
+_GREATEST = 1e15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """USD that may be spent in each period, paced by a lambda that follows the spending."""
+
+    usd: float
+    period_s: float
+    #: Lambda before anything was spent.
+    error_per_usd: float = 0.0
+
+    def in_force(self, *, error_per_usd: float, remaining_usd: float, spent_usd: float = 0.0) -> Ceiling:
+        """Give the policy of one batch: the lambda of the moment, under what is left of the period."""
+        return Ceiling(policy=Lagrangian(error_per_usd), remaining_usd=remaining_usd, spent_usd=spent_usd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A policy that was declared, checked and built."""
+
+    kind: str
+    #: Of a budget: the Lagrangian that it starts with, which knows no ceiling.
+    policy: Policy
+    #: Stand in for the chosen LLM, in this order, where a call to it fails.
+    fallbacks: tuple[str, ...] = ()
+    #: The LLMs that it cannot do without: all it names, but for the fallbacks.
+    llms: frozenset[str] = frozenset()
+    #: Where the policy spends a budget.
+    budget: Budget | None = None
+
+
+def build_policy(name: str, body: Mapping[str, Any]) -> Policy:
+    """Build the policy that ``body`` declares: ``{"kind": "lagrangian", "error_per_usd": 40.0}``.
+
+    Raises ``InvalidInputError`` naming the policy and the key that is unknown, missing or out of range. A
+    budget's policy is the one it starts with; ``read_policy`` gives what paces it.
+    """
+    return read_policy(name, body).policy
+
+
+def read_policy(name: str, body: Mapping[str, Any]) -> Declaration:
+    """Give all that ``body`` declares; raises as ``build_policy`` does."""
+    kind = body.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        given = "missing" if kind is None else repr(kind)[:60]
+        raise InvalidInputError(f"policy {name}", f"kind is {given}: known are {', '.join(sorted(_KINDS))}")
+    keys, read = _KINDS[kind]
+    values = Body(name, body, keys=(*_COMMON_KEYS, *keys))
+    return read(values, kind, values.llms("fallbacks"))
+
+
+def check_llms(name: str, declaration: Declaration, known: Collection[str]) -> None:
+    """Refuse a policy that names an LLM which is not among ``known``, by ``InvalidInputError``."""
+    if missing := sorted({*declaration.llms, *declaration.fallbacks} - set(known)):
+        listed = ", ".join(sorted(known)) or "none"
+        raise InvalidInputError(f"policy {name}", f"no LLM is named {missing[0]!r}; registered: {listed}")
+
+
+def _lagrangian(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    anchored = "error_per_reference" in body
+    if anchored == ("error_per_usd" in body):
+        raise body.error("give error_per_usd, or error_per_reference with reference_cost_usd, and not both")
+    if anchored:
+        weight = body.number("error_per_reference", least=0.0, most=_GREATEST)
+        error_per_usd = weight / body.number("reference_cost_usd", least=1e-12, most=_GREATEST)
+    elif "reference_cost_usd" in body:
+        raise body.error("reference_cost_usd belongs to error_per_reference: error_per_usd needs none")
+    else:
+        error_per_usd = body.number("error_per_usd", least=0.0, most=_GREATEST)
+    return Declaration(kind=kind, policy=Lagrangian(error_per_usd), fallbacks=fallbacks)
+
+
+def _quality_floor(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    on_upper = body.choice("on", ("mean", "upper"), default="mean") == "upper"
+    if "confidence" in body and not on_upper:
+        raise body.error("confidence belongs to `on: upper`: the mean has none")
+    policy = QualityFloor(
+        margin=body.number("tolerance", least=0.0, most=1.0),
+        confidence=_confidence(body) if on_upper else 0.5,
+    )
+    return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
+
+
+def _equivalent_to(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    reference = body.llm("reference")
+    policy = EquivalentTo(
+        reference=reference, margin=body.number("delta", least=0.0, most=1.0), confidence=_confidence(body)
+    )
+    return Declaration(kind=kind, policy=policy, fallbacks=fallbacks, llms=frozenset({reference}))
+
+
+def _budget(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    start = body.number("error_per_usd", least=0.0, most=_GREATEST) if "error_per_usd" in body else 0.0
+    budget = Budget(
+        usd=body.number("usd", above=0.0, most=_GREATEST),
+        period_s=PERIODS[body.choice("per", tuple(PERIODS), default="day")],
+        error_per_usd=start,
+    )
+    return Declaration(kind=kind, policy=Lagrangian(start), fallbacks=fallbacks, budget=budget)
+
+
+def _threshold(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    strong, weak = body.llm("strong"), body.llm("weak")
+    if strong == weak:
+        raise body.error(f"strong and weak are both {strong!r}: give two LLMs")
+    policy = Threshold(
+        strong=strong,
+        weak=weak,
+        threshold=body.number("threshold", least=-_GREATEST, most=_GREATEST),
+        per_usd=body.flag("per_usd", default=False),
+    )
+    return Declaration(kind=kind, policy=policy, fallbacks=fallbacks, llms=frozenset({strong, weak}))
+
+
+def _fixed(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    llm = body.llm("llm")
+    return Declaration(kind=kind, policy=Fixed(llm), fallbacks=fallbacks, llms=frozenset({llm}))
+
+
+def _weighted(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    weights = body.shares("weights")
+    return Declaration(kind=kind, policy=Weighted(weights), fallbacks=fallbacks, llms=frozenset(weights))
+
+
+def _preset(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    reference = body.number("reference_cost_usd", least=1e-12, most=_GREATEST)
+    policy = preset_policy(cast(Preset, kind), reference_cost_usd=reference)
+    return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
+
+
+def _confidence(body: Body) -> float:
+    return body.number("confidence", least=0.5, most=0.9999) if "confidence" in body else _CONFIDENCE
+
+
+_COMMON_KEYS = ("kind", "fallbacks")
+_Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
+#: Of each kind, the keys it knows beside the common ones, and what reads them.
+_KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
+    "lagrangian": (("error_per_usd", "error_per_reference", "reference_cost_usd"), _lagrangian),
+    "quality-floor": (("tolerance", "on", "confidence"), _quality_floor),
+    "equivalent-to": (("reference", "delta", "confidence"), _equivalent_to),
+    "budget": (("usd", "per", "error_per_usd"), _budget),
+    "threshold": (("strong", "weak", "threshold", "per_usd"), _threshold),
+    "fixed": (("llm",), _fixed),
+    "weighted": (("weights",), _weighted),
+    **dict.fromkeys(PRESET_WEIGHTS, (("reference_cost_usd",), _preset)),
+}
