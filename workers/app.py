@@ -95,6 +95,7 @@ class Directory:
                     api_key_ref=found.registration.api_key_ref,
                 ),
                 price=found.llm.price,
+                price_version=found.price_version,
             )
             for name, found in state.registered.items()
         }

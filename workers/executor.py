@@ -20,6 +20,7 @@ from workers.errors import PoisonError, WaitableError
 from workers.messages import Headers, Message, Record
 from workers.prompts import read_deadline, read_reply_topic
 from workers.settings import Settings
+from workers.topics import Topics
 
 #: What travels on from a dispatch to its reply.
 _CARRIED = (
@@ -43,6 +44,8 @@ class CallableLLM:
 
     endpoint: Endpoint
     price: Price
+    #: The number under which the price was set.
+    price_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,18 @@ class _Dispatch:
     reply_to: str
     body: dict[str, Any]
     deadline: datetime | None
+    decision_id: str
+    #: As the prompt named it, and as the router put it; empty where nobody did.
+    tenant: str
+    lane: str
+    reserved_usd: float
 
 
 class Executor:
-    """Turns one dispatch into one reply, an error reply included.
+    """Turns one dispatch into one reply, an error reply included, and one record of what that took.
 
     ``llms`` gives the callable LLMs by name, as they were last read; ``is_stale`` tells whether they cannot
-    be read now. Whatever the endpoint does, ``handle`` gives exactly one record; only a dispatch that no
+    be read now. Whatever the endpoint does, ``handle`` gives exactly one reply; only a dispatch that no
     router of ours wrote is poison.
     """
 
@@ -93,13 +101,16 @@ class Executor:
         ``bad_header`` for a dispatch that cannot be read.
         """
         dispatch = _read_dispatch(message, self._settings)
-        bill = _Bill()
+        bill = _Bill(started=self._now())
         try:
-            bill.price = (llm := await self._find(dispatch.llm)).price
-            value = (await self._call(llm, dispatch, bill)).value
+            llm = await self._find(dispatch.llm)
+            bill.price, bill.price_version = llm.price, llm.price_version
+            answer = await self._call(llm, dispatch, bill)
+            value, bill.answered = answer.value, answer.usage
         except _GaveUp as given_up:
             value = messages.error_value(given_up.error_class, given_up.sentence)
-        return [self._reply(dispatch, value, bill.facts)]
+            bill.outcome = given_up.error_class
+        return [self._reply(dispatch, value, bill.facts), self._usage(dispatch, bill)]
 
     async def _find(self, name: str) -> CallableLLM:
         """Give the LLM; wait for one that a router knows already, because it joined a moment ago."""
@@ -144,14 +155,33 @@ class Executor:
         headers = (*event, *messages.carried(dispatch.message, _CARRIED), *facts)
         return Record(topic=dispatch.reply_to, key=dispatch.message.key, value=value, headers=headers)
 
+    def _usage(self, dispatch: _Dispatch, bill: "_Bill") -> Record:
+        now = self._now()
+        record = _describe_usage(dispatch, bill, now=now)
+        event = messages.event_headers(
+            event_id=record.usage_id, event_type="uniroute.usage", source=_SOURCE, now=now
+        )
+        return Record(
+            topic=Topics(self._settings.topic_prefix).usage,
+            key=dispatch.message.key,
+            value=messages.encode(record),
+            headers=(*event, *messages.carried(dispatch.message, (messages.TRACEPARENT,))),
+        )
+
 
 @dataclass(slots=True)
 class _Bill:
     """What answering a prompt took: calls, and the USD of those whose usage the endpoint told."""
 
+    started: datetime
     price: Price | None = None
+    price_version: int = 0
     attempts: int = 0
     cost_usd: float | None = None
+    #: ``ok``, or the class of the error reply.
+    outcome: str = "ok"
+    #: Of the call that answered.
+    answered: Usage | None = None
 
     def add(self, usage: Usage | None) -> None:
         if usage is None or self.price is None:
@@ -165,6 +195,27 @@ class _Bill:
         if self.cost_usd is None:
             return attempts
         return (*attempts, (messages.COST_USD, repr(self.cost_usd).encode()))
+
+
+def _describe_usage(dispatch: _Dispatch, bill: _Bill, *, now: datetime) -> messages.UsageRecord:
+    """Say what answering a dispatch took. The same dispatch gets the same ``usage_id`` each time."""
+    message, answered = dispatch.message, bill.answered
+    return messages.UsageRecord(
+        usage_id=f"{message.topic}/{message.partition}/{message.offset}",
+        prompt_id=dispatch.prompt_id,
+        decision_id=dispatch.decision_id,
+        llm=dispatch.llm,
+        outcome=bill.outcome,
+        attempts=bill.attempts,
+        seconds=(now - bill.started).total_seconds(),
+        tenant=dispatch.tenant,
+        lane=dispatch.lane,
+        input_tokens=None if answered is None else answered.prompt_tokens,
+        output_tokens=None if answered is None else answered.completion_tokens,
+        cost_usd=bill.cost_usd,
+        reserved_usd=dispatch.reserved_usd,
+        price_version=bill.price_version,
+    )
 
 
 class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
@@ -192,4 +243,8 @@ def _read_dispatch(message: Message, settings: Settings) -> _Dispatch:
         reply_to=read_reply_topic(message, settings),
         body=body,
         deadline=read_deadline(message),
+        decision_id=message.text_header(messages.DECISION_ID) or "",
+        tenant=message.text_header(messages.TENANT) or "",
+        lane=message.text_header(messages.LANE) or "",
+        reserved_usd=messages.number_header(message, messages.RESERVED_USD) or 0.0,
     )

@@ -31,6 +31,10 @@ ATTEMPT = "uniroute-attempt"
 PREDICTED_ERROR = "uniroute-predicted-error"
 PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
 COST_USD = "uniroute-cost-usd"
+#: USD of the tenant's budget that a dispatch was reserved.
+RESERVED_USD = "uniroute-reserved-usd"
+#: ``interactive``, ``batch`` or ``probe``.
+LANE = "uniroute-lane"
 VERSIONS = "uniroute-versions"
 TRACEPARENT = "traceparent"
 
@@ -225,6 +229,39 @@ class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             value: str = getattr(self, name)
             if not value or len(value.encode()) > MAX_NAME_BYTES:
                 raise PoisonError("bad_feedback", f"{name} must have 1 to {MAX_NAME_BYTES} bytes")
+
+
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value on the usage topic: what answering one dispatch took, in the same transaction as the reply.
+
+    Map version, cells and time of the decision are in its signed id.
+    """
+
+    #: Unique to the dispatch that was answered, and the same however often it is handled.
+    usage_id: str
+    prompt_id: str
+    decision_id: str
+    llm: str
+    #: ``ok``, or the class of the error reply.
+    outcome: str
+    #: Calls made, of which all that told their usage are in ``cost_usd``.
+    attempts: int
+    #: From taking the dispatch to its reply, waits between calls included.
+    seconds: float
+    #: As the prompt named it.
+    tenant: str = ""
+    lane: str = ""
+    #: Of the call that answered; ``None`` where there was none or the endpoint did not say.
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    #: Those of ``input_tokens`` that the provider had in its cache.
+    cached_tokens: int = 0
+    #: What the reply's header says; ``None`` where no call told its usage.
+    cost_usd: float | None = None
+    #: What the router had reserved of the tenant's budget.
+    reserved_usd: float = 0.0
+    #: Of the prices that made ``cost_usd``; 0 where the LLM was not known.
+    price_version: int = 0
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,6 +61,11 @@ class Topics:
         return f"{self.prefix}feedback"
 
     @property
+    def usage(self) -> str:
+        """What was reserved for each prompt and what answering it took, keyed by prompt id."""
+        return f"{self.prefix}usage"
+
+    @property
     def dispatch_pattern(self) -> str:
         """A regular expression that matches every LLM's dispatch topic and nothing else."""
         return f"^{re.escape(self.prefix)}dispatch\\..+"
@@ -103,7 +108,8 @@ def core_topics(settings: Settings) -> tuple[TopicSpec, ...]:
         ),
     ]
     decisions = TopicSpec(name=topics.decisions, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
-    return (*ingest, decisions, *(_dead_letters(topics, spec.name) for spec in ingest))
+    usage = TopicSpec(name=topics.usage, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
+    return (*ingest, decisions, usage, *(_dead_letters(topics, spec.name) for spec in (*ingest, usage)))
 
 
 def llm_topics(llm: str, settings: Settings) -> tuple[TopicSpec, ...]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from routing.llms import Price
@@ -31,7 +32,7 @@ from workers.local.simulated.faults import (
     WrongContentType,
 )
 from workers.local.simulated.server import SimulatedServer
-from workers.messages import Headers, Message, Record
+from workers.messages import Headers, Message, Record, UsageRecord
 from workers.settings import Settings
 
 NOW = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -98,8 +99,16 @@ class Outcome:
     @property
     def reply(self) -> Record:
         """The one reply."""
-        [record] = self.records
-        return record
+        [reply, _] = self.records
+        return reply
+
+    @property
+    def usage(self) -> UsageRecord:
+        """The one record of what it took."""
+        [_, usage] = self.records
+
+        assert (usage.topic, usage.key) == ("uniroute.usage", self.reply.key)
+        return msgspec.json.decode(usage.value or b"", type=UsageRecord)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -131,7 +140,7 @@ def execute(
         time = Time()
         executor = Executor(
             caller=caller,
-            llms=lambda: {LLM: CallableLLM(endpoint=endpoint, price=PRICE)} if known else {},
+            llms=lambda: {LLM: CallableLLM(endpoint=endpoint, price=PRICE, price_version=7)} if known else {},
             retries=retries,
             settings=Settings(call_timeout_s=call_timeout_s),
             rng=random.Random(0),
@@ -175,11 +184,49 @@ def test_a_reply_carries_the_decision_and_its_cost() -> None:
     assert outcome.headers["uniroute-attempt"] == "1"
 
 
+def test_an_answer_leaves_a_record_of_what_it_took() -> None:
+    """Accounting and learning read it: who pays, what was reserved and what it came to, in which tokens."""
+    expected = SOURCE.answer(LLM, PROMPT.prompt_id, PROMPT.text)
+
+    outcome = execute(
+        dispatch(
+            ("uniroute-tenant", b"acme"), ("uniroute-lane", b"batch"), ("uniroute-reserved-usd", b"0.002")
+        )
+    )
+
+    assert outcome.usage == UsageRecord(
+        usage_id=f"uniroute.dispatch.{LLM}/0/0",
+        prompt_id=PROMPT.prompt_id,
+        decision_id="token",
+        llm=LLM,
+        outcome="ok",
+        attempts=1,
+        seconds=0.0,
+        tenant="acme",
+        lane="batch",
+        input_tokens=expected.input_tokens,
+        output_tokens=expected.output_tokens,
+        cost_usd=float(outcome.headers["uniroute-cost-usd"]),
+        reserved_usd=0.002,
+        price_version=7,
+    )
+
+
+def test_an_error_leaves_a_record_of_what_it_took() -> None:
+    """What was reserved is told, so that it can be given back; the seconds are those of the waits."""
+    outcome = execute(dispatch(("uniroute-reserved-usd", b"0.002")), RateLimit(retry_after_s=2.5))
+
+    assert (outcome.usage.outcome, outcome.usage.attempts) == ("rate_limit", 3)
+    assert (outcome.usage.cost_usd, outcome.usage.output_tokens) == (None, None)
+    assert (outcome.usage.reserved_usd, outcome.usage.seconds) == (0.002, 5.0)
+
+
 def test_without_usage_the_cost_is_not_known() -> None:
     """There is no cost header, rather than a cost of nothing."""
     outcome = execute(dispatch(), MissingUsage())
 
     assert "uniroute-cost-usd" not in outcome.headers
+    assert outcome.usage.cost_usd is None
     assert "choices" in outcome.body
 
 

@@ -38,7 +38,7 @@ def read_default(settings: Settings) -> tuple[int, object]:
 
 @pytest.mark.stack
 def test_installing_makes_what_serving_needs(settings: Settings) -> None:
-    """Tables, the five core topics with their partitions, and a default policy."""
+    """Tables, the core topics with their partitions, and a default policy."""
     prefix = settings.topic_prefix
 
     created = install(settings)
@@ -47,8 +47,10 @@ def test_installing_makes_what_serving_needs(settings: Settings) -> None:
         f"{prefix}prompts": 2,
         f"{prefix}feedback": 2,
         f"{prefix}decisions": 2,
+        f"{prefix}usage": 2,
         f"{prefix}dlq.prompts": 1,
         f"{prefix}dlq.feedback": 1,
+        f"{prefix}dlq.usage": 1,
     }
     assert set(created) == describe_topics(settings).keys()
     assert read_default(settings) == (1, 20.0)
