@@ -22,6 +22,8 @@ from workers.topics import MAX_RECORD_BYTES, Topics, create_topics, is_legal_top
 
 _POLL_MS = 200
 _JOIN_MS = 500
+#: A minute: a group gives way to a new member within its session timeout, 45 seconds.
+_MOST_JOIN_POLLS = 120
 #: A caller that finds no broker is told so after this long.
 _CONNECT_MS = 5_000
 
@@ -99,7 +101,11 @@ class Client:
         except KafkaError as error:
             raise WaitableError("Kafka", str(error)) from error
         if group is not None:
-            self._await_assignment()
+            try:
+                self._await_assignment()
+            except BaseException:
+                self.close()
+                raise
 
     def submit(
         self,
@@ -239,8 +245,12 @@ class Client:
 
     def _await_assignment(self) -> None:
         """Join the group now, so that "from now on" begins before the first prompt is sent."""
-        while not self._consumer.assignment():
+        for _ in range(_MOST_JOIN_POLLS):
             self._poll(_POLL_MS)
+            if self._consumer.assignment():
+                break
+        else:
+            raise WaitableError("Kafka", f"no partition of {self.reply_topic} was assigned: ask again")
         for partition in self._consumer.assignment():
             self._consumer.position(partition)
 

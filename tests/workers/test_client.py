@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from exactly_once import CommittedReader, create_topics, produce
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from workers.client import Client, Reply
 from workers.errors import UsageError
@@ -181,6 +181,34 @@ def test_a_group_of_its_own_sees_what_comes_from_now_on(client: Client, settings
         answer(client, settings, "p-2", {"choices": []})
 
         assert [reply.prompt_id for reply in other.replies(timeout_s=3)] == ["p-2"]
+
+
+def test_partitions_that_are_added_are_read_however_short_the_polls(
+    client: Client, settings: Settings
+) -> None:
+    """The join that new partitions bring about outlives a poll of a millisecond.
+
+    kafka-python forgets such a join: left alone the client would read nothing for ever.
+    """
+    answer(client, settings, "p-1", {"choices": []})
+    assert poll_until_read(client, [client]) == ["p-1"]
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    for partitions in range(3, 11):  # each time a poll may or may not end between the two steps of a join
+        admin.create_partitions({client.reply_topic: partitions})
+        client._consumer.topics()  # reads the metadata now rather than in five minutes
+        answer(client, settings, f"p-{partitions}", {"choices": []})
+
+        assert poll_until_read(client, [client]) == [f"p-{partitions}"]
+    admin.close()
+
+
+def poll_until_read(reader: Client, members: list[Client]) -> list[str]:
+    """Let the members of a group poll in turn, a millisecond each, until one of them has read something."""
+    for _ in range(1_000):
+        read = {member: [reply.prompt_id for reply in member.poll(timeout_ms=1)] for member in members}
+        if read[reader]:
+            return read[reader]
+    raise AssertionError("nothing was read in a thousand polls")
 
 
 def test_feedback_is_what_learners_read(client: Client, settings: Settings) -> None:
