@@ -23,11 +23,16 @@ MAX_COST_USD = "uniroute-max-cost-usd"
 MAX_ERROR = "uniroute-max-error"
 DEADLINE = "uniroute-deadline"
 CANDIDATES = "uniroute-candidates"
+EXCLUDED = "uniroute-excluded"
+CAPABILITIES = "uniroute-capabilities"
+LANGUAGES = "uniroute-languages"
 TENANT = "uniroute-tenant"
 #: Names of the headers that say what was decided and done.
 DECISION_ID = "uniroute-decision-id"
 LLM = "uniroute-llm"
 ATTEMPT = "uniroute-attempt"
+#: On a reply: how often calls had been begun for it before, in lives that a crash or a move ended.
+REPEATED_CALLS = "uniroute-repeated-calls"
 PREDICTED_ERROR = "uniroute-predicted-error"
 PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
 COST_USD = "uniroute-cost-usd"
@@ -35,6 +40,10 @@ COST_USD = "uniroute-cost-usd"
 RESERVED_USD = "uniroute-reserved-usd"
 #: ``interactive``, ``batch`` or ``probe``.
 LANE = "uniroute-lane"
+#: The weight of the tenant among others, where it is not 1.
+PRIORITY = "uniroute-priority"
+#: Why the decision is not the one that the policy would have made: ``tenant_budget``.
+DEGRADED = "uniroute-degraded"
 VERSIONS = "uniroute-versions"
 TRACEPARENT = "traceparent"
 
@@ -189,6 +198,17 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     removed_by: str | None = None
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy that spends a budget knew when it chose."""
+
+    #: Lambda in force.
+    error_per_usd: float
+    #: USD that all prompts of the batch may cost together with ``spent_usd``.
+    remaining_usd: float
+    #: USD that the prompts of the batch before this one were expected to cost.
+    spent_usd: float
+
+
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The value on the decisions topic: what an offline replay needs, in full precision."""
 
@@ -205,10 +225,17 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: Little-endian float32, base64 in JSON.
     weights: bytes
     input_tokens: float
-    #: The caller's limits, those that were set.
+    #: The limits that held, those that were set.
     limits: dict[str, Any]
     candidates: tuple[CandidateRecord, ...]
     versions: Versions
+    pace: Pace | None = None
+    #: Who pays.
+    tenant: str = ""
+    #: USD of its budget that were reserved; 0 where it has none.
+    reserved_usd: float = 0.0
+    #: Why it is not what the policy would have chosen; empty where it is.
+    degraded: str = ""
 
 
 class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -229,6 +256,23 @@ class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             value: str = getattr(self, name)
             if not value or len(value.encode()) > MAX_NAME_BYTES:
                 raise PoisonError("bad_feedback", f"{name} must have 1 to {MAX_NAME_BYTES} bytes")
+
+
+#: The CloudEvents types of the two kinds of value on the usage topic.
+RESERVATION_EVENT, USAGE_EVENT = "uniroute.reservation", "uniroute.usage"
+
+
+class ReservationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A value on the usage topic: what a decision took of a tenant's budget, in its own transaction.
+
+    It has the key of the usage that settles it, so that whoever reads both sees it first.
+    """
+
+    decision_id: str
+    tenant: str
+    #: The number of the grant that it was taken from.
+    grant: int
+    reserved_usd: float
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -30,6 +30,8 @@ class Prompt:
     #: Name of the policy asked for; ``None`` for the default.
     policy: str | None
     deadline: datetime | None
+    #: Whose budget pays; empty where nobody was named.
+    tenant: str = ""
 
     @property
     def input_tokens(self) -> float:
@@ -54,9 +56,9 @@ def read_prompt(message: Message, settings: Settings) -> Prompt:
             "invalid_body", f"n is {request.n}: a prompt has one reply; send it {request.n} times"
         )
     policy, pinned = _read_model(request.model)
-    candidates = _read_candidates(message)
+    candidates = _read_names(message, messages.CANDIDATES, fault="names no LLM: leave it out for any")
     if pinned is not None:
-        candidates = (pinned,)
+        candidates = [pinned]
     return Prompt(
         message=message,
         prompt_id=prompt_id,
@@ -66,11 +68,14 @@ def read_prompt(message: Message, settings: Settings) -> Prompt:
             max_cost_usd=messages.number_header(message, messages.MAX_COST_USD),
             max_error=messages.number_header(message, messages.MAX_ERROR, most=1.0),
             candidates=frozenset(candidates) or None,
-            capabilities=request.capabilities,
+            excluded=frozenset(_read_names(message, messages.EXCLUDED)),
+            capabilities=request.capabilities | frozenset(_read_names(message, messages.CAPABILITIES)),
+            languages=frozenset(_read_names(message, messages.LANGUAGES)),
             max_output_tokens=_read_max_output(request),
         ),
         policy=message.text_header(messages.POLICY) or policy,
         deadline=read_deadline(message),
+        tenant=message.text_header(messages.TENANT) or "",
     )
 
 
@@ -122,11 +127,12 @@ def _read_model(model: str) -> tuple[str | None, str | None]:
     return None, model
 
 
-def _read_candidates(message: Message) -> tuple[str, ...]:
-    text = message.text_header(messages.CANDIDATES)
-    names = tuple(name for part in (text or "").split(",") if (name := part.strip()))
+def _read_names(message: Message, header: str, *, fault: str = "names nothing: leave it out") -> list[str]:
+    """Give the names in a header, which commas separate; none where it is absent."""
+    text = message.text_header(header)
+    names = [name for part in (text or "").split(",") if (name := part.strip())]
     if text and not names:
-        raise PoisonError("bad_header", f"header {messages.CANDIDATES} names no LLM: leave it out for any")
+        raise PoisonError("bad_header", f"header {header} {fault}")
     return names
 
 

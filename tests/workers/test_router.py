@@ -59,8 +59,7 @@ SNAPSHOT = Snapshot(
 
 def name_policy(name: str, error_per_usd: float) -> NamedPolicy:
     """Put a Lagrangian policy in force, as version 1."""
-    body = {"kind": "lagrangian", "error_per_usd": error_per_usd}
-    return NamedPolicy(policy=Lagrangian(error_per_usd), version=f"{name}@1", body=body)
+    return NamedPolicy.build(name, 1, {"kind": "lagrangian", "error_per_usd": error_per_usd})
 
 
 VIEW = RoutingView(
@@ -377,7 +376,7 @@ def test_a_view_keeps_its_embedder_while_the_map_stays() -> None:
     assert opened == [FINGERPRINT]
     assert second.embedder is first.embedder
     assert second.policies["default"].version == "default@3"
-    assert second.policies["default"].policy == Lagrangian(5.0)
+    assert second.policies["default"].declaration.policy == Lagrangian(5.0)
     assert build_view(publish(None), open_embedder=open_embedder) is None
 
 

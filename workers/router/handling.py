@@ -1,0 +1,179 @@
+"""What a router does with a batch: read the prompts, decide them by policy, and say what came of each."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from routing.decisions import Decisions, Prompts, decide
+from routing.embedders import FloatMatrix
+from routing.errors import InvalidInputError, NoCandidateError, UnknownLLMError
+from routing.policies import UniformSource
+from routing.requests import Limits
+from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.errors import PoisonError, WaitableError
+from workers.messages import Message, Record
+from workers.policies import DEFAULT_POLICY
+from workers.prompts import Prompt, read_prompt, read_reply_topic
+from workers.router.records import Decided, decision_record, dispatch_record, error_reply
+from workers.router.views import RoutingView
+from workers.settings import Settings
+from workers.topics import Topics
+from workers.transactions.dead_letters import dead_letter
+
+_EXPIRED = PoisonError("expired", "the deadline passed before the prompt was routed")
+
+
+class Router:
+    """Turns a batch of prompts into dispatches, decision records, error replies and dead letters.
+
+    ``view`` gives what to decide from, as of now; ``None`` while there is none yet, and then the batch waits.
+    One view serves a whole batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        view: Callable[[], RoutingView | None],
+        signer: DecisionSigner,
+        settings: Settings,
+        rng: UniformSource,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._view = view
+        self._signer = signer
+        self._settings = settings
+        self._topics = Topics(settings.topic_prefix)
+        self._rng = rng
+        self._now = now
+
+    def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
+        """Give the records of each message, in the order of the batch.
+
+        Raises ``WaitableError`` while no cluster map or error rates are published.
+        """
+        view = self._view()
+        if view is None:
+            raise WaitableError(
+                "Postgres", "no cluster map with error rates is in force: run uniroute map fit"
+            )
+        records: list[list[Record]] = [[] for _ in batch]
+        rows_by_policy: dict[str, list[tuple[int, Prompt]]] = {}
+        for row, message in enumerate(batch):
+            try:
+                prompt = read_prompt(message, self._settings)
+                policy = _check_names(prompt, view)
+            except PoisonError as error:
+                records[row] = self._refuse(message, error)
+                continue
+            if prompt.deadline is not None and prompt.deadline <= self._now():
+                records[row] = [self._error_reply(prompt, _EXPIRED)]
+            else:
+                rows_by_policy.setdefault(policy, []).append((row, prompt))
+        texts = [prompt.request.prompt_text for rows in rows_by_policy.values() for _, prompt in rows]
+        embeddings = view.embedder.encode(texts)
+        start = 0
+        for name, rows in rows_by_policy.items():
+            end = start + len(rows)
+            routed = self._route([prompt for _, prompt in rows], embeddings[start:end], view, name)
+            for (row, _), outputs in zip(rows, routed, strict=True):
+                records[row] = outputs
+            start = end
+        return records
+
+    def _route(
+        self, prompts: Sequence[Prompt], embeddings: FloatMatrix, view: RoutingView, policy: str
+    ) -> list[list[Record]]:
+        """Decide prompts that ask for one policy, and give the records of each."""
+        named, now = view.policies[policy], self._now()
+        limits = [limits_at(prompt, now) for prompt in prompts]
+        asked = Prompts(
+            embeddings=embeddings,
+            input_tokens=np.array([prompt.input_tokens for prompt in prompts], dtype=np.float64),
+            limits=limits,
+        )
+        try:
+            decisions = decide(asked, view.snapshot, named.declaration.policy, rng=self._rng)
+        except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
+            problem = PoisonError("unusable_policy", f"policy {policy} cannot choose: {error}")
+            return [self._refuse(prompt.message, problem) for prompt in prompts]
+        return [
+            [self._error_reply(prompt, _no_candidate(decisions, row))]
+            if decisions.llms[row] < 0
+            else self._dispatch(
+                Decided(
+                    prompt=prompt,
+                    limits=limits[row],
+                    decisions=decisions,
+                    row=row,
+                    named=named,
+                    snapshot=view.snapshot,
+                    token=self._sign(prompt, decisions, row, now),
+                    now=now,
+                )
+            )
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def _dispatch(self, decided: Decided) -> list[Record]:
+        return [dispatch_record(decided, self._topics), decision_record(decided, self._topics)]
+
+    def _sign(self, prompt: Prompt, decisions: Decisions, row: int, now: datetime) -> str:
+        return self._signer.sign(
+            DecisionFacts(
+                prompt_id=prompt.prompt_id,
+                llm=decisions.names[decisions.llms[row]],
+                map_version=decisions.map_version,
+                cells=tuple(decisions.cells[row].tolist()),
+                propensity=float(decisions.propensities[row]),
+                decided_at=int(now.timestamp()),
+            )
+        )
+
+    def _refuse(self, message: Message, error: PoisonError) -> list[Record]:
+        """Dead-letter a message, and tell its caller where there is a legal topic to tell it on."""
+        letter = dead_letter(
+            message,
+            error_class=error.error_class,
+            sentence=error.sentence,
+            attempts=1,
+            topic_prefix=self._settings.topic_prefix,
+        )
+        try:
+            reply_to = read_reply_topic(message, self._settings)
+        except PoisonError:
+            return [letter]  # the dead letter is the only answer that can be given
+        return [letter, error_reply(message, reply_to, error.error_class, error.sentence, now=self._now())]
+
+    def _error_reply(self, prompt: Prompt, error: PoisonError) -> Record:
+        return error_reply(
+            prompt.message, prompt.reply_to, error.error_class, error.sentence, now=self._now()
+        )
+
+
+def limits_at(prompt: Prompt, now: datetime) -> Limits:
+    """Give a prompt's limits at this moment: a deadline becomes the seconds that are left."""
+    if prompt.deadline is None:
+        return prompt.limits
+    left = (prompt.deadline - now).total_seconds()
+    return prompt.limits.tightened(Limits(max_seconds=left))
+
+
+def _check_names(prompt: Prompt, view: RoutingView) -> str:
+    """Give the name of the policy to use; ``PoisonError`` for a policy or LLMs that nobody registered."""
+    known = view.snapshot.names
+    candidates = prompt.limits.candidates
+    if candidates is not None and not candidates & set(known):
+        name = min(candidates)
+        raise PoisonError("unknown_llm", str(UnknownLLMError(name, known)))
+    policy = DEFAULT_POLICY if prompt.policy is None else prompt.policy
+    if policy in view.unusable:
+        raise PoisonError("unusable_policy", f"policy {policy} cannot be used: {view.unusable[policy]}")
+    if policy not in view.policies:
+        listed = ", ".join(sorted(view.policies)) or "none"
+        raise PoisonError("unknown_policy", f"no policy is named {policy[:80]!r}; in force: {listed}")
+    return policy
+
+
+def _no_candidate(decisions: Decisions, row: int) -> PoisonError:
+    return PoisonError("no_candidate", str(NoCandidateError(decisions.removed(row))))

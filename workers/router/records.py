@@ -1,0 +1,154 @@
+"""What a decision becomes on Kafka: the dispatch, the decision's record, or an error reply."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from routing.decisions import Decisions
+from routing.requests import Limits
+from routing.snapshot import Snapshot
+from workers import messages
+from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Record
+from workers.prompts import Prompt
+from workers.router.views import NamedPolicy
+from workers.topics import Topics
+
+_SOURCE = "/router"
+#: What travels on from a prompt to its dispatch.
+_CARRIED = (messages.REPLY_TO, messages.DEADLINE, messages.TENANT, messages.TRACEPARENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """One prompt with the decision that was made for it."""
+
+    prompt: Prompt
+    #: What held for it: the caller's limits and whatever else narrowed them.
+    limits: Limits
+    decisions: Decisions
+    #: Its row in ``decisions``.
+    row: int
+    named: NamedPolicy
+    snapshot: Snapshot
+    #: The decision's id.
+    token: str
+    now: datetime
+    #: What a policy that spends a budget knew.
+    pace: Pace | None = None
+
+    @property
+    def llm(self) -> str:
+        """The LLM that was chosen."""
+        return self.decisions.require_llm(self.row)
+
+    @property
+    def versions(self) -> messages.Versions:
+        """What the decision was made from."""
+        return messages.Versions(
+            map=self.decisions.map_version,
+            rates=self.decisions.versions.error_rates,
+            prices=self.decisions.versions.prices,
+            policy=self.named.version,
+        )
+
+
+def dispatch_record(decided: Decided, topics: Topics) -> Record:
+    """Give the message that asks an executor to call the LLM."""
+    prompt, decisions, row = decided.prompt, decided.decisions, decided.row
+    return Record(
+        topic=topics.dispatch(decided.llm),
+        key=prompt.prompt_id.encode(),
+        value=prompt.message.value,
+        headers=(
+            *messages.event_headers(
+                event_id=prompt.prompt_id, event_type="uniroute.dispatch", source=_SOURCE, now=decided.now
+            ),
+            *messages.carried(prompt.message, _CARRIED),
+            (messages.DECISION_ID, decided.token.encode()),
+            (messages.LLM, decided.llm.encode()),
+            (messages.POLICY, decided.named.version.encode()),
+            (messages.PREDICTED_ERROR, repr(float(decisions.predicted_errors[row])).encode()),
+            (messages.PREDICTED_COST_USD, repr(float(decisions.predicted_costs[row])).encode()),
+            (messages.VERSIONS, messages.encode(decided.versions)),
+        ),
+    )
+
+
+def decision_record(decided: Decided, topics: Topics) -> Record:
+    """Give the record from which the decision can be made again."""
+    prompt = decided.prompt
+    return Record(
+        topic=topics.decisions,
+        key=prompt.prompt_id.encode(),
+        value=messages.encode(_describe(decided)),
+        headers=(
+            *messages.event_headers(
+                event_id=prompt.prompt_id, event_type="uniroute.decision", source=_SOURCE, now=decided.now
+            ),
+            *messages.carried(prompt.message, (messages.TRACEPARENT,)),
+        ),
+    )
+
+
+def error_reply(message: Message, reply_to: str, error_class: str, sentence: str, *, now: datetime) -> Record:
+    """Give the reply that tells a caller why there is no answer."""
+    return Record(
+        topic=reply_to,
+        key=message.id_bytes or None,
+        value=messages.error_value(error_class, sentence),
+        headers=(
+            *messages.event_headers(
+                event_id=message.id_bytes.decode(errors="replace"),
+                event_type="uniroute.reply",
+                source=_SOURCE,
+                now=now,
+            ),
+            *messages.carried(message, (messages.TRACEPARENT,)),
+        ),
+    )
+
+
+def plain_limits(limits: Limits) -> dict[str, Any]:
+    """Give the limits that were set, as JSON can hold them."""
+    values = {one.name: getattr(limits, one.name) for one in fields(Limits)}
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in values.items()
+        if value not in (None, frozenset()) or (name == "candidates" and value is not None)
+    }
+
+
+def _describe(decided: Decided) -> DecisionRecord:
+    decisions, row = decided.decisions, decided.row
+    removed = decisions.removed(row)
+    return DecisionRecord(
+        prompt_id=decided.prompt.prompt_id,
+        decision_id=decided.token,
+        decided_at=decided.now,
+        llm=decided.llm,
+        policy=decided.named.version,
+        policy_body=dict(decided.named.body),
+        propensity=float(decisions.propensities[row]),
+        draw=None if np.isnan(decisions.draws[row]) else float(decisions.draws[row]),
+        cells=tuple(decisions.cells[row].tolist()),
+        weights=decisions.weights[row].astype("<f4").tobytes(),
+        input_tokens=decided.prompt.input_tokens,
+        limits=plain_limits(decided.limits),
+        candidates=tuple(
+            CandidateRecord(
+                llm=name, error=error, cost_usd=cost, output_tokens=tokens, removed_by=removed.get(name)
+            )
+            for name, error, cost, tokens in zip(
+                decisions.names,
+                decisions.errors[row].tolist(),
+                decisions.costs[row].tolist(),
+                decided.snapshot.output_tokens.tolist(),
+                strict=True,
+            )
+        ),
+        versions=decided.versions,
+        tenant=decided.prompt.tenant,
+        pace=decided.pace,
+    )

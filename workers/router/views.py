@@ -1,0 +1,75 @@
+"""What a router decides from: one version of the published state, with its policies built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from routing.embedders import Embedder, Fingerprint
+from routing.errors import InvalidInputError
+from routing.snapshot import Snapshot
+from workers.policies import Declaration, read_policy
+from workers.storage.snapshots import PublishedState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPolicy:
+    """A policy in force, with the body that it was declared by."""
+
+    name: str
+    #: ``NAME@VERSION``.
+    version: str
+    body: Mapping[str, Any]
+    declaration: Declaration
+
+    @classmethod
+    def build(cls, name: str, version: int, body: Mapping[str, Any]) -> "NamedPolicy":
+        """Build what ``body`` declares; ``InvalidInputError`` names what cannot be built."""
+        return cls(name=name, version=f"{name}@{version}", body=body, declaration=read_policy(name, body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingView:
+    """All that decisions are made from, as of one version of the state in Postgres."""
+
+    snapshot: Snapshot
+    #: The embedder that the snapshot's map was fitted on.
+    embedder: Embedder
+    policies: Mapping[str, NamedPolicy]
+    #: Policies that this version of uniroute cannot build, each with the reason.
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.snapshot.cluster_map.fingerprint.require(self.embedder.fingerprint)
+
+
+def build_view(
+    state: PublishedState,
+    *,
+    open_embedder: Callable[[Fingerprint], Embedder],
+    previous: RoutingView | None = None,
+) -> RoutingView | None:
+    """Make a view of a published state; ``None`` where it holds no snapshot.
+
+    The embedder of ``previous`` serves on while the map's fingerprint stays. A policy that cannot be built,
+    declared for a newer version, say, is left out, and prompts that ask for it are told. Raises what
+    ``open_embedder`` raises, ``FingerprintMismatchError`` among it.
+    """
+    if state.snapshot is None:
+        return None
+    fingerprint = state.snapshot.cluster_map.fingerprint
+    if previous is not None and previous.embedder.fingerprint == fingerprint:
+        embedder = previous.embedder
+    else:
+        embedder = open_embedder(fingerprint)
+    policies, unusable = {}, {}
+    for name, (version, body) in state.policies.items():
+        try:
+            policies[name] = NamedPolicy.build(name, version, body)
+        except InvalidInputError as error:
+            unusable[name] = str(error)
+            log.warning("policy_unusable", policy=name, problem=str(error))
+    return RoutingView(snapshot=state.snapshot, embedder=embedder, policies=policies, unusable=unusable)
