@@ -21,6 +21,7 @@ from workers.messages import Headers, Message, Record
 from workers.prompts import read_deadline, read_reply_topic
 from workers.settings import Settings
 from workers.topics import Topics
+from workers.transactions.call_work import Start
 
 #: What travels on from a dispatch to its reply.
 _CARRIED = (
@@ -94,8 +95,8 @@ class Executor:
         self._now = now
         self._sleep = sleep
 
-    async def handle(self, message: Message) -> Sequence[Record]:
-        """Call and answer.
+    async def handle(self, message: Message, start: Start) -> Sequence[Record]:
+        """Call and answer; ``start`` is awaited before the first call.
 
         Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
         ``bad_header`` for a dispatch that cannot be read.
@@ -105,7 +106,7 @@ class Executor:
         try:
             llm = await self._find(dispatch.llm)
             bill.price, bill.price_version = llm.price, llm.price_version
-            answer = await self._call(llm, dispatch, bill)
+            answer = await self._call(llm, dispatch, bill, start)
             value, bill.answered = answer.value, answer.usage
         except _GaveUp as given_up:
             value = messages.error_value(given_up.error_class, given_up.sentence)
@@ -124,12 +125,14 @@ class Executor:
             waited_s += _REGISTRY_POLL_S
         return llm
 
-    async def _call(self, llm: CallableLLM, dispatch: _Dispatch, bill: "_Bill") -> Answer:
+    async def _call(self, llm: CallableLLM, dispatch: _Dispatch, bill: "_Bill", start: Start) -> Answer:
         deadline = dispatch.deadline
         while True:
             left_s = (deadline - self._now()).total_seconds() if deadline else float("inf")
             if left_s <= 0:
                 raise _GaveUp("expired", "the deadline passed before an answer came")
+            if not bill.attempts:
+                bill.repeated_calls = await start()
             bill.attempts += 1
             try:
                 answer = await self._caller.call(
@@ -177,6 +180,8 @@ class _Bill:
     price: Price | None = None
     price_version: int = 0
     attempts: int = 0
+    #: Times that calling was begun before, in lives that ended before they could answer.
+    repeated_calls: int = 0
     cost_usd: float | None = None
     #: ``ok``, or the class of the error reply.
     outcome: str = "ok"
@@ -191,7 +196,9 @@ class _Bill:
 
     @property
     def facts(self) -> Headers:
-        attempts = ((messages.ATTEMPT, str(self.attempts).encode()),)
+        attempts: Headers = ((messages.ATTEMPT, str(self.attempts).encode()),)
+        if self.repeated_calls:
+            attempts = (*attempts, (messages.REPEATED_CALLS, str(self.repeated_calls).encode()))
         if self.cost_usd is None:
             return attempts
         return (*attempts, (messages.COST_USD, repr(self.cost_usd).encode()))

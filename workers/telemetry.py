@@ -14,6 +14,7 @@ SKIPPED = Counter("uniroute_skipped_total", "Messages delivered again that were 
 DEAD_LETTERS = Counter("uniroute_dead_letters_total", "Messages dead-lettered", ["role", "error_class"])
 HELD = Counter("uniroute_held_total", "Finished messages held for want of a dead-letter topic", ["role"])
 FORGOTTEN = Counter("uniroute_forgotten_total", "Messages in flight that another will do again", ["role"])
+REPEATED = Counter("uniroute_repeated_calls_total", "Calls begun again after a crash or a move", ["role"])
 INTERRUPTIONS = Counter("uniroute_interruptions_total", "Times the clients were renewed", ["role", "cause"])
 STATE_PROBLEM = Gauge("uniroute_state_stale", "1 while the state in Postgres cannot be read", ["role"])
 
@@ -52,6 +53,10 @@ class RoleMetrics:
     def forgotten(self, messages: int) -> None:
         """Count what was dropped in flight."""
         FORGOTTEN.labels(self._role).inc(messages)
+
+    def repeated(self, topic: str, messages: int) -> None:  # noqa: ARG002
+        """Count calls that are made again."""
+        REPEATED.labels(self._role).inc(messages)
 
     def interrupted(self, cause: str) -> None:
         """Count renewed clients."""

@@ -87,6 +87,11 @@ def dispatch(
     )
 
 
+async def start_at_once() -> int:
+    """Nobody made calls for it before."""
+    return 0
+
+
 @dataclass(slots=True)
 class Outcome:
     """What came of handling, and what the server saw."""
@@ -148,7 +153,7 @@ def execute(
             sleep=time.sleep,
         )
         try:
-            records = await executor.handle(message)
+            records = await executor.handle(message, start_at_once)
             async with aiohttp.ClientSession() as session, session.get(f"{url}/calls") as page:
                 calls = (await page.json())["calls"]
             return Outcome(records=records, calls=calls, time=time)

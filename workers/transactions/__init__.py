@@ -5,7 +5,7 @@ Read ``loop`` first: its contract says what happens at each kind of failure.
 
 from workers.transactions.backoff import Backoff
 from workers.transactions.batch_work import BatchWork
-from workers.transactions.call_work import CallWork
+from workers.transactions.call_work import CallWork, Start
 from workers.transactions.config import LoopConfig
 from workers.transactions.dead_letters import dead_letter
 from workers.transactions.loop import TransactionLoop
@@ -25,6 +25,7 @@ __all__ = [
     "OffsetTracker",
     "Partition",
     "Rejection",
+    "Start",
     "TransactionLoop",
     "Work",
     "dead_letter",

@@ -1,6 +1,6 @@
 """The partitions a member owns: what waits there, what is in flight, what to commit; pure, no I/O."""
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -94,20 +94,29 @@ class Assignment:
         owned = self._owned.get(partition_of(message))
         return owned is not None and owned.tracker is not None and owned.tracker.is_in_flight(message.offset)
 
-    def finish(self, messages: Collection[Message]) -> Mapping[Partition, tuple[int, str]]:
-        """Note messages in flight as finished; give offset and metadata to commit for their partitions."""
-        finished: defaultdict[Partition, list[int]] = defaultdict(list)
+    def begin_calls(self, messages: Iterable[Message]) -> list[int]:
+        """Note that calls are about to be made for messages in flight; give how often each was before."""
+        return [self._tracker(partition_of(message)).begin_call(message.offset) for message in messages]
+
+    def finish(
+        self, messages: Collection[Message], *, called: Collection[Message] = ()
+    ) -> Mapping[Partition, tuple[int, str]]:
+        """Note messages in flight as finished; give offset and metadata to commit for their partitions.
+
+        So too for the partitions of ``called``, whose calls were begun since their last commit.
+        """
         for message in messages:
-            finished[partition_of(message)].append(message.offset)
-        commits = {}
-        for partition, offsets in finished.items():
-            tracker = self._owned[partition].tracker
-            if tracker is None:
-                raise ValueError(f"partition {partition} has nothing in flight")
-            for offset in offsets:
-                tracker.finish(offset)
-            commits[partition] = (tracker.position, tracker.metadata())
-        return commits
+            self._tracker(partition_of(message)).finish(message.offset)
+        trackers = {
+            partition: self._tracker(partition) for partition in map(partition_of, (*messages, *called))
+        }
+        return {partition: (tracker.position, tracker.metadata()) for partition, tracker in trackers.items()}
+
+    def _tracker(self, partition: Partition) -> OffsetTracker:
+        tracker = self._owned[partition].tracker
+        if tracker is None:
+            raise ValueError(f"partition {partition} has nothing in flight")
+        return tracker
 
     def _take_from(self, waiting: deque[Message], tracker: OffsetTracker, limit: int) -> list[Message]:
         taken: list[Message] = []

@@ -66,6 +66,11 @@ class BatchWork:
         return self._ledger.in_flight
 
     @property
+    def under_way(self) -> int:
+        """All of them: a batch is short."""
+        return self._ledger.in_flight
+
+    @property
     def room(self) -> int:
         """Enough for one batch in the works, one that waits and one that is being committed."""
         return max(0, 3 * self._max_batch - self._ledger.in_flight)
@@ -75,6 +80,13 @@ class BatchWork:
         self._ledger.add(messages)
         for message in messages:
             self._queue.put(message)
+
+    def starting(self) -> Sequence[Message]:
+        """Nothing: what a batch does, a crash undoes."""
+        return ()
+
+    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+        """Nothing waits for it."""
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""

@@ -12,7 +12,10 @@ from workers.messages import Message, Record
 from workers.transactions.backoff import Backoff
 from workers.transactions.work import Completion, Ledger, Partition, partition_of, reject
 
-CallHandler = Callable[[Message], Awaitable[Sequence[Record]]]
+#: To be awaited once before the first call for a message: gives how often it had been before, in lives of
+#: this or of other processes that ended before they could commit what came of it.
+Start = Callable[[], Awaitable[int]]
+CallHandler = Callable[[Message, Start], Awaitable[Sequence[Record]]]
 
 _CLOSE_S = 2.0
 
@@ -23,7 +26,8 @@ class CallWork:
     """Runs ``handle`` for each message as a task of an asyncio loop in a daemon thread.
 
     At most ``max_in_flight`` run at once; what is submitted beyond waits its turn. ``handle`` returns the
-    records to produce. When it raises
+    records to produce. It awaits the ``Start`` that it is given before it does what a crash does not undo:
+    that returns when the log knows of it. When it raises
 
     - ``WaitableError``: something is away. It is called again, with back-off, for ever.
     - ``PoisonError``: the message is rejected with the error's class.
@@ -45,9 +49,11 @@ class CallWork:
         self._attempts = attempts
         self._backoff = backoff
         self._ledger = Ledger()
-        # These two belong to the asyncio thread.
+        # These three belong to the asyncio thread.
         self._waiting: deque[Message] = deque()
         self._calls: dict[asyncio.Task[None], Message] = {}
+        # Those that wait to be told to start, by the identity of their message.
+        self._starts: dict[int, asyncio.Future[int]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._run, name="call-work", daemon=True)
         self._thread.start()
@@ -56,6 +62,11 @@ class CallWork:
     def in_flight(self) -> int:
         """How many messages are submitted and neither taken back nor forgotten."""
         return self._ledger.in_flight
+
+    @property
+    def under_way(self) -> int:
+        """How many do not wait to be told to start."""
+        return max(0, self._ledger.in_flight - len(self._starts))
 
     @property
     def room(self) -> int:
@@ -67,6 +78,15 @@ class CallWork:
         if not self._ledger.closed:
             self._ledger.add(messages)
             self._loop.call_soon_threadsafe(self._enqueue, tuple(messages))
+
+    def starting(self) -> Sequence[Message]:
+        """Hand over the messages whose handlers await their ``Start``."""
+        return self._ledger.take_starting()
+
+    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+        """Let the handlers of these messages go on."""
+        if earlier and not self._ledger.closed:
+            self._loop.call_soon_threadsafe(self._grant, tuple(earlier))
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -115,6 +135,28 @@ class CallWork:
         if not self._ledger.closed:
             self._start_calls()
 
+    def _grant(self, earlier: Sequence[tuple[Message, int]]) -> None:
+        for message, count in earlier:
+            future = self._starts.get(id(message))
+            if future is not None and not future.done():
+                future.set_result(count)
+
+    def _make_start(self, message: Message) -> Start:
+        """Give what a handler awaits; awaited again, after an error of ours say, it asks no second time."""
+        granted: list[int] = []
+
+        async def start() -> int:
+            if not granted:
+                future = self._starts[id(message)] = self._loop.create_future()
+                self._ledger.ask(message)
+                try:
+                    granted.append(await future)
+                finally:
+                    del self._starts[id(message)]
+            return granted[0]
+
+        return start
+
     def _cancel(self, partitions: Collection[Partition]) -> None:
         self._waiting = deque(message for message in self._waiting if partition_of(message) not in partitions)
         for task, message in self._calls.items():
@@ -123,9 +165,10 @@ class CallWork:
 
     async def _call(self, message: Message) -> None:
         failures = attempt = 0
+        start = self._make_start(message)
         while True:
             try:
-                records = await self._handle(message)
+                records = await self._handle(message, start)
             except WaitableError as error:
                 failures += 1
                 log.warning("work_waits", what=error.what, problem=error.problem, failures=failures)

@@ -29,6 +29,9 @@ class LoopObserver(Protocol):
     def forgotten(self, messages: int) -> None:
         """Messages in flight were dropped with their partitions; whoever owns these does them again."""
 
+    def repeated(self, topic: str, messages: int) -> None:
+        """Calls were begun for messages of ``topic`` for which calls had been begun before."""
+
     def interrupted(self, cause: Interruption) -> None:
         """The clients were thrown away; nothing in flight was committed."""
 
@@ -42,6 +45,7 @@ class LoopCounters:
     #: By topic and error class.
     dead_letters: Counter[tuple[str, str]] = field(default_factory=Counter)
     held_messages: Counter[str] = field(default_factory=Counter)
+    repeated_messages: Counter[str] = field(default_factory=Counter)
     interruptions: Counter[Interruption] = field(default_factory=Counter)
     forgotten_messages: int = 0
     committed_messages: int = 0
@@ -75,6 +79,10 @@ class LoopCounters:
     def forgotten(self, messages: int) -> None:
         """Sum."""
         self.forgotten_messages += messages
+
+    def repeated(self, topic: str, messages: int) -> None:
+        """Count by topic."""
+        self.repeated_messages[topic] += messages
 
     def interrupted(self, cause: Interruption) -> None:
         """Count by cause."""

@@ -6,13 +6,14 @@ from threading import Event
 
 import structlog
 
+from workers.messages import Message
 from workers.transactions.assignment import Assignment
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer, Rebalance
 from workers.transactions.deliveries import Deliveries, Delivery
 from workers.transactions.observer import LoopObserver
 from workers.transactions.producer import TransactionalProducer
-from workers.transactions.work import Completion, Work
+from workers.transactions.work import Completion, Work, partition_of
 
 # With nothing in flight a turn waits for messages, and looks at the stop signal so often.
 _IDLE_POLL_MS = 100
@@ -50,6 +51,8 @@ class Session:
         self._assignment = Assignment()
         # Complete, but the membership was not stable when they came.
         self._held: list[Completion] = []
+        # About to make their calls, but the membership was not stable when they came.
+        self._starting: list[Message] = []
         # Complete, but to become dead letters of which the topic is missing.
         self._stranded: list[Completion] = []
         self._stranded_until = 0.0
@@ -62,7 +65,7 @@ class Session:
         while not stop.is_set():
             self._turn()
         self._stop_at = self._clock() + self._config.stop_timeout_s
-        while (self._work.in_flight or self._held) and self._clock() < self._stop_at:
+        while (self._work.under_way or self._held) and self._clock() < self._stop_at:
             self._consumer.hold(self._assignment.partitions)
             rebalances, _ = self._consumer.poll(0)
             self._apply(rebalances)
@@ -88,6 +91,7 @@ class Session:
             in_flight = self._work.in_flight
             self._work.forget(rebalance.lost)
             self._assignment.revoke(rebalance.lost)
+            self._starting = [one for one in self._starting if partition_of(one) not in rebalance.lost]
             self._assignment.assign(rebalance.gained)
             self._observer.forgotten(in_flight - self._work.in_flight)
             log.info("rebalanced", gained=sorted(rebalance.gained), lost=sorted(rebalance.lost))
@@ -109,7 +113,12 @@ class Session:
         self._consumer.hold(blocked)
 
     def _commit(self, completions: Sequence[Completion]) -> None:
-        """Commit what is complete, in one transaction; hold on to what cannot be committed yet."""
+        """Commit what is complete, in one transaction; hold on to what cannot be committed yet.
+
+        The same transaction says which calls are about to be made, and only then are they: whoever takes over
+        after a crash knows of each call that may have been paid. Where nothing is complete it has a
+        transaction of its own, so a wave of messages costs one more at most.
+        """
         waiting = [*self._take_stranded(), *self._held, *completions]
         # A message may have been forgotten since, or have come and completed twice.
         ready = {
@@ -117,26 +126,41 @@ class Session:
             for done in waiting
             if self._assignment.is_in_flight(done.message)
         }
+        starting = self._take_starting()
         self._held = []
-        if not ready:
+        if not ready and not starting:
             return
         # Taken after the rebalances of this turn were applied, so it vouches for what is still owned.
         membership = self._consumer.membership()
         if membership is None:
-            self._held = list(ready.values())
+            self._held, self._starting = list(ready.values()), starting
             return
         now, self._held = _split(list(ready.values()))
         deliveries, stranded = self._deliveries.settle(now)
         self._stranded += stranded
-        if not deliveries:
+        if not deliveries and not starting:
             return
         started = self._clock()
-        offsets = self._assignment.finish([delivery.message for delivery in deliveries])
+        earlier = list(zip(starting, self._assignment.begin_calls(starting), strict=True))
+        offsets = self._assignment.finish([delivery.message for delivery in deliveries], called=starting)
         records = [record for delivery in deliveries for record in delivery.records]
         self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
         self.progressed = True
+        self._work.start(earlier)
+        for topic, count in Counter(message.topic for message, calls in earlier if calls).items():
+            self._observer.repeated(topic, count)
         self._observer.committed(len(deliveries), len(records), self._clock() - started)
         self._report_dead_letters(deliveries)
+
+    def _take_starting(self) -> list[Message]:
+        """Give the messages that are about to make their calls; none once all comes to an end."""
+        starting = [*self._starting, *self._work.starting()]
+        self._starting = []
+        return (
+            [message for message in starting if self._assignment.is_in_flight(message)]
+            if self._stop_at is None
+            else []
+        )
 
     def _take_stranded(self) -> list[Completion]:
         """Give, now and then, the completions that wait for a dead-letter topic to be created."""

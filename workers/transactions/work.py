@@ -57,8 +57,21 @@ class Work(Protocol):
     def room(self) -> int:
         """How many more messages are wanted now; more may be submitted, and wait."""
 
+    @property
+    def under_way(self) -> int:
+        """How many of those in flight have begun, and are worth waiting for when all comes to an end."""
+
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages to process; never blocks."""
+
+    def starting(self) -> Sequence[Message]:
+        """Hand over the messages for which something is about to be done that a crash does not undo.
+
+        Nothing is done for them until ``start`` has been told, which is when the log knows of it.
+        """
+
+    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+        """Let these go on, which ``starting`` gave; each with how often it was begun before."""
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -81,6 +94,7 @@ class Ledger:
         self._changed = Condition()
         self._wanted: dict[int, Message] = {}
         self._complete: list[Completion] = []
+        self._starting: list[Message] = []
         self._closed = False
 
     @property
@@ -105,11 +119,26 @@ class Ledger:
             self._complete.extend(done for done in completions if self._wanted.pop(id(done.message), None))
             self._changed.notify_all()
 
+    def ask(self, message: Message) -> None:
+        """Note a message as about to start, unless it was forgotten."""
+        with self._changed:
+            if id(message) in self._wanted:
+                self._starting.append(message)
+                self._changed.notify_all()
+
+    def take_starting(self) -> list[Message]:
+        """Hand over what is about to start."""
+        with self._changed:
+            taken, self._starting = self._starting, []
+            return taken
+
     def take(self, wait_s: float) -> list[Completion]:
-        """Hand over what is complete; wait for the first if there is none."""
+        """Hand over what is complete; wait for the first, or for a message about to start."""
         with self._changed:
             if wait_s > 0:
-                self._changed.wait_for(lambda: self._complete or self._closed, timeout=wait_s)
+                self._changed.wait_for(
+                    lambda: self._complete or self._starting or self._closed, timeout=wait_s
+                )
             taken, self._complete = self._complete, []
             return taken
 
@@ -133,6 +162,7 @@ class Ledger:
                 key: message for key, message in self._wanted.items() if partition_of(message) not in gone
             }
             self._complete = [done for done in self._complete if partition_of(done.message) not in gone]
+            self._starting = [message for message in self._starting if partition_of(message) not in gone]
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -141,6 +171,7 @@ class Ledger:
             self._closed = True
             self._wanted = {}
             self._complete = []
+            self._starting = []
             self._changed.notify_all()
 
 

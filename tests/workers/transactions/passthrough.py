@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.messages import Message, Record
-from workers.transactions import BatchWork, CallWork, LoopConfig, TransactionLoop, Work
+from workers.transactions import BatchWork, CallWork, LoopConfig, Start, TransactionLoop, Work
 
 
 def main(options: dict[str, Any]) -> None:
@@ -57,8 +57,9 @@ def make_work(options: dict[str, Any]) -> Work:
         if started and message.key:
             started.write(message.key + b"\n")
 
-    def copy(message: Message) -> list[Record]:
-        return [Record(topic=output, key=message.key, value=message.value, headers=message.headers)]
+    def copy(message: Message, earlier: int = 0) -> list[Record]:
+        headers = (*message.headers, ("earlier", str(earlier).encode()))
+        return [Record(topic=output, key=message.key, value=message.value, headers=headers)]
 
     def handle_batch(batch: Sequence[Message]) -> list[list[Record]]:
         for message in batch:
@@ -66,13 +67,14 @@ def make_work(options: dict[str, Any]) -> Work:
         time.sleep(pace * len(batch))
         return [copy(message) for message in batch]
 
-    async def handle_call(message: Message) -> list[Record]:
+    async def handle_call(message: Message, start: Start) -> list[Record]:
+        earlier = await start()
         note(message)
         number = int((message.key or b"-0").rsplit(b"-", 1)[1])
         await asyncio.sleep(pace)
         if number % options["hang_every"] == 0:
             await asyncio.to_thread(wait_for, Path(options["release"]))
-        return copy(message)
+        return copy(message, earlier)
 
     if options.get("work") == "call":
         return CallWork(handle_call, max_in_flight=1_000)

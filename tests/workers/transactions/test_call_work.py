@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
-from workers.transactions import Backoff, CallWork, Completion
+from workers.transactions import Backoff, CallWork, Completion, Start
 from workers.transactions.call_work import CallHandler
 
 #: Waits that no test notices.
@@ -19,7 +19,7 @@ def message(offset: int, *, partition: int = 0) -> Message:
     )
 
 
-async def echo(message: Message) -> Sequence[Record]:
+async def echo(message: Message, _start: Start) -> Sequence[Record]:
     """One record per message."""
     return [Record(topic="out", key=None, value=message.value)]
 
@@ -46,12 +46,12 @@ def test_calls_complete_in_any_order() -> None:
     """A call that hangs holds up none that comes after it."""
     release = asyncio.Event()
 
-    async def handle(message: Message) -> Sequence[Record]:
+    async def handle(message: Message, _start: Start) -> Sequence[Record]:
         if message.offset == 0:
             await release.wait()
         elif message.offset == 2:
             release.set()
-        return await echo(message)
+        return await echo(message, _start)
 
     with working(handle) as work:
         work.submit([message(0), message(1)])
@@ -67,13 +67,13 @@ def test_a_thousand_calls_run_at_once_and_no_more() -> None:
     """Calls start until the limit is reached; the others wait their turn."""
     running = most = 0
 
-    async def handle(message: Message) -> Sequence[Record]:
+    async def handle(message: Message, _start: Start) -> Sequence[Record]:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await asyncio.sleep(0)
         running -= 1
-        return await echo(message)
+        return await echo(message, _start)
 
     with working(handle, max_in_flight=1_000) as work:
         work.submit([message(offset) for offset in range(2_500)])
@@ -89,12 +89,12 @@ def test_what_is_away_is_waited_for() -> None:
     """WaitableError repeats the call until it passes."""
     calls = 0
 
-    async def handle(message: Message) -> Sequence[Record]:
+    async def handle(message: Message, _start: Start) -> Sequence[Record]:
         nonlocal calls
         calls += 1
         if calls <= 20:
             raise WaitableError("endpoint", "connection refused")
-        return await echo(message)
+        return await echo(message, _start)
 
     with working(handle) as work:
         work.submit([message(0)])
@@ -108,13 +108,13 @@ def test_poison_is_rejected_at_once_and_errors_of_ours_after_retries() -> None:
     """Each failing call ends as a rejection of its class; its neighbours end well."""
     calls: list[int] = []
 
-    async def handle(message: Message) -> Sequence[Record]:
+    async def handle(message: Message, _start: Start) -> Sequence[Record]:
         calls.append(message.offset)
         if message.offset == 1:
             raise PoisonError("not_json", "the value is not JSON")
         if message.offset == 2:
             raise KeyError("a secret prompt")
-        return await echo(message)
+        return await echo(message, _start)
 
     with working(handle) as work:
         work.submit([message(offset) for offset in range(3)])
@@ -133,7 +133,7 @@ def test_poison_is_rejected_at_once_and_errors_of_ours_after_retries() -> None:
 def test_a_cancellation_of_the_handlers_own_is_an_error_of_ours() -> None:
     """A handler that cancels itself is retried and rejected; its message does not vanish."""
 
-    async def handle(_message: Message) -> Sequence[Record]:
+    async def handle(_message: Message, _start: Start) -> Sequence[Record]:
         raise asyncio.CancelledError
 
     with working(handle) as work:
@@ -149,14 +149,14 @@ def test_forgetting_cancels_calls_and_what_waits() -> None:
     started: list[tuple[int, int]] = []
     cancelled = threading.Event()
 
-    async def handle(message: Message) -> Sequence[Record]:
+    async def handle(message: Message, _start: Start) -> Sequence[Record]:
         started.append((message.partition, message.offset))
         if message.partition == 0:
             try:
                 await asyncio.Event().wait()
             finally:
                 cancelled.set()
-        return await echo(message)
+        return await echo(message, _start)
 
     with working(handle, max_in_flight=1) as work:
         work.submit([message(0), message(1), message(0, partition=1)])
@@ -172,7 +172,7 @@ def test_closing_cancels_everything() -> None:
     """A closed work has cancelled its calls, has nothing in flight, and may be closed again."""
     started, ended = threading.Event(), threading.Event()
 
-    async def handle(_message: Message) -> Sequence[Record]:
+    async def handle(_message: Message, _start: Start) -> Sequence[Record]:
         started.set()
         try:
             await asyncio.Event().wait()

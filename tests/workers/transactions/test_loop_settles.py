@@ -22,6 +22,7 @@ from workers.transactions import (
     CallWork,
     LoopConfig,
     LoopCounters,
+    Start,
     TransactionLoop,
     Work,
 )
@@ -224,7 +225,7 @@ def test_a_topic_that_is_created_later_is_found(config: LoopConfig) -> None:
     create_topics(config.bootstrap, {f"{prefix}out": {}, f"{prefix}dispatch.one": {}}, partitions=2)
     patterned = replace(config, topics=(), pattern=rf"^{prefix}dispatch\..+", metadata_max_age_ms=1_000)
 
-    async def handle(message: Message) -> list[Record]:
+    async def handle(message: Message, _start: Start) -> list[Record]:
         return [Record(topic=f"{prefix}out", key=message.key, value=message.value)]
 
     with looping(patterned, CallWork(handle, max_in_flight=10)), reader(config, "out") as output:

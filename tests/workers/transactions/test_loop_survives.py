@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -180,3 +181,34 @@ def test_finished_out_of_order_is_not_done_again(
     assert_exactly_once(output, ids)
     assert before == set(ids) - hanging
     assert again == hanging
+
+
+def test_calls_made_again_are_known_to_the_last_one(
+    kafka_bootstrap: str, prefix: str, start: Start, output: CommittedReader, tmp_path: Path
+) -> None:
+    """Killed twice with calls in flight, the third owner says of each how often it had been called before."""
+    ids = make_ids(300)
+    produce(kafka_bootstrap, f"{prefix}in", dict.fromkeys(ids, b"x" * 200))
+    release = tmp_path / "release"
+    options = {"work": "call", "hang_every": 3, "release": str(release)}
+    lives = [tmp_path / name for name in ("first", "second", "third")]
+    for life in lives[:2]:
+        worker = start("0", started=str(life), **options)
+        output.read_until(
+            lambda reader, life=life: len(reader.ids) == 200 and calls(life) >= 100, timeout_s=30
+        )
+        worker.kill()
+    start("0", started=str(lives[2]), **options)
+    release.touch()
+    output.read_until(every(ids), timeout_s=30)
+    made = Counter(b"".join(life.read_bytes() for life in lives).split())
+    told = {record.key: 1 + int(dict(record.headers)["earlier"]) for record in output.records}
+
+    assert_exactly_once(output, ids)
+    assert told == made
+    assert Counter(made.values()) == {1: 200, 3: 100}
+
+
+def calls(life: Path) -> int:
+    """How many calls a worker has begun."""
+    return len(life.read_bytes().split()) if life.exists() else 0

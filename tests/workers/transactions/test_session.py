@@ -81,6 +81,9 @@ class InstantWork:
     value: bytes = b"answer"
     submitted: list[Message] = field(default_factory=list)
     forgotten: list[tuple[str, int]] = field(default_factory=list)
+    #: Offsets that ask before they start.
+    asking: frozenset[int] = frozenset()
+    started: list[tuple[int, int]] = field(default_factory=list)
     #: So many calls of ``completed`` find nothing.
     asleep: int = 0
 
@@ -94,9 +97,24 @@ class InstantWork:
         """What is left of the limit."""
         return self.limit - len(self.submitted)
 
+    @property
+    def under_way(self) -> int:
+        """All of them."""
+        return len(self.submitted)
+
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages."""
         self.submitted += messages
+
+    def starting(self) -> list[Message]:
+        """Give those that ask to start, once."""
+        asking = [one for one in self.submitted if one.offset in self.asking]
+        self.asking = self.asking - {one.offset for one in asking}
+        return asking
+
+    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+        """Note what may start."""
+        self.started += [(one.offset, calls) for one, calls in earlier]
 
     def completed(self, _wait_s: float = 0.0) -> list[Completion]:
         """Complete everything."""
@@ -264,3 +282,32 @@ def test_a_refused_commit_ends_the_session() -> None:
     assert not bench.session.progressed
     assert bench.counters.committed_messages == 0
     assert set(bench.work.forgotten) == {P0, P1}
+
+
+def test_a_call_is_in_the_log_before_it_is_made() -> None:
+    """What asks to start is committed as begun, in a transaction of its own if need be, and then started."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0), message(P0, 1)]}), ([], {}), ([], {})],
+        work=InstantWork(asking=frozenset([1]), asleep=1),
+    )
+    (_, begun), (_, finished) = bench.run().commits
+
+    assert begun == {P0: (0, "r2:.AQI")}  # one bit each: 0 not begun, 1 begun (2)
+    assert bench.work.started == [(1, 0)]
+    assert finished == {P0: (2, "")}
+
+
+def test_no_call_is_made_by_a_member_that_is_not_stable() -> None:
+    """What asks while the group rebalances starts afterwards, unless its partition went."""
+    bench = Bench(
+        [
+            ([GAIN], {P0: [message(P0, 0)], P1: [message(P1, 1)]}),
+            ([Rebalance(lost=frozenset([P0]))], {}),
+            ([], {}),
+        ],
+        memberships=[None, "member"],
+        work=InstantWork(asking=frozenset([0, 1]), asleep=2),
+    )
+    bench.run()
+
+    assert bench.work.started == [(1, 0)]
