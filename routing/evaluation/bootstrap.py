@@ -1,4 +1,4 @@
-"""Intervals: prompts drawn again and again for a level, Student's t over trials for a paired difference."""
+"""Intervals: test prompts drawn again and again, the same for all methods; Student's t where trials vary."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -58,9 +58,10 @@ def evaluate_methods(
     oracle are always there. ``clusters`` is the number of clusters of all methods that have one map of one
     resolution; ``None`` chooses it anew in each trial, by routing the known LLMs. ``unseen`` is the share of
     LLMs that are unseen, at least 2. A number of labels above the number of val prompts means all of them.
-    ``curve`` says where curves are read. ``replicates`` resamples of the test prompts give the intervals of
-    levels. ``clock`` (say ``time.perf_counter``) times fits and predictions, NaN without it. ``run`` is
-    ``map``, or a parallel or reporting stand-in for it.
+    ``curve`` says where curves are read. ``replicates`` resamples of the test prompts, the same for all
+    methods and trials, give the intervals of levels and of differences. ``clock`` (say
+    ``time.perf_counter``) times fits and predictions, NaN without it. ``run`` is ``map``, or a parallel or
+    reporting stand-in for it.
     """
     if RAW_UNIROUTE not in methods:
         raise InvalidInputError("methods", f"must include {RAW_UNIROUTE}, the reference of all differences")

@@ -50,8 +50,10 @@ class MethodSummary:
     area50: float
     #: Mean Area minus raw UniRoute's, paired by trial.
     minus_uniroute: float
-    #: Student's t over trials; with a single trial, test prompts drawn anew.
+    #: Test prompts drawn anew, alike for both methods and all trials; pools and labels as they are.
     minus_uniroute_ci: Interval
+    #: Student's t over trials: pools and labels drawn anew, test prompts as they are; NaN with one trial.
+    minus_uniroute_trials_ci: Interval
     #: The same on the hull.
     minus_uniroute_hull: float
     #: Mean over the trials that reached the best single LLM's quality; NaN if none did.
@@ -109,24 +111,21 @@ def _summarise(trials: Sequence[MethodTrial], raw: Sequence[MethodTrial]) -> Met
     areas = np.array([trial.area for trial in trials])
     differences = areas - [trial.area for trial in raw]
     hulls = [trial.area_hull - other.area_hull for trial, other in zip(trials, raw, strict=True)]
+    # A resample is the same prompts in every trial and for every method: means and differences stay paired.
     resampled = np.mean([trial.areas_resampled for trial in trials], axis=0)
-    sampled = mean("area_sampled")
+    raw_resampled = np.mean([trial.areas_resampled for trial in raw], axis=0)
+    sampled, raw_sampled = mean("area_sampled"), float(np.mean([trial.area_sampled for trial in raw]))
     reached = [trial.qnc for trial in trials if np.isfinite(trial.qnc)]
-    if len(trials) > 1:
-        minus_ci = paired_interval(differences)
-    else:
-        minus_ci = bootstrap_interval(
-            float(differences[0]),
-            sampled - raw[0].area_sampled,
-            resampled - raw[0].areas_resampled,
-        )
     return MethodSummary(
         area=float(areas.mean()),
         area_ci=bootstrap_interval(float(areas.mean()), sampled, resampled),
         area_hull=mean("area_hull"),
         area50=mean("area50"),
         minus_uniroute=float(differences.mean()),
-        minus_uniroute_ci=minus_ci,
+        minus_uniroute_ci=bootstrap_interval(
+            float(differences.mean()), sampled - raw_sampled, resampled - raw_resampled
+        ),
+        minus_uniroute_trials_ci=paired_interval(differences) if len(trials) > 1 else (np.nan, np.nan),
         minus_uniroute_hull=float(np.mean(hulls)),
         qnc=float(np.mean(reached)) if reached else np.nan,
         qnc_reached=len(reached) / len(trials),

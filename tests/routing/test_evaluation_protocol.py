@@ -11,7 +11,7 @@ from routing.errors import InvalidInputError
 from routing.evaluation import RecordedOutcomes, draw_trials, evaluate_methods, mean_costs
 from routing.evaluation.draws import count_unseen
 from routing.evaluation.sizes import choose_clusters, set_clusters
-from routing.evaluation.summaries import MethodSummary
+from routing.evaluation.summaries import MethodSummary, MethodTrial, TrialResult, summarise_trials
 from routing.quality.registry import ESTIMATORS
 from routing.quality.shrunk import ShrunkCells
 from routing.quality.uniroute import UniRouteKMeans
@@ -204,8 +204,43 @@ def test_more_labels_than_prompts_are_all_of_them() -> None:
     assert found.labels_used == 60
 
 
+def test_a_difference_is_resampled_prompt_by_prompt() -> None:
+    """Both methods see the same resample in every trial; worked by hand from two trials' replicates.
+
+    Mean over trials of method minus raw: replicates (.1 + .3) / 2 = .2 and (.3 + .5) / 2 = .4; on all prompts
+    (.2 + .4) / 2 = .3 where sampled, .35 where exact. The 2.5 and 97.5 per cent points of (-.1, .1) are
+    -.095 and .095.
+    """
+
+    def trial(area: float, sampled: float, resampled: list[float]) -> MethodTrial:
+        rest = ("area_hull", "area50", "qnc", "peak", "aiq", "cost_save", "oracle_gap", "seconds_fit")
+        return MethodTrial(
+            area=area,
+            area_sampled=sampled,
+            areas_resampled=np.array(resampled),
+            microseconds_per_prompt=0.0,
+            profile=np.zeros(1),
+            **dict.fromkeys(rest, 0.0),
+        )
+
+    results = [
+        TrialResult(
+            number=0, rows={(9, "raw"): trial(0.4, 0.4, [0.3, 0.5]), (9, "new"): trial(0.65, 0.6, [0.4, 0.8])}
+        ),
+        TrialResult(
+            number=1, rows={(9, "raw"): trial(0.2, 0.2, [0.1, 0.2]), (9, "new"): trial(0.65, 0.6, [0.4, 0.7])}
+        ),
+    ]
+
+    (found,) = summarise_trials(results, labels=[9], n_val=9, reference="raw")
+
+    assert found.methods["new"].minus_uniroute == pytest.approx(0.35)
+    assert found.methods["new"].minus_uniroute_ci == pytest.approx((0.35 - 0.095, 0.35 + 0.095))
+    assert found.methods["raw"].minus_uniroute_ci == (0.0, 0.0)
+
+
 def test_a_single_trial_has_an_interval_too() -> None:
-    """Over test prompts, as there are no trials to compare."""
+    """Over test prompts; there is none over trials."""
     (found,) = evaluate_methods(
         make_outcomes(), ESTIMATORS_USED, labels=[20], clusters=4, trials=1, replicates=50
     )
@@ -213,6 +248,7 @@ def test_a_single_trial_has_an_interval_too() -> None:
     low, high = found.methods["shrunk"].minus_uniroute_ci
     assert low <= found.methods["shrunk"].minus_uniroute <= high
     assert np.isfinite([low, high]).all()
+    assert np.isnan(found.methods["shrunk"].minus_uniroute_trials_ci).all()
 
 
 def test_the_grid_never_gains() -> None:

@@ -28,8 +28,8 @@ def render_findings(findings: Findings) -> Group:
     parts.append(
         Text(
             "Area: mean of the non-decreasing envelope from the pool's cheapest to its dearest LLM; "
-            "hull: with random mixing. [ ] 95 %: Area by drawing test prompts anew, differences by trial "
-            "(Student's t). - raw: minus uniroute-kmeans.",
+            "hull: with random mixing. - raw: minus uniroute-kmeans. [ ] 95 %: by drawing test prompts anew, "
+            "the same for all methods.",
             style="dim",
         )
     )
