@@ -1,11 +1,14 @@
 """The tables. Domain values live in ``routing``; these classes only say how Postgres keeps them."""
 
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -14,9 +17,11 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Text,
     UniqueConstraint,
+    Uuid,
     false,
     func,
     text,
@@ -30,6 +35,8 @@ LLM_STATES = ("probe", "shadow", "canary", "active", "draining", "retired")
 DISPOSITIONS = ("counted", "refused", "excluded", "replaced")
 #: A reference to a key, never a key: the name of an environment variable, or nothing.
 API_KEY_REF_PATTERN = "^(env:[A-Za-z_][A-Za-z0-9_]*)?$"
+#: What happens to the prompts of a tenant that has spent its budget.
+AT_LIMIT = ("error", "degrade")
 #: Names and ids, in bytes of UTF-8; longer ones would not fit an index or a decision id.
 MAX_NAME_BYTES = 200
 
@@ -50,9 +57,13 @@ class Base(DeclarativeBase):
         str: Text(),
         float: Double(),
         bytes: LargeBinary(),
+        Decimal: Numeric(),
+        date: Date(),
+        UUID: Uuid(),
         datetime: DateTime(timezone=True),
         list[str]: ARRAY(Text()),
         list[int]: ARRAY(Integer()),
+        list[float]: ARRAY(Double()),
         dict[str, Any]: JSONB(),
     }
 
@@ -241,6 +252,153 @@ class PolicyRow(Base):
         Integer, primary_key=True, autoincrement=False, comment="1, 2, 3 per name"
     )
     body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class TenantRow(Base):
+    """Somebody who pays for prompts, and what they may use and spend."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (
+        _name("name"),
+        _amount("usd_per_day"),
+        _amount("usd_per_month"),
+        CheckConstraint("priority > 0 AND priority < 'Infinity'", name="priority"),
+        _one_of("at_limit", AT_LIMIT),
+        {"comment": "who pays for prompts; what is spent is kept apart, and outlives this row"},
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    usd_per_day: Mapped[float | None] = mapped_column(comment="budget of a UTC day; null: none")
+    usd_per_month: Mapped[float | None] = mapped_column(comment="budget of a UTC month; null: none")
+    policies: Mapped[list[str] | None] = mapped_column(comment="policies it may ask for; null: any")
+    llms: Mapped[list[str] | None] = mapped_column(comment="LLMs it may use; null: any")
+    default_policy: Mapped[str | None] = mapped_column(comment="of its prompts that name none")
+    priority: Mapped[float] = mapped_column(server_default="1", comment="weight of its prompts in a lane")
+    at_limit: Mapped[str] = mapped_column(
+        server_default="error", comment="what happens to prompts beyond the budget"
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class SpendRow(Base):
+    """What a tenant has spent with one LLM on one day, and what is reserved for prompts in flight."""
+
+    __tablename__ = "tenant_spend"
+    __table_args__ = ({"comment": "spend by tenant, UTC day of the decision and LLM; every write adds"},)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, comment="UTC day on which the prompts were decided")
+    llm: Mapped[str] = mapped_column(primary_key=True)
+    replies: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="error replies included")
+    failures: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="error replies")
+    untold: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="answers of which the endpoint did not tell the usage"
+    )
+    input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    settled_usd: Mapped[Decimal] = mapped_column(server_default="0", comment="sum of the replies' costs")
+    reserved_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="of decisions whose usage is not known yet"
+    )
+
+
+class GrantRow(Base):
+    """A part of a tenant's budget that one router may reserve from, for a while."""
+
+    __tablename__ = "budget_grants"
+    __table_args__ = (
+        Index("ix_budget_grants_open", "tenant", postgresql_where=text("released_at IS NULL")),
+        {"comment": "parts of budgets lent to routers; what they did not reserve comes back"},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    day: Mapped[date] = mapped_column(comment="UTC day whose budget it is part of")
+    slot: Mapped[str] = mapped_column(comment="the router it was lent to")
+    usd: Mapped[Decimal]
+    drawn_usd: Mapped[Decimal] = mapped_column(server_default="0", comment="reserved by committed decisions")
+    granted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(comment="nothing is reserved from it afterwards")
+    released_at: Mapped[datetime | None] = mapped_column(comment="when the rest went back to the budget")
+
+
+class ReservationRow(Base):
+    """What a committed decision reserved, until its usage is known."""
+
+    __tablename__ = "budget_reservations"
+    __table_args__ = ({"comment": "reservations of decisions in flight; settled ones are gone"},)
+
+    decision: Mapped[UUID] = mapped_column(
+        primary_key=True, comment="time of the decision, 4 bytes, and a hash of its id, 12"
+    )
+    tenant: Mapped[str]
+    day: Mapped[date]
+    llm: Mapped[str]
+    usd: Mapped[Decimal]
+
+
+class UsageEntryRow(Base):
+    """An entry of the usage topic that has been booked, so that it is booked once."""
+
+    __tablename__ = "usage_entries"
+    __table_args__ = ({"comment": "what was booked of the usage topic, as long as that topic keeps it"},)
+
+    entry: Mapped[UUID] = mapped_column(
+        primary_key=True, comment="time of the decision, 4 bytes, and a hash of what tells entries apart, 12"
+    )
+
+
+class LengthCountRow(Base):
+    """Sums over replies of one LLM in one cell; y = log(1 + output tokens), z = log(1 + input tokens)."""
+
+    __tablename__ = "length_counts"
+    __table_args__ = (
+        CheckConstraint("cell >= 0", name="cell"),
+        {"comment": "lengths of answers per map, LLM and cell; every write adds"},
+    )
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    cell: Mapped[int] = mapped_column(Integer, primary_key=True, comment="column of the map's centroids")
+    replies: Mapped[float]
+    y: Mapped[float]
+    yy: Mapped[float]
+    z: Mapped[float]
+    zz: Mapped[float]
+    yz: Mapped[float]
+    tokens: Mapped[float] = mapped_column(comment="sum of output tokens")
+
+
+class LatencyCountRow(Base):
+    """Sums over replies of one LLM; y = log seconds, z = log(1 + output tokens)."""
+
+    __tablename__ = "latency_counts"
+    __table_args__ = ({"comment": "seconds of answers per LLM; every write adds"},)
+
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    replies: Mapped[float]
+    y: Mapped[float]
+    yy: Mapped[float]
+    z: Mapped[float]
+    zz: Mapped[float]
+    yz: Mapped[float]
+
+
+class LengthVersionRow(Base):
+    """Published models of lengths and seconds; kept as long as decisions made from them can be made again."""
+
+    __tablename__ = "length_versions"
+    __table_args__ = (
+        Index("ix_length_versions_map_version", "map_version", "version"),
+        {"comment": "how long answers and calls are; the highest version of the active map is in force"},
+    )
+
+    version: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"))
+    llms: Mapped[list[str]] = mapped_column(comment="names of the models' columns")
+    replies: Mapped[list[float]] = mapped_column(comment="replies of each LLM that they were learned from")
+    models: Mapped[bytes] = mapped_column(comment="npz of the arrays of both models")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
