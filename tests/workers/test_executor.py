@@ -87,7 +87,7 @@ def dispatch(
     )
 
 
-async def start_at_once() -> int:
+async def start_at_once(*_topics: str) -> int:
     """Nobody made calls for it before."""
     return 0
 

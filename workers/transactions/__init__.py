@@ -11,13 +11,14 @@ from workers.transactions.dead_letters import dead_letter
 from workers.transactions.loop import TransactionLoop
 from workers.transactions.observer import Interruption, LoopCounters, LoopObserver
 from workers.transactions.offsets import OffsetTracker
-from workers.transactions.work import Completion, Partition, Rejection, Work
+from workers.transactions.work import Completion, Grant, Partition, Rejection, Starting, Work
 
 __all__ = [
     "Backoff",
     "BatchWork",
     "CallWork",
     "Completion",
+    "Grant",
     "Interruption",
     "LoopConfig",
     "LoopCounters",
@@ -26,6 +27,7 @@ __all__ = [
     "Partition",
     "Rejection",
     "Start",
+    "Starting",
     "TransactionLoop",
     "Work",
     "dead_letter",

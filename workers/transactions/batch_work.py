@@ -10,7 +10,7 @@ import structlog
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.transactions.backoff import Backoff
-from workers.transactions.work import Completion, Ledger, Partition, reject
+from workers.transactions.work import Completion, Grant, Ledger, Partition, Starting, reject
 
 BatchHandler = Callable[[Sequence[Message]], Sequence[Sequence[Record]]]
 
@@ -81,11 +81,11 @@ class BatchWork:
         for message in messages:
             self._queue.put(message)
 
-    def starting(self) -> Sequence[Message]:
+    def starting(self) -> Sequence[Starting]:
         """Nothing: what a batch does, a crash undoes."""
         return ()
 
-    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+    def start(self, grants: Sequence[Grant]) -> None:
         """Nothing waits for it."""
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:

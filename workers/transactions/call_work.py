@@ -4,17 +4,28 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from threading import Thread
+from typing import Protocol
 
 import structlog
 
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.transactions.backoff import Backoff
-from workers.transactions.work import Completion, Ledger, Partition, partition_of, reject
+from workers.transactions.work import Completion, Grant, Ledger, Partition, Starting, partition_of, reject
 
-#: To be awaited once before the first call for a message: gives how often it had been before, in lives of
-#: this or of other processes that ended before they could commit what came of it.
-Start = Callable[[], Awaitable[int]]
+
+class Start(Protocol):
+    """To be awaited once before the first call for a message, with the topics that the answer goes to.
+
+    Gives how often the same had been begun before, in lives of this or of other processes that ended before
+    they could commit what came of it. Raises ``PoisonError`` of class ``unknown_topic`` where one of the
+    topics does not exist: the answer would be paid and lost.
+    """
+
+    def __call__(self, *topics: str) -> Awaitable[int]:
+        """Wait until the log knows of the call."""
+
+
 CallHandler = Callable[[Message, Start], Awaitable[Sequence[Record]]]
 
 _CLOSE_S = 2.0
@@ -79,14 +90,14 @@ class CallWork:
             self._ledger.add(messages)
             self._loop.call_soon_threadsafe(self._enqueue, tuple(messages))
 
-    def starting(self) -> Sequence[Message]:
-        """Hand over the messages whose handlers await their ``Start``."""
+    def starting(self) -> Sequence[Starting]:
+        """Hand over what the handlers that await their ``Start`` ask for."""
         return self._ledger.take_starting()
 
-    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
+    def start(self, grants: Sequence[Grant]) -> None:
         """Let the handlers of these messages go on."""
-        if earlier and not self._ledger.closed:
-            self._loop.call_soon_threadsafe(self._grant, tuple(earlier))
+        if grants and not self._ledger.closed:
+            self._loop.call_soon_threadsafe(self._answer, tuple(grants))
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -135,20 +146,25 @@ class CallWork:
         if not self._ledger.closed:
             self._start_calls()
 
-    def _grant(self, earlier: Sequence[tuple[Message, int]]) -> None:
-        for message, count in earlier:
-            future = self._starts.get(id(message))
-            if future is not None and not future.done():
-                future.set_result(count)
+    def _answer(self, grants: Sequence[Grant]) -> None:
+        for grant in grants:
+            future = self._starts.get(id(grant.message))
+            if future is None or future.done():
+                continue
+            if grant.missing is None:
+                future.set_result(grant.earlier)
+            else:
+                problem = f"topic {grant.missing!r} does not exist, or may not be written to"
+                future.set_exception(PoisonError("unknown_topic", problem))
 
     def _make_start(self, message: Message) -> Start:
         """Give what a handler awaits; awaited again, after an error of ours say, it asks no second time."""
         granted: list[int] = []
 
-        async def start() -> int:
+        async def start(*topics: str) -> int:
             if not granted:
                 future = self._starts[id(message)] = self._loop.create_future()
-                self._ledger.ask(message)
+                self._ledger.ask(Starting(message=message, topics=topics))
                 try:
                     granted.append(await future)
                 finally:

@@ -1,6 +1,6 @@
 """What is produced for a finished message: its records if all of them can be, else one dead letter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -51,6 +51,11 @@ class Deliveries:
         self._topics = Topics(topic_prefix)
         self._group = group
         self._observer = observer
+
+    def missing(self, topics: Collection[str]) -> frozenset[str]:
+        """Give those of the topics that nothing can be produced to. Raises ``KafkaError``."""
+        limits = self._destinations.limits(frozenset(topics)) if topics else {}
+        return frozenset(topic for topic, limit in limits.items() if limit is None)
 
     def settle(self, completions: Sequence[Completion]) -> tuple[list[Delivery], list[Completion]]:
         """Give what can be delivered now, and the completions to hold back. Raises ``KafkaError``."""

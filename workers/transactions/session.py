@@ -6,14 +6,13 @@ from threading import Event
 
 import structlog
 
-from workers.messages import Message
 from workers.transactions.assignment import Assignment
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer, Rebalance
 from workers.transactions.deliveries import Deliveries, Delivery
 from workers.transactions.observer import LoopObserver
 from workers.transactions.producer import TransactionalProducer
-from workers.transactions.work import Completion, Work, partition_of
+from workers.transactions.work import Completion, Grant, Starting, Work, partition_of
 
 # With nothing in flight a turn waits for messages, and looks at the stop signal so often.
 _IDLE_POLL_MS = 100
@@ -52,7 +51,7 @@ class Session:
         # Complete, but the membership was not stable when they came.
         self._held: list[Completion] = []
         # About to make their calls, but the membership was not stable when they came.
-        self._starting: list[Message] = []
+        self._starting: list[Starting] = []
         # Complete, but to become dead letters of which the topic is missing.
         self._stranded: list[Completion] = []
         self._stranded_until = 0.0
@@ -91,7 +90,9 @@ class Session:
             in_flight = self._work.in_flight
             self._work.forget(rebalance.lost)
             self._assignment.revoke(rebalance.lost)
-            self._starting = [one for one in self._starting if partition_of(one) not in rebalance.lost]
+            self._starting = [
+                one for one in self._starting if partition_of(one.message) not in rebalance.lost
+            ]
             self._assignment.assign(rebalance.gained)
             self._observer.forgotten(in_flight - self._work.in_flight)
             log.info("rebalanced", gained=sorted(rebalance.gained), lost=sorted(rebalance.lost))
@@ -141,26 +142,45 @@ class Session:
         if not deliveries and not starting:
             return
         started = self._clock()
-        earlier = list(zip(starting, self._assignment.begin_calls(starting), strict=True))
-        offsets = self._assignment.finish([delivery.message for delivery in deliveries], called=starting)
+        grants = self._begin_calls(starting)
+        offsets = self._assignment.finish(
+            [delivery.message for delivery in deliveries], called=[grant.message for grant in grants]
+        )
         records = [record for delivery in deliveries for record in delivery.records]
         self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
         self.progressed = True
-        self._work.start(earlier)
-        for topic, count in Counter(message.topic for message, calls in earlier if calls).items():
+        self._work.start(grants)
+        for topic, count in Counter(grant.message.topic for grant in grants if grant.earlier).items():
             self._observer.repeated(topic, count)
         self._observer.committed(len(deliveries), len(records), self._clock() - started)
         self._report_dead_letters(deliveries)
 
-    def _take_starting(self) -> list[Message]:
-        """Give the messages that are about to make their calls; none once all comes to an end."""
+    def _take_starting(self) -> list[Starting]:
+        """Give what is about to make its calls; nothing once all comes to an end.
+
+        What would call for an answer that no topic takes is refused at once.
+        """
         starting = [*self._starting, *self._work.starting()]
         self._starting = []
-        return (
-            [message for message in starting if self._assignment.is_in_flight(message)]
-            if self._stop_at is None
-            else []
-        )
+        if self._stop_at is not None:
+            return []
+        wanted = [one for one in starting if self._assignment.is_in_flight(one.message)]
+        missing = self._deliveries.missing({topic for one in wanted for topic in one.topics})
+        refused = [
+            Grant(message=one.message, missing=topic)
+            for one in wanted
+            for topic in one.topics
+            if topic in missing
+        ]
+        self._work.start(refused)
+        return [one for one in wanted if missing.isdisjoint(one.topics)]
+
+    def _begin_calls(self, starting: Sequence[Starting]) -> list[Grant]:
+        messages = [one.message for one in starting]
+        counts = self._assignment.begin_calls(messages)
+        return [
+            Grant(message=message, earlier=count) for message, count in zip(messages, counts, strict=True)
+        ]
 
     def _take_stranded(self) -> list[Completion]:
         """Give, now and then, the completions that wait for a dead-letter topic to be created."""

@@ -41,6 +41,26 @@ class Completion:
     rejection: Rejection | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starting:
+    """A message for which something is about to be done that a crash does not undo: a call."""
+
+    message: Message
+    #: Topics that what comes of it goes to: without them it is not worth doing.
+    topics: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The answer to ``Starting``."""
+
+    message: Message
+    #: How often the same was begun before, in lives that ended before they could commit what came of it.
+    earlier: int = 0
+    #: A topic that does not exist: nothing may be begun.
+    missing: str | None = None
+
+
 class Work(Protocol):
     """Processing of messages off the loop's thread; the loop calls every method, from its own thread.
 
@@ -64,14 +84,11 @@ class Work(Protocol):
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages to process; never blocks."""
 
-    def starting(self) -> Sequence[Message]:
-        """Hand over the messages for which something is about to be done that a crash does not undo.
+    def starting(self) -> Sequence[Starting]:
+        """Hand over what is about to begin; it does not before ``start`` has been told of it."""
 
-        Nothing is done for them until ``start`` has been told, which is when the log knows of it.
-        """
-
-    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
-        """Let these go on, which ``starting`` gave; each with how often it was begun before."""
+    def start(self, grants: Sequence[Grant]) -> None:
+        """Answer what ``starting`` gave; the log knows by now of those that are let begin."""
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -94,7 +111,7 @@ class Ledger:
         self._changed = Condition()
         self._wanted: dict[int, Message] = {}
         self._complete: list[Completion] = []
-        self._starting: list[Message] = []
+        self._starting: list[Starting] = []
         self._closed = False
 
     @property
@@ -119,14 +136,14 @@ class Ledger:
             self._complete.extend(done for done in completions if self._wanted.pop(id(done.message), None))
             self._changed.notify_all()
 
-    def ask(self, message: Message) -> None:
+    def ask(self, starting: Starting) -> None:
         """Note a message as about to start, unless it was forgotten."""
         with self._changed:
-            if id(message) in self._wanted:
-                self._starting.append(message)
+            if id(starting.message) in self._wanted:
+                self._starting.append(starting)
                 self._changed.notify_all()
 
-    def take_starting(self) -> list[Message]:
+    def take_starting(self) -> list[Starting]:
         """Hand over what is about to start."""
         with self._changed:
             taken, self._starting = self._starting, []
@@ -162,7 +179,7 @@ class Ledger:
                 key: message for key, message in self._wanted.items() if partition_of(message) not in gone
             }
             self._complete = [done for done in self._complete if partition_of(done.message) not in gone]
-            self._starting = [message for message in self._starting if partition_of(message) not in gone]
+            self._starting = [one for one in self._starting if partition_of(one.message) not in gone]
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from workers.transactions.deliveries import Deliveries
 from workers.transactions.destinations import Destinations
 from workers.transactions.offsets import OffsetTracker
 from workers.transactions.session import Session
+from workers.transactions.work import Grant, Starting
 
 P0, P1 = ("t.in", 0), ("t.in", 1)
 Polled = tuple[Sequence[Rebalance], Mapping[tuple[str, int], Sequence[Message]]]
@@ -83,7 +84,10 @@ class InstantWork:
     forgotten: list[tuple[str, int]] = field(default_factory=list)
     #: Offsets that ask before they start.
     asking: frozenset[int] = frozenset()
+    #: Where their answers go.
+    topics: Sequence[str] = ("t.out",)
     started: list[tuple[int, int]] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)
     #: So many calls of ``completed`` find nothing.
     asleep: int = 0
 
@@ -106,15 +110,16 @@ class InstantWork:
         """Take messages."""
         self.submitted += messages
 
-    def starting(self) -> list[Message]:
+    def starting(self) -> list[Starting]:
         """Give those that ask to start, once."""
         asking = [one for one in self.submitted if one.offset in self.asking]
         self.asking = self.asking - {one.offset for one in asking}
-        return asking
+        return [Starting(message=one, topics=self.topics) for one in asking]
 
-    def start(self, earlier: Sequence[tuple[Message, int]]) -> None:
-        """Note what may start."""
-        self.started += [(one.offset, calls) for one, calls in earlier]
+    def start(self, grants: Sequence[Grant]) -> None:
+        """Note what may start, and what may not."""
+        self.started += [(one.message.offset, one.earlier) for one in grants if one.missing is None]
+        self.refused += [(one.message.offset, one.missing) for one in grants if one.missing is not None]
 
     def completed(self, _wait_s: float = 0.0) -> list[Completion]:
         """Complete everything."""
@@ -137,11 +142,11 @@ class InstantWork:
 
 
 class AllTopics:
-    """A directory in which every topic exists."""
+    """A directory in which every topic exists but those called lost."""
 
     def limits(self, topics: Collection[str]) -> Mapping[str, int]:
         """A million bytes each."""
-        return dict.fromkeys(topics, 20_000_000)
+        return {topic: 20_000_000 for topic in topics if topic != "t.lost"}
 
 
 @dataclass
@@ -311,3 +316,14 @@ def test_no_call_is_made_by_a_member_that_is_not_stable() -> None:
     bench.run()
 
     assert bench.work.started == [(1, 0)]
+
+
+def test_no_call_is_made_for_an_answer_that_no_topic_takes() -> None:
+    """What asks to start with a reply topic that does not exist is refused, and nothing is written."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0)]}), ([], {})],
+        work=InstantWork(asking=frozenset([0]), asleep=10**9, topics=("t.lost", "t.out")),
+    )
+
+    assert bench.run().commits == []
+    assert bench.work.refused == [(0, "t.lost")]
