@@ -1,6 +1,8 @@
 """Reads topics from outside any group, as an auditor does: committed records alone, none marked as read."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -48,6 +50,21 @@ def read_last(settings: Settings, name: str, n: int) -> list[Any]:
     finally:
         consumer.close()
     return sorted(records, key=lambda record: (record.timestamp, record.partition, record.offset))[-n:]
+
+
+def read_since(settings: Settings, name: str, since: datetime | None) -> Iterator[Any]:
+    """Yield every committed record that a topic was given at ``since`` or later, up to now."""
+    consumer = open_reader(settings, [name])
+    try:
+        ends = consumer.end_offsets(consumer.assignment())
+        if since is not None:
+            begin = math.floor(since.timestamp() * 1000)
+            starts = consumer.offsets_for_times(dict.fromkeys(consumer.assignment(), begin))
+            for partition, found in starts.items():
+                consumer.seek(partition, ends[partition] if found is None else found.offset)
+        yield from _drain(consumer, ends)
+    finally:
+        consumer.close()
 
 
 def _drain(consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> Iterator[Any]:

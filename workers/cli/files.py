@@ -1,11 +1,16 @@
 """Reads the files people hand to commands; what is wrong with one is said with its line."""
 
 from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from routing.errors import RoutingError
+from routing.llms import Price
+from workers.documents import load_document
 from workers.errors import UsageError
 
 Line = TypeVar("Line", bound=msgspec.Struct)
@@ -41,6 +46,37 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise UsageError(f"{path} holds no prompt")
     return prompts
+
+
+def read_prices(path: Path) -> dict[str, Price]:
+    """Give the prices of the LLMs that a YAML file names: ``LLM: {input_usd_per_mtok: ..., ...}``.
+
+    ``fixed_usd`` and ``cached_input_usd_per_mtok`` may be left out. ``UsageError`` names the LLM and the key.
+    """
+    found = load_document(path)
+    if not isinstance(found, dict) or not found:
+        raise UsageError(f"{path} holds no price: give LLM: {{input_usd_per_mtok: ..., ...}}")
+    prices = {}
+    for name, values in found.items():
+        try:
+            prices[str(name)] = Price(**msgspec.convert(values, dict[str, float]))
+        except (msgspec.ValidationError, RoutingError, TypeError) as error:
+            known = ", ".join(field.name for field in fields(Price))
+            raise UsageError(
+                f"{path}: the price of {name} cannot be used ({error}); keys are {known}"
+            ) from error
+    return prices
+
+
+def read_moment(text: str | None) -> datetime | None:
+    """Read ISO 8601, as UTC where it names no zone; ``UsageError`` for anything else."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no time: give ISO 8601, 2030-01-31T12:00:00Z") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _read_lines(path: Path, kind: type[Line]) -> Iterator[tuple[int, Line]]:

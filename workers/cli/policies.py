@@ -1,28 +1,22 @@
-"""``uniroute policy``: how predicted error and cost are weighed."""
+"""``uniroute policy``: what is chosen for whom, declared, planned, applied and rolled back."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.files import read_moment
+from workers.errors import UsageError
 from workers.storage.engine import transaction
 from workers.storage.policies import Policies
 
-command = typer.Typer(no_args_is_help=True, help="Set and list policies.")
+command = typer.Typer(no_args_is_help=True, help="Declare, plan, apply and roll back policies.")
 
-
-@command.command("set")
-def set_(
-    name: Annotated[str, typer.Argument(help="Prompts ask for it by model auto/NAME.")] = "default",
-    *,
-    error_per_usd: Annotated[float, typer.Option(help="Lambda: probability of error that a USD is worth.")],
-) -> None:
-    """Put a policy in force: least predicted error + lambda * cost."""
-    from workers.installation import set_policy
-
-    with open_engine(read_settings()) as engine, transaction(engine) as session:
-        version = set_policy(Policies(session), name, error_per_usd=error_per_usd)
-    typer.echo(f"Policy {name} version {version} is in force.")
+File = Annotated[Path, typer.Argument(help="YAML: NAME: {kind: ..., ...} for each policy.")]
+Last = Annotated[int, typer.Option(min=1, help="Decisions to look back at.")]
+Since = Annotated[str | None, typer.Option("--from", help="Only decisions made from then on, ISO 8601.")]
+Until = Annotated[str | None, typer.Option("--to", help="Only decisions made before then, ISO 8601.")]
 
 
 @command.command("list")
@@ -34,7 +28,148 @@ def list_policies(*, as_json: AsJson = False) -> None:
         print_json({name: {"version": version, **body} for name, (version, body) in found.items()})
         return
     print_table(
-        ["policy", "version", "kind", "error per USD"],
-        [[name, version, body["kind"], body["error_per_usd"]] for name, (version, body) in found.items()],
+        ["policy", "version", "kind", "settings"],
+        [[name, version, body.get("kind", ""), _settings(body)] for name, (version, body) in found.items()],
         empty="No policy is in force: `uniroute topics --create` declares the default.",
     )
+
+
+@command.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The policy's name.")],
+    *,
+    version: Annotated[int | None, typer.Option(min=1, help="Not the one in force, but this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a policy's body, as a file for `policy apply` may hold it."""
+    import yaml
+
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        history = {one.version: one for one in Policies(session).history(name)}
+    if not history:
+        raise UsageError(f"no policy is named {name!r}: `uniroute policy list` shows those there are")
+    found = history.get(version or max(history))
+    if found is None:
+        raise UsageError(f"policy {name} has no version {version}: there are 1 to {max(history)}")
+    if as_json:
+        print_json(
+            {"name": name, "version": found.version, "created_at": found.created_at, "body": found.body}
+        )
+    else:
+        typer.echo(yaml.safe_dump({name: found.body}, sort_keys=False), nl=False)
+
+
+@command.command("history")
+def history(
+    name: Annotated[str, typer.Argument(help="The policy's name.")], *, as_json: AsJson = False
+) -> None:
+    """List every version of a policy, newest first."""
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        found = Policies(session).history(name)[::-1]
+    if not found:
+        raise UsageError(f"no policy is named {name!r}: `uniroute policy list` shows those there are")
+    if as_json:
+        print_json(
+            [{"version": one.version, "created_at": one.created_at, "body": one.body} for one in found]
+        )
+        return
+    print_table(
+        ["version", "since", "kind", "settings"],
+        [
+            [one.version, f"{one.created_at:%F %T}", one.body.get("kind", ""), _settings(one.body)]
+            for one in found
+        ],
+        empty="",
+    )
+
+
+@command.command("set")
+def set_(
+    name: Annotated[str, typer.Argument(help="Prompts ask for it by model auto/NAME.")] = "default",
+    *,
+    error_per_usd: Annotated[float, typer.Option(help="Lambda: probability of error that a USD is worth.")],
+) -> None:
+    """Put a lambda in force: least predicted error + lambda * cost. For any other kind: `policy apply`."""
+    from workers.installation import set_policy
+
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        version = set_policy(Policies(session), name, error_per_usd=error_per_usd)
+    typer.echo(f"Policy {name} version {version} is in force.")
+
+
+@command.command("plan")
+def plan(
+    file: File, *, last: Last = 1_000, since: Since = None, until: Until = None, as_json: AsJson = False
+) -> None:
+    """Decide the last prompts again as if FILE were in force, and show what would move."""
+    from workers.cli.plans import describe_changes, print_plan
+    from workers.policies import load_policy_file
+    from workers.replay import hash_plan, plan_from_now, read_decisions
+
+    settings, bodies = read_settings(), load_policy_file(file)
+    records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
+    with open_engine(settings) as engine:
+        with transaction(engine) as session:
+            before = {name: body for name, (_, body) in Policies(session).current().items()}
+        found, state = plan_from_now(engine, records, bodies=bodies)
+    name = hash_plan(bodies, records, found, state_version=state)
+    changes = describe_changes(before, bodies)
+    if as_json:
+        print_json({"hash": name, "changes": changes, **found.as_json()})
+        return
+    typer.echo("\n".join(changes) if changes else "  no policy would change")
+    typer.echo()
+    print_plan(found)
+    window = "".join(f" {option} {value}" for option, value in (("--from", since), ("--to", until)) if value)
+    typer.echo(
+        f"\nPlan {name}. To apply it: uniroute policy apply {file} --plan {name} --last {last}{window}"
+    )
+
+
+@command.command("apply")
+def apply(
+    file: File,
+    *,
+    plan: Annotated[
+        str | None, typer.Option(help="Only as long as this plan holds; give its --last, --from and --to.")
+    ] = None,
+    last: Last = 1_000,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the policies of FILE in force, all or none; others stay. Routers follow within a second."""
+    from workers.policies import load_policy_file
+    from workers.replay import STALE, apply_policies, hash_plan, plan_from_now, read_decisions
+
+    settings, bodies = read_settings(), load_policy_file(file)
+    with open_engine(settings) as engine:
+        state = None
+        if plan is not None:
+            records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
+            found, state = plan_from_now(engine, records, bodies=bodies)
+            if hash_plan(bodies, records, found, state_version=state) != plan:
+                raise UsageError(STALE)
+        versions = apply_policies(engine, bodies, state_version=state)
+    if as_json:
+        print_json(versions)
+    for name, version in {} if as_json else versions.items():
+        typer.echo(f"Policy {name} version {version} is in force.")
+
+
+@command.command("rollback")
+def rollback(
+    name: Annotated[str, typer.Argument(help="The policy's name.")],
+    *,
+    to: Annotated[int | None, typer.Option(min=1, help="Its version; the one before, if not given.")] = None,
+) -> None:
+    """Put an older version of a policy in force again, as a new version."""
+    from workers.replay import roll_back
+
+    with open_engine(read_settings()) as engine:
+        old, new = roll_back(engine, name, version=to)
+    typer.echo(f"Policy {name} version {new} is in force, with the body of version {old}.")
+
+
+def _settings(body: dict[str, object]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in body.items() if key != "kind")

@@ -1,11 +1,14 @@
-"""``uniroute replay``: decide logged traffic again and tell whether it comes out the same."""
+"""``uniroute replay``: decide logged traffic again, and tell whether it comes out the same, or what moves."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.files import read_moment, read_prices
+from workers.cli.policies import Last, Since, Until
 
 command = typer.Typer()
 
@@ -15,35 +18,49 @@ _SHOWN = 20
 @command.command("replay")
 def replay(
     *,
-    last: Annotated[int, typer.Option(min=1, help="Decisions to look back at.")] = 1_000,
+    last: Last = 1_000,
+    since: Since = None,
+    until: Until = None,
+    policy: Annotated[Path | None, typer.Option(help="A policy file to decide by.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="A file of prices to decide with.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide the last prompts again from what was logged; exit code 1 unless every bit is the same."""
-    import msgspec
-
-    from workers.messages import DecisionRecord
-    from workers.reading import read_last
+    """Decide logged prompts again; unchanged, exit code 1 unless every bit is the same."""
+    from workers.cli.plans import print_plan
+    from workers.policies import load_policy_file
+    from workers.replay import plan_from_log, read_decisions
     from workers.replay import replay as decide_again
-    from workers.topics import Topics
 
     settings = read_settings()
-    logged = read_last(settings, Topics(settings.topic_prefix).decisions, last)
+    bodies = None if policy is None else load_policy_file(policy)
+    charged = None if prices is None else read_prices(prices)
+    records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
     with open_engine(settings) as engine:
-        found = decide_again(engine, [msgspec.json.decode(one.value, type=DecisionRecord) for one in logged])
+        if bodies or charged:
+            plan = plan_from_log(engine, records, bodies=bodies, prices=charged)
+            identical, changed = plan.decisions - len(plan.changed), plan.changed
+        else:
+            plan = None
+            found = decide_again(engine, records)
+            identical, changed = found.identical, list(found.changed)
     if as_json:
+        figures = {} if plan is None else {"plan": plan.as_json()}
         print_json(
             {
-                "decisions": found.decisions,
-                "identical": found.identical,
-                "changed": [asdict(change) for change in found.changed],
+                "decisions": len(records),
+                "identical": identical,
+                "changed": [asdict(change) for change in changed],
+                **figures,
             }
         )
+    elif plan is not None:
+        print_plan(plan)
     else:
-        typer.echo(f"{found.identical} of {found.decisions} decisions came out the same, bit for bit.")
+        typer.echo(f"{identical} of {len(records)} decisions came out the same, bit for bit.")
         print_table(
             ["prompt", "before", "now"],
-            [[one.prompt_id, one.before, one.after or "none"] for one in found.changed[:_SHOWN]],
+            [[one.prompt_id, one.before, one.after or "none"] for one in changed[:_SHOWN]],
             empty="",
         )
-    if found.changed:
+    if changed and plan is None:
         raise typer.Exit(FAILED)

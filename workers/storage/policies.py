@@ -1,6 +1,8 @@
 """Declarative policies, by name and version."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select, tuple_
@@ -8,6 +10,15 @@ from sqlalchemy.orm import Session
 
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import PolicyRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyVersion:
+    """A policy as it was declared."""
+
+    version: int
+    body: dict[str, Any]
+    created_at: datetime
 
 
 class Policies:
@@ -43,6 +54,13 @@ class Policies:
         """Give the body of one version; ``None`` where there is none."""
         row = self._session.get(PolicyRow, (name, version))
         return None if row is None else row.body
+
+    def history(self, name: str) -> list[PolicyVersion]:
+        """Give every version of a policy, oldest first."""
+        rows = self._session.scalars(
+            select(PolicyRow).where(PolicyRow.name == name).order_by(PolicyRow.version)
+        )
+        return [PolicyVersion(version=row.version, body=row.body, created_at=row.created_at) for row in rows]
 
     def _last(self, name: str) -> PolicyRow | None:
         return self._session.scalars(

@@ -23,6 +23,13 @@ class RoutingState:
             raise NotMigratedError("routing_state has no row")
         return found
 
+    def lock(self) -> int:
+        """Give the current version, which nobody else moves until this transaction ends."""
+        found: int | None = self._session.scalar(select(RoutingStateRow.version).with_for_update())
+        if found is None:
+            raise NotMigratedError("routing_state has no row")
+        return found
+
     def bump(self) -> int:
         """Move the version by one and notify routers when the transaction commits; give the new version.
 

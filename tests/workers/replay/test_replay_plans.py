@@ -1,0 +1,151 @@
+"""Logged traffic decided again: the same bits with nothing changed, a plan with something changed."""
+
+import msgspec
+import pytest
+from logged_traffic import Office
+
+from routing.errors import InvalidInputError
+from routing.llms import Price
+from workers.errors import UsageError
+from workers.replay import apply_policies, hash_plan, plan_from_log, plan_from_now, replay, roll_back
+from workers.storage.engine import transaction
+from workers.storage.policies import Policies
+from workers.storage.prices import Prices
+
+pytestmark = pytest.mark.stack
+
+DOUBLED = {"large": Price(input_usd_per_mtok=20.0, output_usd_per_mtok=20.0)}
+CHEAPEST = {"default": {"kind": "lagrangian", "error_per_usd": 1000.0}}
+
+
+def test_unchanged_traffic_comes_out_the_same(office: Office) -> None:
+    """Every decision has equal bits, whatever was put in force since: prices, policies, a canary's draws."""
+    bodies = {"canary": {"kind": "weighted", "weights": {"large": 1, "small": 3}}}
+    apply_policies(office.engine, bodies)
+    records = office.traffic() + office.route(["0 a", "1 b", "2 c"] * 5, model="auto/canary")
+    apply_policies(office.engine, CHEAPEST)
+    with transaction(office.engine) as session:
+        Prices(session).set("large", DOUBLED["large"])
+    records += office.traffic(1)
+
+    found = replay(office.engine, records)
+
+    assert {record.llm for record in records if record.policy == "canary@1"} == {"large", "small"}
+    assert (found.decisions, found.identical, found.changed) == (39, 39, ())
+
+
+def test_a_decision_that_was_tampered_with_is_told(office: Office) -> None:
+    """A bit of the weights is enough."""
+    records = office.traffic(1)
+    records[1] = msgspec.structs.replace(records[1], propensity=0.5)
+
+    found = replay(office.engine, records)
+
+    assert (found.decisions, found.identical) == (4, 3)
+    assert [change.prompt_id for change in found.changed] == ["p-1"]
+
+
+def test_doubled_prices_of_the_dearest_llm_lower_its_share(office: Office) -> None:
+    """At lambda 100 ``large`` has to gain .232 and takes half; at the double price .49, a quarter."""
+    plan = plan_from_log(office.engine, office.traffic(), prices=DOUBLED).as_json()
+
+    assert plan["llms"]["large"]["before"]["share"] == 0.5
+    assert plan["llms"]["large"]["after"]["share"] == 0.25
+    assert plan["moved"] == 5
+    assert plan["clusters"]["2"]["moved"] == 5
+    # Cell 2: .1 wrong with large, .4 with small; in all five rounds.
+    assert plan["clusters"]["2"]["before"]["quality"] == pytest.approx(0.9)
+    assert plan["clusters"]["2"]["after"]["quality"] == pytest.approx(0.6)
+    # 5 rounds of 2 large at .00258 and 2 small at .000258; then of 1 large at .00516 and 3 small.
+    assert plan["total"]["before"]["usd"] == pytest.approx(5 * (2 * 0.00258 + 2 * 0.000258))
+    assert plan["total"]["after"]["usd"] == pytest.approx(5 * (0.00516 + 3 * 0.000258))
+
+
+def test_a_plan_tells_moves_by_tenant(office: Office) -> None:
+    """What each tenant's prompts would go to, under a policy that only looks at cost."""
+    records = office.route(["3 a"] * 3, ("uniroute-tenant", b"acme")) + office.route(["0 a"])
+
+    plan, _ = plan_from_now(office.engine, records, bodies=CHEAPEST)
+    found = plan.as_json()
+
+    assert found["tenants"]["acme"]["moved"] == 3
+    assert found["tenants"]["none"]["moved"] == 0
+    assert found["llms"]["large"]["after"]["decisions"] == 0
+    assert found["llms"]["small"]["after"]["decisions"] == 4
+
+
+def test_a_plan_that_holds_is_applied(office: Office) -> None:
+    """The hash is the same as long as neither traffic nor state has moved."""
+    records = office.traffic()
+    plan, state = plan_from_now(office.engine, records, bodies=CHEAPEST)
+    again, same = plan_from_now(office.engine, records, bodies=CHEAPEST)
+
+    applied = apply_policies(office.engine, CHEAPEST, state_version=state)
+
+    assert state == same
+    assert hash_plan(CHEAPEST, records, plan, state_version=state) == hash_plan(
+        CHEAPEST, records, again, state_version=same
+    )
+    assert applied == {"default": 2}
+    assert {record.llm for record in office.traffic(1)} == {"small"}
+
+
+def test_a_plan_does_not_outlive_its_state(office: Office) -> None:
+    """A price that was set meanwhile refuses it, and nothing is applied."""
+    records = office.traffic()
+    plan, state = plan_from_now(office.engine, records, bodies=CHEAPEST)
+    before = hash_plan(CHEAPEST, records, plan, state_version=state)
+    with transaction(office.engine) as session:
+        Prices(session).set("large", DOUBLED["large"])
+
+    later, moved = plan_from_now(office.engine, records, bodies=CHEAPEST)
+
+    assert hash_plan(CHEAPEST, records, later, state_version=moved) != before
+    with pytest.raises(UsageError, match="has moved since"):
+        apply_policies(office.engine, CHEAPEST, state_version=state)
+    with transaction(office.engine) as session:
+        assert Policies(session).current()["default"][0] == 1
+
+
+def test_a_plan_does_not_outlive_its_traffic(office: Office) -> None:
+    """One more decision is another plan, and so is another file."""
+    records = office.traffic()
+    plan, state = plan_from_now(office.engine, records, bodies=CHEAPEST)
+    before = hash_plan(CHEAPEST, records, plan, state_version=state)
+
+    more = [*records[1:], *office.route(["0 a"])]
+    later, _ = plan_from_now(office.engine, more, bodies=CHEAPEST)
+    other = {"default": {"kind": "lagrangian", "error_per_usd": 1001.0}}
+
+    assert hash_plan(CHEAPEST, more, later, state_version=state) != before
+    assert hash_plan(other, records, plan, state_version=state) != before
+
+
+def test_policies_apply_all_or_none(office: Office) -> None:
+    """One that names an LLM which nobody registered takes the others with it."""
+    bodies = {**CHEAPEST, "pinned": {"kind": "fixed", "llm": "huge"}}
+
+    with pytest.raises(
+        InvalidInputError, match="policy pinned: no LLM is named 'huge'; registered: large, small"
+    ):
+        apply_policies(office.engine, bodies)
+    with pytest.raises(InvalidInputError, match="no LLM is named 'huge'"):
+        plan_from_now(office.engine, [], bodies=bodies)
+
+    with transaction(office.engine) as session:
+        assert Policies(session).current()["default"][0] == 1
+
+
+def test_a_rollback_is_a_new_version_with_the_old_body(office: Office) -> None:
+    """History only grows."""
+    apply_policies(office.engine, CHEAPEST)
+
+    assert roll_back(office.engine, "default") == (1, 3)
+    with transaction(office.engine) as session:
+        history = Policies(session).history("default")
+    assert [one.version for one in history] == [1, 2, 3]
+    assert history[2].body == history[0].body == {"kind": "lagrangian", "error_per_usd": 100.0}
+    with pytest.raises(UsageError, match="has no version 9: there are 1 to 3"):
+        roll_back(office.engine, "default", version=9)
+    with pytest.raises(UsageError, match="no policy is named 'other'"):
+        roll_back(office.engine, "other")

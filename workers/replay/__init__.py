@@ -1,0 +1,21 @@
+"""Decides logged traffic again: as it was, to hold the two against each other, or with something changed."""
+
+from workers.replay.again import Change, Replay, replay
+from workers.replay.applying import STALE, apply_policies, hash_plan, roll_back
+from workers.replay.logged import read_decisions
+from workers.replay.plans import Move, Plan, plan_from_log, plan_from_now
+
+__all__ = [
+    "STALE",
+    "Change",
+    "Move",
+    "Plan",
+    "Replay",
+    "apply_policies",
+    "hash_plan",
+    "plan_from_log",
+    "plan_from_now",
+    "read_decisions",
+    "replay",
+    "roll_back",
+]

@@ -1,0 +1,200 @@
+"""Plans: what logged traffic would have become with other policies or prices, and by how much it moves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from routing.decisions import Decisions
+from routing.llms import Price
+from workers.errors import UsageError
+from workers.messages import DecisionRecord
+from workers.policies import check_llms, read_policy
+from workers.replay.again import Change, decide_as_logged
+from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
+from workers.storage.engine import transaction
+from workers.storage.snapshots import load_state
+
+Bodies = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Side:
+    """Sums over decisions, before or after."""
+
+    decisions: int = 0
+    usd: float = 0.0
+    #: Sum of 1 - predicted error.
+    quality: float = 0.0
+    #: Sum of the seconds that each call hardly exceeds; NaN where latency is not known.
+    seconds: float = 0.0
+
+    def add(self, decisions: Decisions, row: int) -> None:
+        """Count one decision; one that left no LLM costs and gives nothing."""
+        self.decisions += 1
+        column = int(decisions.llms[row])
+        if column >= 0:
+            self.usd += float(decisions.costs[row, column])
+            self.quality += 1.0 - float(decisions.errors[row, column])
+            self.seconds += np.nan if decisions.seconds is None else float(decisions.seconds[row, column])
+
+
+@dataclass(slots=True)
+class Move:
+    """One LLM, tenant or cluster: what it had, what it would have."""
+
+    before: Side = field(default_factory=Side)
+    after: Side = field(default_factory=Side)
+    #: Decisions that would go to another LLM.
+    moved: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What would change. Figures are predictions; a decision that leaves no LLM stands under ``none``."""
+
+    decisions: int = 0
+    #: Logged decisions that cannot be decided again here: they were made on another cluster map.
+    left_out: int = 0
+    total: Move = field(default_factory=Move)
+    llms: dict[str, Move] = field(default_factory=dict)
+    tenants: dict[str, Move] = field(default_factory=dict)
+    #: By the hard cell in the map's first resolution.
+    clusters: dict[str, Move] = field(default_factory=dict)
+    changed: list[Change] = field(default_factory=list)
+
+    def count(self, record: DecisionRecord, before: Decisions, after: Decisions, row: int) -> None:
+        """Count one prompt, decided both ways in the same row of two batches."""
+        was, now = before.llm(row) or "none", after.llm(row) or "none"
+        self.decisions += 1
+        for move in (
+            self.total,
+            self.tenants.setdefault(record.tenant or "none", Move()),
+            self.clusters.setdefault(str(record.cells[0]), Move()),
+        ):
+            move.before.add(before, row)
+            move.after.add(after, row)
+            move.moved += was != now
+        self.llms.setdefault(was, Move()).before.add(before, row)
+        self.llms.setdefault(now, Move()).after.add(after, row)
+        if was != now:
+            self.llms[was].moved += 1
+            self.llms[now].moved += 1
+            self.changed.append(Change(prompt_id=record.prompt_id, before=was, after=after.llm(row)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the plan as JSON has it, names in order."""
+        return {
+            "decisions": self.decisions,
+            "left_out": self.left_out,
+            "moved": self.total.moved,
+            "total": _plain(self.total, self.decisions),
+            **{
+                kind: {name: _plain(move, self.decisions) for name, move in sorted(moves.items())}
+                for kind, moves in (
+                    ("llms", self.llms),
+                    ("tenants", self.tenants),
+                    ("clusters", self.clusters),
+                )
+            },
+        }
+
+
+def plan_from_log(
+    engine: Engine,
+    records: Sequence[DecisionRecord],
+    *,
+    bodies: Bodies | None = None,
+    prices: Mapping[str, Price] | None = None,
+) -> Plan:
+    """Decide logged traffic again, each prompt from the state it was decided from, with changes.
+
+    ``bodies`` stand in for the policies of their names, ``prices`` for those of their LLMs. Raises
+    ``UsageError`` where a version is not kept, and ``UnknownLLMError`` for a policy that names an LLM which
+    was not there yet.
+    """
+    changed = {name: read_policy(name, body) for name, body in (bodies or {}).items()}
+    plan = Plan()
+    groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
+    for record in records:
+        groups.setdefault(state_of(record), []).append(record)
+    with transaction(engine) as session:
+        for group in groups.values():
+            snapshot = rebuild_snapshot(session, group[0])
+            other = rebuild_snapshot(session, group[0], prices=prices) if prices else snapshot
+            for part, before in decide_as_logged(group, snapshot):
+                name = name_of(part[0].policy)
+                if name in changed:
+                    after = decide_logged(part, other, changed[name].policy, fill_draws=True)
+                else:
+                    [(_, after)] = decide_as_logged(part, other)
+                for row, record in enumerate(part):
+                    plan.count(record, before, after, row)
+    return plan
+
+
+def plan_from_now(engine: Engine, records: Sequence[DecisionRecord], *, bodies: Bodies) -> tuple[Plan, int]:
+    """Decide logged traffic by the policies in force and again by ``bodies``, both from the state of now.
+
+    Gives the plan and the version of the state. Raises ``UsageError`` while no map is in force, and
+    ``InvalidInputError`` for a policy that names an LLM which is not registered.
+    """
+    with transaction(engine) as session:
+        state = load_state(session)
+    changed = {name: read_policy(name, body) for name, body in bodies.items()}
+    for name, declared in changed.items():
+        check_llms(
+            name, declared, [one for one, found in state.registered.items() if found.state != "retired"]
+        )
+    if state.snapshot is None:
+        raise UsageError("no cluster map with error rates is in force: run `uniroute map fit` first")
+    current = {name: read_policy(name, body) for name, (_, body) in state.policies.items()}
+    plan = Plan()
+    known = [record for record in records if record.versions.map == state.snapshot.cluster_map.version]
+    plan.left_out = len(records) - len(known)
+    for name, group in _by_policy(known):
+        if name not in current and name not in changed:
+            plan.left_out += len(group)
+            continue
+        before = current.get(name) or changed[name]
+        first = decide_logged(group, state.snapshot, before.policy, fill_draws=True)
+        after = first
+        if name in changed:
+            after = decide_logged(group, state.snapshot, changed[name].policy, fill_draws=True)
+        for row, record in enumerate(group):
+            plan.count(record, first, after, row)
+    return plan, state.version
+
+
+def name_of(policy: str) -> str:
+    """Give the name in ``NAME@VERSION``."""
+    return policy.rpartition("@")[0] or policy
+
+
+def _by_policy(records: Sequence[DecisionRecord]) -> Iterator[tuple[str, list[DecisionRecord]]]:
+    groups: dict[str, list[DecisionRecord]] = {}
+    for record in records:
+        groups.setdefault(name_of(record.policy), []).append(record)
+    yield from groups.items()
+
+
+def _plain(move: Move, decisions: int) -> dict[str, Any]:
+    return {
+        "moved": move.moved,
+        "before": _plain_side(move.before, decisions),
+        "after": _plain_side(move.after, decisions),
+    }
+
+
+def _plain_side(side: Side, decisions: int) -> dict[str, Any]:
+    return {
+        "decisions": side.decisions,
+        "share": side.decisions / decisions if decisions else 0.0,
+        "usd": side.usd,
+        "quality": side.quality / side.decisions if side.decisions else None,
+        "p95_seconds": None
+        if not side.decisions or np.isnan(side.seconds)
+        else side.seconds / side.decisions,
+    }
