@@ -168,7 +168,8 @@ def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     stack.callback(thread.join, _JOIN_SECONDS)
     stack.callback(stop.set)
     learner = Learner(engine=engine, signer=_signer(settings), settings=settings)
-    topics = (Topics(settings.topic_prefix).feedback,)
+    names = Topics(settings.topic_prefix)
+    topics = (names.feedback, names.usage)
     config = LoopConfig.from_settings(settings, role="learner", topics=topics)
     return TransactionLoop(
         config, BatchWork(learner.handle, max_batch=1_000), observer=telemetry.RoleMetrics("learner")

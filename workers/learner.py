@@ -1,4 +1,4 @@
-"""The learner: feedback into Postgres, each piece once, and new error rates out of what has been counted."""
+"""The learner: feedback and usage into Postgres, each once; new error rates and lengths out of both."""
 
 import base64
 import threading
@@ -10,12 +10,15 @@ from typing import Self
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 from prometheus_client import Counter
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from routing.costs import fit_latencies, fit_lengths
 from routing.errors import InvalidInputError
 from workers import messages
+from workers.bookkeeping import Bookkeeper
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import PoisonError, WaitableError
 from workers.messages import FeedbackEvent, Message, Record
@@ -25,12 +28,18 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.ledger import Ledger
+from workers.storage.lengths import LengthCounts, Lengths, LengthsVersion
 from workers.storage.llms import LLMs
+from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
 _MAX_FEEDBACK_BYTES = 16 * 1024
 #: Error rates outlive, by a day, the decisions made from them: the decisions topic keeps 30 days.
 _KEEP_RATES = timedelta(days=31)
+#: Lengths are published once so many replies are known, and again when an LLM has gained a fifth and ten.
+_LEAST_REPLIES = 20
+_GROWTH, _LEAST_NEWS = 1.2, 10.0
 
 DUPLICATES = Counter(
     "uniroute_duplicate_feedback_total",
@@ -41,7 +50,10 @@ log = structlog.get_logger(__name__)
 
 
 class Learner:
-    """Counts feedback. A batch is one database transaction, so a batch that comes again changes nothing.
+    """Counts feedback and books usage.
+
+    A batch that comes again changes nothing: what it holds of each topic is written in one database
+    transaction, which leaves out what is there already.
 
     A decision counts once per source, however often and under whatever feedback ids it is scored.
     ``handle`` gives dead letters for what cannot be counted and nothing else; ``WaitableError`` passes
@@ -52,9 +64,21 @@ class Learner:
         self._engine = engine
         self._signer = signer
         self._settings = settings
+        self._bookkeeper = Bookkeeper(engine=engine, signer=signer, settings=settings)
+        self._usage_topic = Topics(settings.topic_prefix).usage
 
     def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
-        """Count what is new and give the dead letters of the rest, by message."""
+        """Count and book what is new and give the dead letters of the rest, by message."""
+        usage = [row for row, message in enumerate(batch) if message.topic == self._usage_topic]
+        feedback = [row for row, message in enumerate(batch) if message.topic != self._usage_topic]
+        records: list[list[Record]] = [[] for _ in batch]
+        for rows, handle in ((usage, self._bookkeeper.handle), (feedback, self._count)):
+            if rows:
+                for row, outputs in zip(rows, handle([batch[row] for row in rows]), strict=True):
+                    records[row] = outputs
+        return records
+
+    def _count(self, batch: Sequence[Message]) -> list[list[Record]]:
         records: list[list[Record]] = [[] for _ in batch]
         entries: dict[int, FeedbackEntry] = {}
         for row, message in enumerate(batch):
@@ -176,17 +200,63 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
         return ErrorRates(session).publish(fitted.cluster_map.version, names, rates, reason=reason)
 
 
-def prune_rates(engine: Engine) -> int:
-    """Delete the error rates, of every map, that no decision still kept was made from; give their number."""
+def refit_lengths(engine: Engine) -> int | None:
+    """Publish how long answers and calls are, from the replies booked so far; give the version's number.
+
+    ``None``, and nothing is published, where no map is active, too few replies are known, another process is
+    refitting, or the version in force covers the same LLMs and none has gained a fifth of its replies since:
+    so versions stay few while replies are many. An LLM without replies is taken for what it was registered
+    as.
+    """
     with transaction(engine) as session:
-        rates, keep_since = ErrorRates(session), datetime.now(UTC) - _KEEP_RATES
-        return sum(rates.prune(version, keep_since=keep_since) for version in ClusterMaps(session).list())
+        fitted = ClusterMaps(session).active()
+        if fitted is None or not try_lock_refits(session, fitted.cluster_map.version):
+            return None
+        map_version, sizes = fitted.cluster_map.version, fitted.cluster_map.sizes
+        llms = [found.llm for found in LLMs(session).list(states=("active",))]
+        names = [llm.name for llm in llms]
+        usage, timings = LengthCounts(session).read(map_version, names, n_cells=sum(sizes))
+        replies = usage.replies[: sizes[0]].sum(axis=0)
+        if replies.sum() < _LEAST_REPLIES or not _has_moved(
+            Lengths(session).current(map_version), names, replies
+        ):
+            return None
+        prior = np.array([llm.expected_output_tokens for llm in llms])
+        return Lengths(session).publish(
+            map_version,
+            names,
+            replies=replies,
+            lengths=fit_lengths(usage, prior_tokens=prior, sizes=sizes),
+            latencies=fit_latencies(timings),
+        )
+
+
+def _has_moved(current: LengthsVersion | None, names: Sequence[str], replies: NDArray[np.float64]) -> bool:
+    if current is None or list(current.llms) != list(names):
+        return True
+    return bool(np.any(replies > _GROWTH * current.replies + _LEAST_NEWS))
+
+
+def prune_versions(engine: Engine) -> int:
+    """Delete what no decision still kept was made from, error rates and lengths of every map; count them.
+
+    What was booked of the usage topic is forgotten with the records that topic no longer keeps.
+    """
+    keep_since = datetime.now(UTC) - _KEEP_RATES
+    with transaction(engine) as session:
+        Ledger(session).prune(before=keep_since)
+        return sum(
+            versions.prune(map_version, keep_since=keep_since)
+            for map_version in ClusterMaps(session).list()
+            for versions in (ErrorRates(session), Lengths(session))
+        )
 
 
 class Refitter:
     """Refits once every ``interval_s`` while there is something new, until it is told to stop.
 
-    Now and then it prunes the error rates too. Whatever fails is told and tried again at the next interval.
+    Now and then it prunes what is no longer needed too. Whatever fails is told, and tried again at the next
+    interval.
     """
 
     def __init__(
@@ -196,7 +266,8 @@ class Refitter:
         interval_s: float,
         prune_interval_s: float = 3600.0,
         refit: Callable[..., int | None] = refit,
-        prune: Callable[[Engine], int] = prune_rates,
+        refit_lengths: Callable[[Engine], int | None] = refit_lengths,
+        prune: Callable[[Engine], int] = prune_versions,
         clock: Callable[[], float] = time.monotonic,
         on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
@@ -205,6 +276,7 @@ class Refitter:
         self._interval_s = interval_s
         self._prune_interval_s = prune_interval_s
         self._refit = refit
+        self._refit_lengths = refit_lengths
         self._prune = prune
         self._clock = clock
         self._on_problem = on_problem
@@ -221,8 +293,10 @@ class Refitter:
             version = self._refit(self._engine, reason="feedback")
             if version is not None:
                 log.info("error_rates_published", version=version)
+            if (version := self._refit_lengths(self._engine)) is not None:
+                log.info("lengths_published", version=version)
             if self._clock() >= self._prune_at:
-                log.info("error_rates_pruned", versions=self._prune(self._engine))
+                log.info("versions_pruned", versions=self._prune(self._engine))
                 self._prune_at = self._clock() + self._prune_interval_s
         except WaitableError as error:
             log.warning("refit_waits", problem=str(error))

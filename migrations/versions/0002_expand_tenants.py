@@ -99,6 +99,13 @@ def _create_tenant_spend() -> None:
             nullable=False,
             comment="of decisions whose usage is not known yet",
         ),
+        sa.Column(
+            "untold_usd",
+            sa.Numeric(),
+            server_default="0",
+            nullable=False,
+            comment="was reserved for answers whose cost is not known",
+        ),
         sa.PrimaryKeyConstraint("tenant", "day", "llm", name=op.f("pk_tenant_spend")),
         comment="spend by tenant, UTC day of the decision and LLM; every write adds",
     )

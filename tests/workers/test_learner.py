@@ -19,7 +19,7 @@ from routing.quality.counts import ErrorCounts
 from routing.quality.pool_prior import fit_pool_prior
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
-from workers.learner import DUPLICATES, Learner, Refitter, prune_rates, refit
+from workers.learner import DUPLICATES, Learner, Refitter, prune_versions, refit
 from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.storage import migrate
@@ -416,6 +416,7 @@ def test_the_refitter_outlives_an_error_nobody_foresaw() -> None:
         engine=create_engine("postgresql+psycopg://"),
         interval_s=0.001,
         refit=refit_badly,
+        refit_lengths=lambda _: None,
         prune=lambda _: 0,
         on_problem=problems.append,
     ).run(stop)
@@ -441,6 +442,7 @@ def test_the_refitter_prunes_now_and_then() -> None:
         engine=create_engine("postgresql+psycopg://"),
         interval_s=0.001,
         refit=refit_on,
+        refit_lengths=lambda _: None,
         prune=prune,
         clock=lambda: now[0],
     ).run(stop)
@@ -463,7 +465,7 @@ def test_rates_outlive_the_decisions_made_from_them(engine: Engine) -> None:
                 ),
                 {"days": days, "version": version},
             )
-    gone = prune_rates(engine)
+    gone = prune_versions(engine)
     with transaction(engine) as session:
         kept = [version for version in versions if ErrorRates(session).get(version) is not None]
 

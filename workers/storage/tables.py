@@ -301,6 +301,9 @@ class SpendRow(Base):
     reserved_usd: Mapped[Decimal] = mapped_column(
         server_default="0", comment="of decisions whose usage is not known yet"
     )
+    untold_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="was reserved for answers whose cost is not known"
+    )
 
 
 class GrantRow(Base):
