@@ -1,7 +1,7 @@
 """One call to one LLM over any OpenAI-compatible endpoint, by the openai client with its own retries off."""
 
 import asyncio
-import os
+import zlib
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -10,11 +10,11 @@ import httpx2
 import msgspec
 import openai
 
+from workers.calls.bodies import AnswerTooLargeError, UnknownEncodingError, bound_body
 from workers.calls.errors import CallError, classify
+from workers.calls.keys import resolve_key
+from workers.calls.pressure import read_pressure
 from workers.calls.usage import Usage
-from workers.errors import UsageError
-
-_MAX_ANSWER_BYTES = 3 * 1024 * 1024
 
 
 class _Completion(msgspec.Struct):
@@ -30,7 +30,7 @@ class Endpoint:
     base_url: str
     #: The name the endpoint knows the LLM by.
     provider_model: str
-    #: Where the key is: ``env:NAME``, or empty for an endpoint that asks for none.
+    #: Where the key is: ``env:NAME``, ``file:/PATH``, or empty for an endpoint that asks for none.
     api_key_ref: str = ""
 
 
@@ -40,6 +40,8 @@ class Answer:
 
     value: bytes
     usage: Usage | None
+    #: Seconds for which the endpoint says that nothing is left of a limit.
+    pressure_s: float = 0.0
 
 
 class EndpointCaller:
@@ -57,12 +59,19 @@ class EndpointCaller:
         self._clients: dict[tuple[str, str], openai.AsyncOpenAI] = {}
 
     async def call(
-        self, endpoint: Endpoint, body: dict[str, Any], *, prompt_id: str, timeout_s: float
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        prompt_id: str,
+        timeout_s: float,
+        attempt: int = 1,
     ) -> Answer:
         """Send ``body`` to the endpoint, its ``model`` replaced and streaming off.
 
         A queue has no use for a stream: the whole answer is one reply. ``timeout_s`` is for all of it: an
-        endpoint that sends a byte now and then does not outlast it.
+        endpoint that sends a byte now and then does not outlast it. ``attempt`` counts the calls made for the
+        prompt, from 1, and tells the endpoint which of them are our own repetitions.
         """
         content = _write_request(body, endpoint)
         client = self._client(endpoint)
@@ -75,11 +84,17 @@ class EndpointCaller:
                     options={
                         "headers": {
                             "content-type": "application/json",
+                            "accept-encoding": "identity",
                             "x-uniroute-prompt-id": quote(prompt_id),
+                            "x-uniroute-attempt": str(attempt),
                         }
                     },
                 )
-            return _read_answer(response.content)
+            return _read_answer(response.content, pressure_s=read_pressure(response.headers))
+        except AnswerTooLargeError as error:
+            raise CallError("bad_response", str(error), usage=error.usage, paid=True) from error
+        except (UnknownEncodingError, zlib.error) as error:
+            raise CallError("bad_response", f"the answer cannot be unpacked: {error}"[:300]) from error
         except TimeoutError as error:
             raise CallError("timeout", "the endpoint did not answer in time") from error
         except openai.OpenAIError as error:
@@ -100,28 +115,11 @@ class EndpointCaller:
                 api_key=resolve_key(endpoint.api_key_ref),
                 max_retries=0,
                 timeout=self._timeout_s,
-                http_client=openai.DefaultAsyncHttpxClient(limits=self._limits),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    limits=self._limits, event_hooks={"response": [bound_body]}
+                ),
             )
         return self._clients[key]
-
-
-def resolve_key(reference: str) -> str:
-    """Give the key that ``env:NAME`` refers to; an empty reference means that the endpoint asks for none.
-
-    Raises ``CallError`` of class ``auth`` where the variable is not set, or holds what no header can: a line
-    break, say. The key never travels otherwise.
-    """
-    if not reference:
-        return "none"
-    kind, _, name = reference.partition(":")
-    if kind != "env":
-        raise UsageError(f"a key is referred to as env:NAME, not as {kind}:...")
-    if name not in os.environ:
-        raise CallError("auth", f"the environment variable {name} is not set where the executor runs")
-    key = os.environ[name]
-    if not key or not key.isascii() or not key.isprintable() or key != key.strip():
-        raise CallError("auth", f"the environment variable {name} holds no key that can be sent")
-    return key
 
 
 def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
@@ -133,18 +131,15 @@ def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
         raise CallError("bad_request", f"the body cannot be sent on: {type(error).__name__}") from error
 
 
-def _read_answer(content: bytes) -> Answer:
+def _read_answer(content: bytes, *, pressure_s: float) -> Answer:
     try:
         completion = msgspec.json.decode(content, type=_Completion)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CallError("bad_response", f"the answer is no chat completion: {error}") from error
     usage = _read_usage(completion.usage)
-    if len(content) > _MAX_ANSWER_BYTES:
-        problem = f"the answer has {len(content)} bytes, at most {_MAX_ANSWER_BYTES} fit"
-        raise CallError("bad_response", problem, usage=usage)
     if not completion.choices:
         raise CallError("bad_response", "the answer has no choices", usage=usage)
-    return Answer(value=content, usage=usage)
+    return Answer(value=content, usage=usage, pressure_s=pressure_s)
 
 
 def _read_usage(raw: msgspec.Raw) -> Usage | None:

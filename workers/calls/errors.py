@@ -27,6 +27,7 @@ class CallError(WorkersError):
         *,
         retry_after_s: float | None = None,
         usage: Usage | None = None,
+        paid: bool = False,
     ) -> None:
         super().__init__(sentence)
         #: ``rate_limit``, ``timeout``, ``server``, ``connection``, ``context_window``, ``content_policy``,
@@ -37,11 +38,13 @@ class CallError(WorkersError):
         self.retry_after_s = retry_after_s
         #: What the call used all the same, where the endpoint said so.
         self.usage = usage
+        #: Whether the call was answered, and so billed, whatever it used.
+        self.paid = paid or usage is not None
 
     @property
     def retryable(self) -> bool:
         """Whether the same request may yet succeed; one that was answered, and billed, is not repeated."""
-        return self.error_class in RETRYABLE and self.usage is None
+        return self.error_class in RETRYABLE and not self.paid
 
 
 def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:

@@ -110,7 +110,7 @@ def call(
         (answer(200, raw=b""), "bad_response", True),
         (answer(200, {"choices": []}), "bad_response", True),
         (answer(200, {"choices": None}), "bad_response", True),
-        (answer(200, ANSWER | {"padding": "x" * 3_200_000}), "bad_response", True),
+        (answer(200, ANSWER | {"padding": "x" * 3_200_000}), "bad_response", False),
         (drop, "connection", True),
         (trickle, "timeout", True),
     ],
