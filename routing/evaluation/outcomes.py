@@ -16,6 +16,24 @@ FEWEST_LLMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordedUsage:
+    """Tokens of every call and what they were charged at."""
+
+    #: (n, H), finite and at least 0.
+    input_tokens: Matrix
+    output_tokens: Matrix
+    #: (2, H): USD per token of the prompt, and of the answer.
+    prices: Matrix
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens", "prices"):
+            values = getattr(self, name)
+            expected = (2, self.input_tokens.shape[1]) if name == "prices" else self.input_tokens.shape
+            if values.shape != expected or not ((values >= 0) & np.isfinite(values)).all():
+                raise InvalidInputError(name, f"must be at least 0, finite and of shape {expected}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecordedOutcomes:
     """n prompts x H LLMs, complete: an incomplete set is cut to the prompts that every LLM has a score for.
 
@@ -35,6 +53,8 @@ class RecordedOutcomes:
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+    #: ``None`` where tokens or prices are not recorded for every call.
+    usage: RecordedUsage | None = None
 
     def __post_init__(self) -> None:
         if len(self.llms) < FEWEST_LLMS:
@@ -56,6 +76,8 @@ class RecordedOutcomes:
             raise InvalidInputError("scores", "must lie in 0..1, without gaps")
         if not ((self.costs >= 0) & np.isfinite(self.costs)).all():
             raise InvalidInputError("costs", "must be at least 0 and finite, without gaps")
+        if self.usage is not None and self.usage.input_tokens.shape != shape:
+            raise InvalidInputError("usage", f"{self.usage.input_tokens.shape} tokens, not {shape}")
         for split in ("train", "val", "test"):
             if not len(getattr(self, split)):
                 raise InvalidInputError(split, "no prompt of this split has a score of every LLM")

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from routing.errors import InvalidInputError
 from routing.evaluation.bench import Bench, CurveKind
 from routing.evaluation.bootstrap import resample_prompts
+from routing.evaluation.cost_rules import CostRule, mean_costs
 from routing.evaluation.curves import Matrix
 from routing.evaluation.draws import Trial, draw_trials
-from routing.evaluation.outcomes import Embeddings, RecordedOutcomes
+from routing.evaluation.outcomes import RecordedOutcomes
 from routing.evaluation.references import zero_errors
 from routing.evaluation.sizes import choose_clusters, set_clusters
 from routing.evaluation.summaries import Evaluation, MethodTrial, TrialResult, summarise_trials
@@ -19,20 +19,6 @@ from routing.quality.estimators import Estimator
 
 #: The method that differences are taken from.
 RAW_UNIROUTE = "uniroute-kmeans"
-
-
-class CostRule(Protocol):
-    """How the routing rule knows what a call to an unseen LLM will cost, from its labelled prompts."""
-
-    def __call__(self, labelled: Embeddings, costs: Matrix, prompts: Embeddings) -> Matrix:
-        """Return (U,) or (n, U) costs; ``labelled`` (L, d), ``costs`` (L, U) of them, ``prompts`` (n, d)."""
-        ...
-
-
-def mean_costs(labelled: Embeddings, costs: Matrix, prompts: Embeddings) -> Matrix:  # noqa: ARG001
-    """Return each LLM's mean cost over the labelled prompts, shape (U,): the same for every prompt."""
-    means: Matrix = costs.mean(axis=0)
-    return means
 
 
 def evaluate_methods(
@@ -58,7 +44,9 @@ def evaluate_methods(
     oracle are always there. ``clusters`` is the number of clusters of all methods that have one map of one
     resolution; ``None`` chooses it anew in each trial, by routing the known LLMs. ``unseen`` is the share of
     LLMs that are unseen, at least 2. A number of labels above the number of val prompts means all of them.
-    ``curve`` says where curves are read. ``replicates`` resamples of the test prompts, the same for all
+    ``cost_rule`` tells the rule what calls will cost; where it is not the LLMs' mean, the difference that
+    it makes is measured too. ``curve`` says where curves are read. ``replicates`` resamples of the test
+    prompts, the same for all
     methods and trials, give the intervals of levels and of differences. ``clock`` (say
     ``time.perf_counter``) times fits and predictions, NaN without it. ``run`` is ``map``, or a parallel or
     reporting stand-in for it.
@@ -106,16 +94,12 @@ def run_trial(
     errors = 1.0 - outcomes.scores
     bench = Bench(outcomes, trial, weights, curve=curve)
     rows: dict[tuple[int, str], MethodTrial] = {}
+    at_mean_cost: dict[tuple[int, str], MethodTrial] = {}
     known = [outcomes.llms[column] for column in trial.known]
     names = [outcomes.llms[column] for column in trial.unseen]
     time = clock or (lambda: np.nan)
     labelled = {count: outcomes.val[trial.label_order[:count]] for count in labels}
-    rule_costs = {
-        count: cost_rule(
-            outcomes.embeddings[prompts], outcomes.costs[np.ix_(prompts, trial.unseen)], bench.embeddings
-        )
-        for count, prompts in labelled.items()
-    }
+    rule_costs = {count: cost_rule(outcomes, trial, prompts) for count, prompts in labelled.items()}
     n_clusters = choose_clusters(outcomes, trial, seed=estimator_seed) if clusters is None else clusters
     for method, make in methods.items():
         started = time()
@@ -134,6 +118,10 @@ def run_trial(
                 seconds_fit=seconds_fit,
                 microseconds_per_prompt=1e6 * seconds / len(outcomes.test),
             )
+            if cost_rule is not mean_costs:
+                at_mean_cost[count, method] = bench.measure_rule(
+                    predicted, mean_costs(outcomes, trial, prompts)
+                )
             for name in names:
                 estimator.remove_llm(name)
     for count, prompts in labelled.items():
@@ -142,4 +130,4 @@ def run_trial(
             rows[count, "zero"] = bench.measure_rule(zero, rule_costs[count])
         for name, measured in bench.references.items():
             rows[count, name] = measured
-    return TrialResult(number=trial.number, rows=rows)
+    return TrialResult(number=trial.number, rows=rows, at_mean_cost=at_mean_cost)

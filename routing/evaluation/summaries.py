@@ -1,7 +1,7 @@
 """From trials to the numbers of a table: means, intervals and paired differences from raw UniRoute."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class TrialResult:
 
     number: int
     rows: Mapping[tuple[int, str], MethodTrial]
+    #: The methods again, had the rule known only the LLMs' mean costs; empty where that is all it knew.
+    at_mean_cost: Mapping[tuple[int, str], MethodTrial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +58,11 @@ class MethodSummary:
     minus_uniroute_trials_ci: Interval
     #: The same on the hull.
     minus_uniroute_hull: float
+    #: Mean Area minus that of the same method had the rule known only the LLMs' mean costs; NaN where that is
+    #: all it knew. Intervals as above.
+    minus_mean_cost: float
+    minus_mean_cost_ci: Interval
+    minus_mean_cost_trials_ci: Interval
     #: Mean over the trials that reached the best single LLM's quality; NaN if none did.
     qnc: float
     #: Their share.
@@ -97,36 +104,44 @@ def summarise_trials(
                 labels_used=min(count, n_val),
                 trials=len(results),
                 methods={
-                    name: _summarise([result.rows[count, name] for result in results], raw) for name in names
+                    name: _summarise(
+                        [result.rows[count, name] for result in results],
+                        raw,
+                        [result.at_mean_cost[count, name] for result in results]
+                        if (count, name) in results[0].at_mean_cost
+                        else [],
+                    )
+                    for name in names
                 },
             )
         )
     return tuple(evaluations)
 
 
-def _summarise(trials: Sequence[MethodTrial], raw: Sequence[MethodTrial]) -> MethodSummary:
+def _summarise(
+    trials: Sequence[MethodTrial], raw: Sequence[MethodTrial], at_mean_cost: Sequence[MethodTrial]
+) -> MethodSummary:
     def mean(field: str) -> float:
         return float(np.mean([getattr(trial, field) for trial in trials]))
 
     areas = np.array([trial.area for trial in trials])
-    differences = areas - [trial.area for trial in raw]
     hulls = [trial.area_hull - other.area_hull for trial, other in zip(trials, raw, strict=True)]
-    # A resample is the same prompts in every trial and for every method: means and differences stay paired.
     resampled = np.mean([trial.areas_resampled for trial in trials], axis=0)
-    raw_resampled = np.mean([trial.areas_resampled for trial in raw], axis=0)
-    sampled, raw_sampled = mean("area_sampled"), float(np.mean([trial.area_sampled for trial in raw]))
     reached = [trial.qnc for trial in trials if np.isfinite(trial.qnc)]
+    minus_uniroute = _subtract(trials, raw)
+    minus_mean_cost = _subtract(trials, at_mean_cost) if at_mean_cost else _NO_DIFFERENCE
     return MethodSummary(
         area=float(areas.mean()),
-        area_ci=bootstrap_interval(float(areas.mean()), sampled, resampled),
+        area_ci=bootstrap_interval(float(areas.mean()), mean("area_sampled"), resampled),
         area_hull=mean("area_hull"),
         area50=mean("area50"),
-        minus_uniroute=float(differences.mean()),
-        minus_uniroute_ci=bootstrap_interval(
-            float(differences.mean()), sampled - raw_sampled, resampled - raw_resampled
-        ),
-        minus_uniroute_trials_ci=paired_interval(differences) if len(trials) > 1 else (np.nan, np.nan),
+        minus_uniroute=minus_uniroute.mean,
+        minus_uniroute_ci=minus_uniroute.ci,
+        minus_uniroute_trials_ci=minus_uniroute.trials_ci,
         minus_uniroute_hull=float(np.mean(hulls)),
+        minus_mean_cost=minus_mean_cost.mean,
+        minus_mean_cost_ci=minus_mean_cost.ci,
+        minus_mean_cost_trials_ci=minus_mean_cost.trials_ci,
         qnc=float(np.mean(reached)) if reached else np.nan,
         qnc_reached=len(reached) / len(trials),
         peak=mean("peak"),
@@ -137,4 +152,32 @@ def _summarise(trials: Sequence[MethodTrial], raw: Sequence[MethodTrial]) -> Met
         microseconds_per_prompt=mean("microseconds_per_prompt"),
         profile=np.mean([trial.profile for trial in trials], axis=0),
         areas=areas,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Area of one minus Area of another, over the same trials."""
+
+    mean: float
+    #: Test prompts drawn anew.
+    ci: Interval
+    #: Student's t over trials.
+    trials_ci: Interval
+
+
+_NO_DIFFERENCE = _Difference(np.nan, (np.nan, np.nan), (np.nan, np.nan))
+
+
+def _subtract(trials: Sequence[MethodTrial], others: Sequence[MethodTrial]) -> _Difference:
+    """Compare; a resample is the same prompts in every trial and for every method, so all stays paired."""
+    differences = np.array([one.area - other.area for one, other in zip(trials, others, strict=True)])
+    mean = float(differences.mean())
+    pairs = list(zip(trials, others, strict=True))
+    sampled = float(np.mean([one.area_sampled - other.area_sampled for one, other in pairs]))
+    resampled = np.mean([one.areas_resampled - other.areas_resampled for one, other in pairs], axis=0)
+    return _Difference(
+        mean,
+        bootstrap_interval(mean, sampled, resampled),
+        paired_interval(differences) if len(differences) > 1 else (np.nan, np.nan),
     )

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from routing.errors import InvalidInputError
-from routing.evaluation import RecordedOutcomes, draw_trials, evaluate_methods, mean_costs
+from routing.evaluation import RecordedOutcomes, Trial, draw_trials, evaluate_methods, mean_costs
 from routing.evaluation.draws import count_unseen
 from routing.evaluation.sizes import choose_clusters, set_clusters
 from routing.evaluation.summaries import MethodSummary, MethodTrial, TrialResult, summarise_trials
@@ -297,25 +297,19 @@ def test_trials_may_come_in_any_order() -> None:
     assert backwards.methods["shrunk"].areas.tolist() == serial.methods["shrunk"].areas.tolist()
 
 
-def test_the_mean_cost_is_the_default_rule() -> None:
-    """Costs 1 and 3 of one LLM, 2 and 2 of the other."""
-    costs = mean_costs(np.zeros((2, 3)), np.array([[1.0, 2.0], [3.0, 2.0]]), np.zeros((5, 3)))
-
-    assert costs.tolist() == [2.0, 2.0]
-
-
 def test_a_cost_rule_may_tell_prompts_apart() -> None:
-    """A rule that knows each prompt's own cost is asked with the test prompts' embeddings."""
-    outcomes = make_outcomes()
+    """A rule that gives each prompt its own costs is followed; twice the cost of all is the same."""
 
-    def doubled(labelled: Any, costs: Any, prompts: Any) -> NDArray[np.float64]:
-        return np.tile(2 * costs.mean(axis=0), (len(prompts), 1)) + 0 * labelled.sum()
+    def doubled(outcomes: RecordedOutcomes, trial: Trial, labelled: Any) -> NDArray[np.float64]:
+        return np.tile(2 * mean_costs(outcomes, trial, labelled), (len(outcomes.test), 1))
 
     settings: dict[str, Any] = {"labels": [10], "clusters": 4, "trials": 2, "replicates": 5, "curve": "exact"}
-    (mean,) = evaluate_methods(outcomes, ESTIMATORS_USED, **settings)
-    (own,) = evaluate_methods(outcomes, ESTIMATORS_USED, cost_rule=doubled, **settings)
+    (mean,) = evaluate_methods(make_outcomes(), ESTIMATORS_USED, **settings)
+    (own,) = evaluate_methods(make_outcomes(), ESTIMATORS_USED, cost_rule=doubled, **settings)
 
     assert own.methods["shrunk"].area == pytest.approx(mean.methods["shrunk"].area)
+    assert own.methods["shrunk"].minus_mean_cost == pytest.approx(0)
+    assert np.isnan(mean.methods["shrunk"].minus_mean_cost)
 
 
 def test_the_number_of_clusters_is_set_where_there_is_one() -> None:

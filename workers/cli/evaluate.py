@@ -25,6 +25,13 @@ from workers.evaluation.tables import WIDTH, render_findings
 command = typer.Typer()
 
 
+class Cost(StrEnum):
+    """What the rule knows of costs."""
+
+    MEAN = "mean"
+    PROMPT = "prompt"
+
+
 class Curve(StrEnum):
     """Where deferral curves are read."""
 
@@ -47,6 +54,13 @@ def evaluate(
     curve: Annotated[
         Curve, typer.Option(help="Read curves on a fixed grid of lambda, comparable, or at every break.")
     ] = Curve.GRID,
+    cost: Annotated[
+        Cost,
+        typer.Option(
+            help="Decide on each LLM's mean cost, as published figures do, or on each prompt's own expected "
+            "cost, as the router does; the second also prints what it gains."
+        ),
+    ] = Cost.MEAN,
     embedder: Annotated[
         str, typer.Option(help="Name or folder of an embedder artifact; exported first if it is missing.")
     ] = "all-MiniLM-L6-v2",
@@ -66,6 +80,7 @@ def evaluate(
         trials=trials,
         seed=seed,
         curve=curve.value,
+        cost=cost.value,
         methods=read_methods(methods),
     )
     with _progress() as progress:

@@ -26,6 +26,8 @@ METHOD_FIELDS = (
     "seconds_fit",
     "microseconds_per_prompt",
 )
+#: After them where the rule knows each prompt's own cost.
+COST_FIELDS = ("minus_mean_cost", "minus_mean_cost_ci", "minus_mean_cost_trials_ci")
 CONVENTIONS = {
     "area": "mean of the non-decreasing step envelope over cost from the pool's cheapest to its dearest LLM",
     "area_ci": "95 %: paired bootstrap over test prompts, the trials' pools and labels as drawn",
@@ -34,6 +36,8 @@ CONVENTIONS = {
     "minus_uniroute": "mean over trials of Area minus uniroute-kmeans's Area in the same trial",
     "minus_uniroute_ci": "95 %: paired bootstrap over test prompts, the trials' pools and labels as drawn",
     "minus_uniroute_trials_ci": "95 %: Student's t over trials, the test prompts as they are; null with one",
+    "cost_rule": "mean: each LLM's mean over its labelled prompts; prompt: each prompt's own expectation",
+    "minus_mean_cost": "with cost_rule prompt: Area minus the same method's with cost_rule mean, as above",
     "qnc": "least cost reaching the best single LLM's quality / its cost; mean of the trials that reach it",
     "qnc_reached": "share of the trials that reach it",
     "aiq": "RouterBench: the hull Area with the pool's cost range as [c_min, c_max]",
@@ -58,7 +62,7 @@ def make_report(findings: Findings) -> dict[str, object]:
             "seed": study.seed,
             "embedder": findings.embedder,
             "cost_source": findings.cost_source,
-            "cost_rule": "mean",
+            "cost_rule": study.cost,
             "curve": study.curve,
             "llms": len(findings.llms),
             "prompts": {"train": findings.train, "val": findings.val, "test": findings.test},
@@ -87,7 +91,8 @@ def _by_method(evaluation: Evaluation) -> Mapping[str, object]:
 
 
 def _as_json(summary: MethodSummary) -> dict[str, object]:
-    values = {field: getattr(summary, field) for field in METHOD_FIELDS}
+    fields = (*METHOD_FIELDS, *COST_FIELDS) if math.isfinite(summary.minus_mean_cost) else METHOD_FIELDS
+    values = {field: getattr(summary, field) for field in fields}
     return {
         field: [_finite(end) for end in value] if isinstance(value, tuple) else _finite(value)
         for field, value in values.items()

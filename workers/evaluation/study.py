@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routing.embedders import FloatMatrix
 from routing.errors import InvalidInputError
-from routing.evaluation import Evaluation, RecordedOutcomes, Trial, TrialResult, evaluate_methods
+from routing.evaluation import (
+    COST_RULES,
+    CostKind,
+    Evaluation,
+    RecordedOutcomes,
+    RecordedUsage,
+    Trial,
+    TrialResult,
+    evaluate_methods,
+)
 from routing.evaluation.bench import CurveKind
 from routing.evaluation.protocol import RAW_UNIROUTE
 from routing.evaluation.references import REFERENCE_POINTS
@@ -41,6 +51,8 @@ class Study:
     trials: int = 20
     seed: int = 0
     curve: CurveKind = "grid"
+    #: What the rule knows of costs: each LLM's mean, or each prompt's own expectation.
+    cost: CostKind = "mean"
     #: Names of ``ESTIMATORS``; raw UniRoute is always among them.
     methods: tuple[str, ...] = tuple(ESTIMATORS)
 
@@ -95,6 +107,7 @@ def run_study(study: Study, *, embed: Embed, run: Run = map) -> Findings:
             trials=study.trials,
             seed=study.seed,
             curve=study.curve,
+            cost_rule=COST_RULES[study.cost],
             clock=time.perf_counter,
             run=run,
         )
@@ -126,4 +139,17 @@ def _take_complete(recorded: OutcomeSet, embeddings: FloatMatrix) -> RecordedOut
         train=train,
         val=val,
         test=test,
+        usage=_take_usage(recorded, kept),
+    )
+
+
+def _take_usage(recorded: OutcomeSet, kept: NDArray[np.int64]) -> RecordedUsage | None:
+    """Give tokens and prices of the kept prompts, or ``None`` where any is not recorded."""
+    input_tokens, output_tokens = recorded.input_tokens[kept], recorded.output_tokens[kept]
+    if not recorded.prices or np.isnan(input_tokens).any() or np.isnan(output_tokens).any():
+        return None
+    prices = [recorded.prices[llm] for llm in recorded.llms]
+    per_token = [[one.input_usd_per_mtok for one in prices], [one.output_usd_per_mtok for one in prices]]
+    return RecordedUsage(
+        input_tokens=input_tokens, output_tokens=output_tokens, prices=np.array(per_token) / 1e6
     )

@@ -23,6 +23,8 @@ def render_findings(findings: Findings) -> Group:
     """One table of all measures per number of labels; with several numbers, also labels x methods."""
     parts: list[Table | Text] = [Text(describe(findings), style="dim")]
     parts += [_table_of_measures(evaluation) for evaluation in findings.evaluations]
+    if findings.study.cost != "mean":
+        parts += [_table_of_costs(evaluation) for evaluation in findings.evaluations]
     if len(findings.evaluations) > 1:
         parts.append(_table_of_labels(findings.evaluations))
     parts.append(
@@ -42,7 +44,7 @@ def describe(findings: Findings) -> str:
     text = (
         f"{findings.dataset}: {len(findings.llms)} LLMs; {findings.train} train, {findings.val} val, "
         f"{findings.test} test prompts. {study.trials} trials, seed {study.seed}; "
-        f"costs: {findings.cost_source}; embedder {findings.embedder}; "
+        f"costs: {findings.cost_source}, rule {study.cost}; embedder {findings.embedder}; "
         f"clusters {study.clusters or 'auto'}; curve {study.curve}."
     )
     if findings.incomplete:
@@ -91,6 +93,29 @@ def _signed(value: float) -> str:
 
 def _interval(ends: tuple[float, float], show: Callable[[float], str]) -> str:
     return f"[{show(ends[0])} {show(ends[1])}]"
+
+
+def _table_of_costs(evaluation: Evaluation) -> Table:
+    """What it is worth to know each prompt's own cost, by method."""
+    table = Table(
+        box=None,
+        header_style="bold",
+        title=f"{evaluation.labels} labels: Area minus that with the LLMs' mean costs",
+        title_justify="left",
+    )
+    for name in ("method", "- mean cost", "95 %, prompts", "95 %, trials"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    known = [item for item in evaluation.methods.items() if math.isfinite(item[1].minus_mean_cost)]
+    for name, one in sorted(known, key=lambda item: -item[1].area):
+        by_prompts, by_trials = one.minus_mean_cost_ci, one.minus_mean_cost_trials_ci
+        table.add_row(
+            name,
+            _signed(one.minus_mean_cost),
+            _interval(by_prompts, _signed),
+            _interval(by_trials, _signed) if math.isfinite(by_trials[0]) else "-",
+            style="bold" if name == "default" else "",
+        )
+    return table
 
 
 def _table_of_labels(evaluations: Sequence[Evaluation]) -> Table:
