@@ -51,7 +51,7 @@ def test_mean_costs_by_hand() -> None:
 
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_each_prompt_is_expected_to_cost_what_its_topic_does(*, with_usage: bool) -> None:
-    """Within a fifth of (200 + mean length of its topic) x price; e^(.3^2 / 2) = 1.046 is mean by median."""
+    """Within a quarter of (200 + mean length of its topic) x price; e^(.3^2 / 2) = 1.046 is mean by median."""
     outcomes = make_outcomes(with_usage=with_usage)
     expected = prompt_costs(outcomes, TRIAL, outcomes.val)
     price = (TRIAL.unseen + 1) / 1e6
@@ -60,7 +60,7 @@ def test_each_prompt_is_expected_to_cost_what_its_topic_does(*, with_usage: bool
     for topic in range(4):
         wanted = (200 + 1.046 * LENGTHS[topic]) * price
 
-        assert expected[topics == topic].mean(axis=0) == pytest.approx(wanted, rel=0.2)
+        assert expected[topics == topic].mean(axis=0) == pytest.approx(wanted, rel=0.25)
 
 
 def test_an_llm_that_charges_alike_is_expected_to() -> None:
