@@ -1,7 +1,7 @@
 """Tenants: who pays for prompts, what each may use and spend."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,7 +114,7 @@ class Tenants:
         self._session.flush()
 
 
-def find_tenant(name: str | None, tenants: dict[str, Tenant]) -> Tenant | None:
+def find_tenant(name: str | None, tenants: Mapping[str, Tenant]) -> Tenant | None:
     """Give the tenant that a prompt names, the default where it names none; ``None`` for an unknown one."""
     name = name or DEFAULT_TENANT
     return tenants.get(name) or (Tenant(name=name) if name == DEFAULT_TENANT else None)

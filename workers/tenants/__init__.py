@@ -1,0 +1,6 @@
+"""What tenants may ask for, and what routers may spend for them; the books are ``workers.storage.ledger``."""
+
+from workers.tenants.admission import admit, narrow
+from workers.tenants.purses import Held, Lender, Purses, Shortage
+
+__all__ = ["Held", "Lender", "Purses", "Shortage", "admit", "narrow"]
