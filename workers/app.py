@@ -29,7 +29,7 @@ from workers.calls.retries import RetryPolicy
 from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
 from workers.errors import UsageError, WaitableError, WorkersError
-from workers.executor import CallableLLM, Executor
+from workers.executor import CallableLLM, Cancels, Executor, Gates
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
 from workers.settings import Role, Settings
@@ -96,6 +96,7 @@ class Directory:
                 ),
                 price=found.llm.price,
                 price_version=found.price_version,
+                output_tokens=found.llm.expected_output_tokens,
             )
             for name, found in state.registered.items()
         }
@@ -133,7 +134,11 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     directory = Directory()
     source = SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor"))
     stack.enter_context(source)
+    topics = Topics(settings.topic_prefix)
+    gates = Gates(topics=topics, most=settings.max_in_flight)
     executor = Executor(
+        gates=gates,
+        cancels=Cancels(),
         caller=EndpointCaller(
             timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight
         ),
@@ -143,14 +148,20 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         rng=random.Random(),  # noqa: S311 (jitter, not a secret)
         is_stale=lambda: source.problem is not None,
     )
-    pattern = Topics(settings.topic_prefix).dispatch_pattern
     config = LoopConfig.from_settings(
-        settings, role="executor", pattern=pattern, max_in_flight_per_topic=settings.max_in_flight
+        settings,
+        role="executor",
+        pattern=topics.dispatch_pattern,
+        max_in_flight_per_topic=settings.max_in_flight,
     )
     return TransactionLoop(
         config,
-        CallWork(executor.handle, max_in_flight=_LLMS_AT_FULL_LOAD * settings.max_in_flight),
-        observer=telemetry.RoleMetrics("executor"),
+        CallWork(
+            executor.handle,
+            max_in_flight=_LLMS_AT_FULL_LOAD * settings.max_in_flight,
+            paused=lambda: gates.paused,
+        ),
+        observer=telemetry.RoleMetrics("executor", on_shares=gates.own),
     )
 
 

@@ -44,6 +44,18 @@ LANE = "uniroute-lane"
 PRIORITY = "uniroute-priority"
 #: Why the decision is not the one that the policy would have made: ``tenant_budget``.
 DEGRADED = "uniroute-degraded"
+#: LLMs to call, in this order, where the one that was chosen gives no answer; names, separated by commas.
+FALLBACKS = "uniroute-fallbacks"
+#: On what a fallback answers: the LLM that was chosen.
+FALLBACK_FROM = "uniroute-fallback-from"
+#: What each call took: JSON, one ``CallFact`` per call.
+CALLS = "uniroute-calls"
+#: What becomes of a prompt that no LLM answers: ``reply`` (an error reply), ``dead-letter`` or ``both``.
+ON_FAILURE = "uniroute-on-failure"
+#: Seconds for which the answer may be kept and given again to equal prompts of the tenant.
+CACHE_SECONDS = "uniroute-cache-seconds"
+#: On a reply: ``hit`` where it was kept, ``shared`` where an equal prompt was being answered.
+CACHE = "uniroute-cache"
 VERSIONS = "uniroute-versions"
 TRACEPARENT = "traceparent"
 
@@ -184,6 +196,10 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     rates: str
     prices: str
     policy: str
+    #: Of what is known of the LLMs beside their prices; empty where it was not counted yet.
+    llms: str = ""
+    #: Of the models of lengths and seconds; empty where there were none.
+    lengths: str = ""
 
 
 class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -275,6 +291,19 @@ class ReservationRecord(msgspec.Struct, frozen=True, kw_only=True):
     reserved_usd: float
 
 
+class CallFact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One call to an LLM, as an array in JSON: what came of it, how long it took, what it used."""
+
+    llm: str
+    #: ``ok``, or the class of its error.
+    outcome: str
+    seconds: float
+    #: ``None`` where the endpoint did not say.
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+
+
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A value on the usage topic: what answering one dispatch took, in the same transaction as the reply.
 
@@ -306,6 +335,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reserved_usd: float = 0.0
     #: Of the prices that made ``cost_usd``; 0 where the LLM was not known.
     price_version: int = 0
+    #: Each call, in order; those of LLMs before a fallback too.
+    calls: tuple[CallFact, ...] = ()
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):

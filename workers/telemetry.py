@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,8 +26,11 @@ class RoleMetrics:
     Dead letters of our own bugs carry the class of an exception of ours, never text from a message.
     """
 
-    def __init__(self, role: str) -> None:
+    def __init__(
+        self, role: str, *, on_shares: Callable[[Mapping[str, float]], None] = lambda _shares: None
+    ) -> None:
         self._role = role
+        self._on_shares = on_shares
 
     def consumed(self, topic: str, messages: int) -> None:  # noqa: ARG002 (topics are not a closed set)
         """Count what was taken."""
@@ -53,6 +57,10 @@ class RoleMetrics:
     def forgotten(self, messages: int) -> None:
         """Count what was dropped in flight."""
         FORGOTTEN.labels(self._role).inc(messages)
+
+    def owns(self, shares: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self._on_shares(shares)
 
     def repeated(self, topic: str, messages: int) -> None:  # noqa: ARG002
         """Count calls that are made again."""

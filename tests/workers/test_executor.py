@@ -32,7 +32,7 @@ from workers.local.simulated.faults import (
     WrongContentType,
 )
 from workers.local.simulated.server import SimulatedServer
-from workers.messages import Headers, Message, Record, UsageRecord
+from workers.messages import CallFact, Headers, Message, Record, UsageRecord
 from workers.settings import Settings
 
 NOW = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -214,6 +214,16 @@ def test_an_answer_leaves_a_record_of_what_it_took() -> None:
         cost_usd=float(outcome.headers["uniroute-cost-usd"]),
         reserved_usd=0.002,
         price_version=7,
+        calls=(
+            CallFact(
+                llm=LLM,
+                outcome="ok",
+                seconds=0.0,
+                input_tokens=expected.input_tokens,
+                output_tokens=expected.output_tokens,
+                cost_usd=float(outcome.headers["uniroute-cost-usd"]),
+            ),
+        ),
     )
 
 

@@ -111,6 +111,11 @@ class Gate:
         return self._in_flight
 
     @property
+    def cause(self) -> str:
+        """The class of the last error that opened the breaker."""
+        return self._breaker.cause
+
+    @property
     def state(self) -> State:
         """Of the breaker."""
         return self._breaker.state(self._clock())
@@ -161,6 +166,11 @@ class Gate:
                 self.block(outcome.retry_after_s or 0.0)
         self._tell(now)
         self._pump()
+
+    def is_fresh(self, admission: Admission, seconds: float) -> bool:
+        """Whether a call may still be made on an admission: under a limit, its turn passes."""
+        limited = self._requests.limited or self._tokens.limited
+        return not limited or self._clock() - admission.began_at <= seconds
 
     def abandon(self, admission: Admission) -> None:
         """End a call that was cancelled, or never made: nothing is learned from it."""
@@ -215,10 +225,16 @@ class Gate:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
 
+    def _try_again(self) -> None:
+        """Tell that a call may be tried, and let one go if any waits."""
+        self._tell(self._clock())
+        self._pump()
+
     def _tell(self, now: float) -> None:
         state = self._breaker.state(now)
         if state != self._told:
             self._told = state
             self._on_state(state, self._breaker.cause)
-            if state == "open":
+            if state == "open" and self._breaker.opens_at is not None:
+                asyncio.get_running_loop().call_later(self._breaker.opens_at - now, self._try_again)
                 self._lanes.reject_impatient(GateClosedError(self._breaker.cause))

@@ -12,3 +12,8 @@ class Usage(msgspec.Struct, frozen=True):
 
     prompt_tokens: Count
     completion_tokens: Count
+
+    @property
+    def total(self) -> int:
+        """All of them, as limits per minute count."""
+        return self.prompt_tokens + self.completion_tokens

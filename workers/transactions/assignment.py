@@ -63,8 +63,12 @@ class Assignment:
         if partition in self._owned:
             self._owned[partition].waiting.extend(messages)
 
-    def take(self, limit: int, *, per_topic: int | None = None) -> list[Message]:
+    def take(
+        self, limit: int, *, per_topic: int | None = None, paused: Collection[str] = ()
+    ) -> list[Message]:
         """Take at most ``limit`` waiting messages into flight, as many as their partitions have room for.
+
+        Nothing is taken from topics that are ``paused``.
 
         With ``per_topic``, no topic has more than that in flight: one that hangs leaves room for the others.
         Partitions take turns to be first, so that a full one starves none.
@@ -77,7 +81,7 @@ class Assignment:
             room = limit - len(taken)
             if per_topic is not None:
                 room = min(room, per_topic - in_flight[partition[0]])
-            if owned.waiting and owned.tracker is not None and room > 0:
+            if partition[0] not in paused and owned.waiting and owned.tracker is not None and room > 0:
                 some = self._take_from(owned.waiting, owned.tracker, room)
                 in_flight[partition[0]] += len(some)
                 taken += some

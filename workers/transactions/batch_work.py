@@ -75,6 +75,11 @@ class BatchWork:
         """Enough for one batch in the works, one that waits and one that is being committed."""
         return max(0, 3 * self._max_batch - self._ledger.in_flight)
 
+    @property
+    def paused(self) -> Collection[str]:
+        """None."""
+        return ()
+
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages to process; never blocks."""
         self._ledger.add(messages)

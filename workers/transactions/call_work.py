@@ -38,7 +38,8 @@ class CallWork:
 
     At most ``max_in_flight`` run at once; what is submitted beyond waits its turn. ``handle`` returns the
     records to produce. It awaits the ``Start`` that it is given before it does what a crash does not undo:
-    that returns when the log knows of it. When it raises
+    that returns when the log knows of it. ``paused`` gives topics of which nothing more is wanted. When
+    ``handle`` raises
 
     - ``WaitableError``: something is away. It is called again, with back-off, for ever.
     - ``PoisonError``: the message is rejected with the error's class.
@@ -54,8 +55,10 @@ class CallWork:
         max_in_flight: int,
         attempts: int = 3,
         backoff: Backoff = Backoff(),  # noqa: B008  # a frozen value
+        paused: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._handle = handle
+        self._paused = paused
         self._max_in_flight = max_in_flight
         self._attempts = attempts
         self._backoff = backoff
@@ -83,6 +86,11 @@ class CallWork:
     def room(self) -> int:
         """How many more calls may start at once."""
         return max(0, self._max_in_flight - self._ledger.in_flight)
+
+    @property
+    def paused(self) -> Collection[str]:
+        """Topics of which the handler wants no more now."""
+        return self._paused()
 
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages to process; never blocks."""

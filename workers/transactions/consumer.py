@@ -133,6 +133,10 @@ class GroupConsumer:
         membership = self._consumer.group_metadata()
         return membership if membership.state == MemberState.STABLE else None
 
+    def partition_count(self, topic: str) -> int:
+        """Give the number of a topic's partitions, as the client knows it; at least one."""
+        return max(1, len(self._consumer.partitions_for_topic(topic) or ()))
+
     def tracker(self, partition: Partition) -> OffsetTracker | None:
         """Read what is committed for an owned partition; ``None`` if it cannot be known yet.
 

@@ -1,6 +1,7 @@
 """What a loop reports while it runs, for metrics: a closed set of events, none of which carries content."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -29,6 +30,9 @@ class LoopObserver(Protocol):
     def forgotten(self, messages: int) -> None:
         """Messages in flight were dropped with their partitions; whoever owns these does them again."""
 
+    def owns(self, shares: Mapping[str, float]) -> None:
+        """After a rebalance: by topic, the part of its partitions that is owned; topics not named are not."""
+
     def repeated(self, topic: str, messages: int) -> None:
         """Calls were begun for messages of ``topic`` for which calls had been begun before."""
 
@@ -47,6 +51,7 @@ class LoopCounters:
     held_messages: Counter[str] = field(default_factory=Counter)
     repeated_messages: Counter[str] = field(default_factory=Counter)
     interruptions: Counter[Interruption] = field(default_factory=Counter)
+    shares: dict[str, float] = field(default_factory=dict)
     forgotten_messages: int = 0
     committed_messages: int = 0
     produced_records: int = 0
@@ -79,6 +84,10 @@ class LoopCounters:
     def forgotten(self, messages: int) -> None:
         """Sum."""
         self.forgotten_messages += messages
+
+    def owns(self, shares: Mapping[str, float]) -> None:
+        """Keep the last."""
+        self.shares = dict(shares)
 
     def repeated(self, topic: str, messages: int) -> None:
         """Count by topic."""

@@ -1,7 +1,7 @@
 """What a loop does with one pair of clients, from joining the group to the first error or the stop."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
 import structlog
@@ -95,7 +95,13 @@ class Session:
             ]
             self._assignment.assign(rebalance.gained)
             self._observer.forgotten(in_flight - self._work.in_flight)
+            self._observer.owns(self._shares())
             log.info("rebalanced", gained=sorted(rebalance.gained), lost=sorted(rebalance.lost))
+
+    def _shares(self) -> Mapping[str, float]:
+        """Give, by topic, the part of its partitions that is owned."""
+        owned = Counter(topic for topic, _ in self._assignment.partitions)
+        return {topic: count / self._consumer.partition_count(topic) for topic, count in owned.items()}
 
     def _submit(self) -> None:
         for partition in self._assignment.unresumed:
@@ -103,7 +109,11 @@ class Session:
             if tracker is None:
                 break  # the coordinator is slow to answer: no use in waiting for it again in this turn
             self._assignment.resume(partition, tracker)
-        messages = self._assignment.take(self._work.room, per_topic=self._config.max_in_flight_per_topic)
+        messages = self._assignment.take(
+            self._work.room,
+            per_topic=self._config.max_in_flight_per_topic,
+            paused=frozenset(self._work.paused),
+        )
         if messages:
             self._work.submit(messages)
             for topic, count in Counter(message.topic for message in messages).items():

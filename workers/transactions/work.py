@@ -81,6 +81,10 @@ class Work(Protocol):
     def under_way(self) -> int:
         """How many of those in flight have begun, and are worth waiting for when all comes to an end."""
 
+    @property
+    def paused(self) -> Collection[str]:
+        """Topics of which no more messages are wanted now, whatever room there is."""
+
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages to process; never blocks."""
 

@@ -51,6 +51,10 @@ class FakeConsumer:
         """Give the next answer."""
         return self.memberships.pop(0) if len(self.memberships) > 1 else self.memberships[0]
 
+    def partition_count(self, _topic: str) -> int:
+        """Four partitions each."""
+        return 4
+
     def tracker(self, _partition: tuple[str, int]) -> OffsetTracker:
         """Nothing is committed."""
         return OffsetTracker(0)
@@ -84,6 +88,7 @@ class InstantWork:
     forgotten: list[tuple[str, int]] = field(default_factory=list)
     #: Offsets that ask before they start.
     asking: frozenset[int] = frozenset()
+    pausing: Collection[str] = ()
     #: Where their answers go.
     topics: Sequence[str] = ("t.out",)
     started: list[tuple[int, int]] = field(default_factory=list)
@@ -100,6 +105,11 @@ class InstantWork:
     def room(self) -> int:
         """What is left of the limit."""
         return self.limit - len(self.submitted)
+
+    @property
+    def paused(self) -> Collection[str]:
+        """What it is told."""
+        return self.pausing
 
     @property
     def under_way(self) -> int:
@@ -327,3 +337,22 @@ def test_no_call_is_made_for_an_answer_that_no_topic_takes() -> None:
 
     assert bench.run().commits == []
     assert bench.work.refused == [(0, "t.lost")]
+
+
+def test_the_share_of_a_topic_is_told() -> None:
+    """Two of its four partitions are one half; of what is lost nothing is left."""
+    bench = Bench([([GAIN], {}), ([], {})])
+    bench.run()
+    before = dict(bench.counters.shares)
+    bench.session.forget()
+
+    assert before == {"t.in": 0.5}
+    assert bench.counters.shares == {}
+
+
+def test_a_paused_topic_is_left_alone() -> None:
+    """Nothing of it is handed to the work, and nothing more is fetched."""
+    bench = Bench([([GAIN], {P0: [message(P0, 0)]}), ([], {})], work=InstantWork(pausing=("t.in",)))
+
+    assert bench.run().commits == []
+    assert bench.consumer.held[0] == {P0}

@@ -1,0 +1,76 @@
+"""What answering a dispatch took: each call with its outcome, its tokens and its cost."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from routing.costs import call_cost
+from workers.calls.errors import CallError
+from workers.calls.usage import Usage
+from workers.executor.llms import CallableLLM
+from workers.messages import CallFact
+
+#: Errors after which a provider may have billed the call, though nobody knows.
+_UNSETTLED = frozenset({"timeout", "bad_response"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Bill:
+    """Grows with each call."""
+
+    started: datetime
+    calls: list[CallFact] = field(default_factory=list)
+    price_version: int = 0
+    #: Times that calling was begun before, in lives that ended before they could answer.
+    repeated_calls: int = 0
+    #: ``ok``, or the class of the error reply.
+    outcome: str = "ok"
+    #: Of the call that answered.
+    answered: Usage | None = None
+    #: USD of calls that may have been billed without anybody knowing, as estimated.
+    unsettled_usd: float = 0.0
+
+    @property
+    def attempts(self) -> int:
+        """Calls made, at this LLM and at those before it."""
+        return len(self.calls)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """USD of the calls whose usage the endpoint told; ``None`` where none did."""
+        known = [call.cost_usd for call in self.calls if call.cost_usd is not None]
+        return sum(known) if known else None
+
+    @property
+    def spent_usd(self) -> float:
+        """USD that may have been spent: what is known, and the estimate of what is not."""
+        return (self.cost_usd or 0.0) + self.unsettled_usd
+
+    def add(
+        self,
+        name: str,
+        llm: CallableLLM,
+        outcome: CallError | Usage | None,
+        *,
+        seconds: float,
+        estimate_usd: float,
+    ) -> None:
+        """Note a call: an error, or the usage of an answer if the endpoint told it."""
+        usage = outcome.usage if isinstance(outcome, CallError) else outcome
+        error_class = outcome.error_class if isinstance(outcome, CallError) else "ok"
+        if usage is None and error_class in _UNSETTLED:
+            self.unsettled_usd += estimate_usd
+        self.price_version = llm.price_version
+        self.calls.append(
+            CallFact(
+                llm=name,
+                outcome=error_class,
+                seconds=round(seconds, 6),
+                input_tokens=None if usage is None else usage.prompt_tokens,
+                output_tokens=None if usage is None else usage.completion_tokens,
+                cost_usd=None
+                if usage is None
+                else call_cost(
+                    llm.price, input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens
+                ),
+            )
+        )

@@ -1,0 +1,116 @@
+"""From a message on a dispatch topic to what is asked of an executor."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from workers import messages
+from workers.errors import PoisonError
+from workers.messages import CallFact, Message
+from workers.prompts import read_deadline, read_reply_topic
+from workers.settings import Settings
+
+#: English text has about four bytes to a token in every current tokenizer.
+_BYTES_PER_TOKEN = 4.0
+_LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
+ON_FAILURE = ("reply", "dead-letter", "both")
+
+_facts = msgspec.json.Decoder(tuple[CallFact, ...])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """A dispatch that can be answered."""
+
+    message: Message
+    prompt_id: str
+    llm: str
+    reply_to: str
+    body: dict[str, Any]
+    deadline: datetime | None
+    decision_id: str
+    #: As the prompt named it, and as the router put it; empty where nobody did.
+    tenant: str
+    lane: str
+    reserved_usd: float
+    #: The most that answering may cost; ``None`` where nobody set a limit.
+    budget_usd: float | None
+    #: Who may be called instead, in this order.
+    fallbacks: tuple[str, ...]
+    #: Calls that were made for it before it was handed on to this LLM.
+    earlier_calls: tuple[CallFact, ...]
+    #: The LLM that the decision chose, where that is another.
+    fallback_from: str
+    #: What becomes of it when no LLM answers: one of ``ON_FAILURE``.
+    on_failure: str
+    #: Seconds for which an answer may be kept and given again; 0 for never.
+    cache_s: float
+
+    @property
+    def input_tokens(self) -> float:
+        """Tokens of the prompt, estimated."""
+        return max(1.0, len(self.message.value or b"") / _BYTES_PER_TOKEN)
+
+    def output_tokens(self, expected: float) -> float:
+        """Tokens of an answer: as ``expected`` of the LLM, or as few as the body allows."""
+        allowed = [
+            value
+            for key in _LIMIT_KEYS
+            if isinstance(value := self.body.get(key), int) and not isinstance(value, bool) and value > 0
+        ]
+        return float(min([expected, *allowed]))
+
+
+def read_dispatch(message: Message, settings: Settings) -> Dispatch:
+    """Decode a dispatch.
+
+    Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
+    ``bad_header`` for one that no router of ours wrote.
+    """
+    llm = message.text_header(messages.LLM)
+    if not (llm and message.key and message.value):
+        raise PoisonError("invalid_dispatch", "the dispatch lacks its LLM, key or body")
+    try:
+        prompt_id = message.key.decode()
+        body = msgspec.json.decode(message.value, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PoisonError("invalid_dispatch", f"the dispatch cannot be read: {error}") from error
+    fallbacks = message.text_header(messages.FALLBACKS) or ""
+    return Dispatch(
+        message=message,
+        prompt_id=prompt_id,
+        llm=llm,
+        reply_to=read_reply_topic(message, settings),
+        body=body,
+        deadline=read_deadline(message),
+        decision_id=message.text_header(messages.DECISION_ID) or "",
+        tenant=message.text_header(messages.TENANT) or "",
+        lane=message.text_header(messages.LANE) or "",
+        reserved_usd=messages.number_header(message, messages.RESERVED_USD) or 0.0,
+        budget_usd=messages.number_header(message, messages.MAX_COST_USD),
+        fallbacks=tuple(name for part in fallbacks.split(",") if (name := part.strip())),
+        earlier_calls=_read_facts(message),
+        fallback_from=message.text_header(messages.FALLBACK_FROM) or "",
+        on_failure=_read_choice(message),
+        cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,
+    )
+
+
+def _read_facts(message: Message) -> tuple[CallFact, ...]:
+    raw = message.header(messages.CALLS)
+    if raw is None:
+        return ()
+    try:
+        return _facts.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PoisonError("bad_header", f"header {messages.CALLS} cannot be read") from error
+
+
+def _read_choice(message: Message) -> str:
+    choice = message.text_header(messages.ON_FAILURE) or ON_FAILURE[0]
+    if choice not in ON_FAILURE:
+        known = ", ".join(ON_FAILURE)
+        raise PoisonError("bad_header", f"header {messages.ON_FAILURE} is {choice[:40]!r}: known are {known}")
+    return choice

@@ -1,0 +1,232 @@
+"""What an executor does with one dispatch, from reading it to its reply."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from workers import messages
+from workers.calls.endpoints import Answer, EndpointCaller
+from workers.calls.errors import CallError
+from workers.calls.gates import Admission, Gate, GateClosedError
+from workers.calls.retries import RetryPolicy
+from workers.errors import WaitableError
+from workers.executor.bills import Bill
+from workers.executor.cancels import Cancelled, Cancels
+from workers.executor.dispatches import Dispatch, read_dispatch
+from workers.executor.gates import Gates
+from workers.executor.llms import CallableLLM
+from workers.executor.records import failure_letter, handed_on, reply_record, usage_record
+from workers.messages import Message, Record
+from workers.settings import Settings
+from workers.topics import Topics
+from workers.transactions.call_work import Start
+
+#: How long an LLM that a dispatch names may be missing from a registry that can be read.
+_REGISTRY_LAG_S = 10.0
+_REGISTRY_POLL_S = 0.5
+#: A turn that was given so long before the log knew of the call is taken anew: the pace is the endpoint's.
+_STALE_TURN_S = 0.25
+#: Nobody waits longer for an LLM whose breaker stays open.
+_PATIENCE_S = 120.0
+#: Classes of errors after which another LLM may do better.
+_FALLS_BACK = frozenset(
+    {"rate_limit", "timeout", "server", "connection", "bad_response", "auth", "context_window", "unknown_llm"}
+)
+#: Ends that nobody would want to try again.
+_WANTED_ENDS = frozenset({"cancelled", "expired"})
+
+
+class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
+    """No answer came from the LLM, and none will."""
+
+    def __init__(self, error_class: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.error_class = error_class
+        self.sentence = sentence
+
+
+class Executor:
+    """Turns one dispatch into one reply, an error reply included, and one record of what that took.
+
+    ``llms`` gives the callable LLMs by name, as they were last read; ``is_stale`` tells whether they cannot
+    be read now. Whatever the endpoint does, ``handle`` gives exactly one of: a reply; the dispatch handed on
+    to the next of its fallbacks; where the prompt asked for it, a dead letter. Only a dispatch that no router
+    of ours wrote is poison.
+    """
+
+    def __init__(
+        self,
+        *,
+        caller: EndpointCaller,
+        llms: Callable[[], Mapping[str, CallableLLM]],
+        retries: RetryPolicy,
+        settings: Settings,
+        rng: random.Random,
+        gates: Gates | None = None,
+        cancels: Cancels | None = None,
+        is_stale: Callable[[], bool] = lambda: False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Any] = asyncio.sleep,
+    ) -> None:
+        self._caller = caller
+        self._llms = llms
+        self._retries = retries
+        self._settings = settings
+        self._rng = rng
+        self._topics = Topics(settings.topic_prefix)
+        self._gates = gates or Gates(topics=self._topics, most=settings.max_in_flight)
+        self._cancels = cancels or Cancels()
+        self._is_stale = is_stale
+        self._now = now
+        self._sleep = sleep
+
+    async def handle(self, message: Message, start: Start) -> Sequence[Record]:
+        """Call and answer; ``start`` is awaited before the first call.
+
+        Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
+        ``bad_header`` for a dispatch that cannot be read, ``unknown_topic`` where its reply has no topic.
+        """
+        dispatch = read_dispatch(message, self._settings)
+        bill = Bill(started=self._now(), calls=list(dispatch.earlier_calls))
+        try:
+            with self._cancels.watch(dispatch.prompt_id):
+                answer = await self._answer(dispatch, bill, start)
+        except Cancelled:
+            return self._fail(dispatch, bill, _GaveUp("cancelled", "the caller cancelled the prompt"))
+        except _GaveUp as given_up:
+            if dispatch.fallbacks and given_up.error_class in _FALLS_BACK:
+                return [handed_on(dispatch, bill, self._topics)]
+            return self._fail(dispatch, bill, given_up)
+        bill.answered = answer.usage
+        return self._finish(dispatch, bill, answer.value)
+
+    def _finish(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
+        now = self._now()
+        return [
+            reply_record(dispatch, value, bill, now=now),
+            usage_record(dispatch, bill, self._topics, now=now),
+        ]
+
+    def _fail(self, dispatch: Dispatch, bill: Bill, given_up: _GaveUp) -> list[Record]:
+        """Tell the caller, keep a dead letter, or both, as the prompt asked."""
+        bill.outcome = given_up.error_class
+        reply, usage = self._finish(
+            dispatch, bill, messages.error_value(given_up.error_class, given_up.sentence)
+        )
+        if dispatch.on_failure == "reply" or given_up.error_class in _WANTED_ENDS:
+            return [reply, usage]
+        letter = failure_letter(dispatch, given_up.error_class, given_up.sentence, bill, self._topics)
+        return [letter, usage] if dispatch.on_failure == "dead-letter" else [reply, letter, usage]
+
+    async def _find(self, name: str) -> CallableLLM:
+        """Give the LLM; wait for one that a router knows already, because it joined a moment ago."""
+        waited_s = 0.0
+        while (llm := self._llms().get(name)) is None:
+            if self._is_stale():
+                raise WaitableError("the registry", f"LLM {name!r} is not in what was read of it last")
+            if waited_s >= _REGISTRY_LAG_S:
+                raise _GaveUp("unknown_llm", f"no LLM {name!r} is registered")
+            await self._sleep(_REGISTRY_POLL_S)
+            waited_s += _REGISTRY_POLL_S
+        return llm
+
+    async def _answer(self, dispatch: Dispatch, bill: Bill, start: Start) -> Answer:
+        """Call until an answer comes or there is no use in another call: the one retry loop."""
+        self._left_s(dispatch)
+        llm = await self._find(dispatch.llm)
+        gate = self._gates.gate(dispatch.llm, llm.limits)
+        output_tokens = dispatch.output_tokens(llm.output_tokens)
+        estimate_usd = llm.estimate_usd(input_tokens=dispatch.input_tokens, output_tokens=output_tokens)
+        tokens = dispatch.input_tokens + output_tokens
+        calls = 0
+        while True:
+            if bill.calls:
+                _check_budget(dispatch, bill, estimate_usd)
+            admission = await self._admit(gate, dispatch, tokens, start, bill)
+            calls += 1
+            began = self._now()
+            outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
+            seconds = (self._now() - began).total_seconds()
+            told = outcome.usage if isinstance(outcome, Answer) else outcome
+            bill.add(dispatch.llm, llm, told, seconds=seconds, estimate_usd=estimate_usd)
+            if isinstance(outcome, Answer):
+                return outcome
+            wait_s = self._retries.wait(calls, outcome, left_s=self._time_left(dispatch), rng=self._rng)
+            if wait_s is None:
+                raise _GaveUp(outcome.error_class, outcome.sentence) from outcome
+            await self._sleep(wait_s)
+
+    async def _admit(
+        self, gate: Gate, dispatch: Dispatch, tokens: float, start: Start, bill: Bill
+    ) -> Admission:
+        """Wait for a turn at the LLM, and before the first call until the log knows of it."""
+        while True:
+            left_s = self._left_s(dispatch)
+            try:
+                async with asyncio.timeout(min(left_s, _PATIENCE_S)):
+                    admission = await gate.admit(dispatch.lane, tokens=tokens, patient=not dispatch.fallbacks)
+            except GateClosedError as error:
+                raise _GaveUp(error.cause, str(error)) from error
+            except TimeoutError:
+                if gate.state != "closed":
+                    raise _GaveUp(gate.cause, str(GateClosedError(gate.cause))) from None
+                continue  # a long backlog, or the deadline
+            try:
+                bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
+                self._left_s(dispatch)
+            except BaseException:
+                gate.abandon(admission)
+                raise
+            if gate.is_fresh(admission, _STALE_TURN_S):
+                return admission
+            gate.abandon(admission)
+
+    async def _call(
+        self, llm: CallableLLM, gate: Gate, dispatch: Dispatch, admission: Admission, *, attempt: int
+    ) -> Answer | CallError:
+        try:
+            answer = await self._caller.call(
+                llm.endpoint,
+                dispatch.body,
+                prompt_id=dispatch.prompt_id,
+                timeout_s=min(self._settings.call_timeout_s, self._time_left(dispatch)),
+                attempt=attempt,
+            )
+        except CallError as error:
+            gate.leave(admission, error)
+            return error
+        except BaseException:
+            gate.abandon(admission)
+            raise
+        usage = answer.usage
+        gate.block(answer.pressure_s)
+        gate.leave(admission, None, tokens=None if usage is None else usage.total)
+        return answer
+
+    def _time_left(self, dispatch: Dispatch) -> float:
+        return (dispatch.deadline - self._now()).total_seconds() if dispatch.deadline else float("inf")
+
+    def _left_s(self, dispatch: Dispatch) -> float:
+        """Give the seconds to the deadline; give up where it is past."""
+        left_s = self._time_left(dispatch)
+        if left_s <= 0:
+            raise _expired()
+        return left_s
+
+
+def _expired() -> _GaveUp:
+    return _GaveUp("expired", "the deadline passed before an answer came")
+
+
+def _check_budget(dispatch: Dispatch, bill: Bill, estimate_usd: float) -> None:
+    """Refuse one more call that the prompt's budget does not cover."""
+    budget = dispatch.budget_usd
+    if budget is not None and bill.spent_usd + estimate_usd > budget:
+        last = bill.calls[-1].outcome
+        raise _GaveUp(
+            "budget",
+            f"after {bill.attempts} calls, the last of which ended as {last}, another would pass "
+            f"the {budget:g} USD that the prompt may cost",
+        )

@@ -1,0 +1,131 @@
+"""What an executor produces for a dispatch: the reply, the usage, and what is handed on or given up."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from workers import messages
+from workers.executor.bills import Bill
+from workers.executor.dispatches import Dispatch
+from workers.messages import CallFact, Headers, Record
+from workers.topics import Topics
+from workers.transactions.dead_letters import dead_letter
+
+#: What travels on from a dispatch to its reply.
+_CARRIED = (
+    messages.LLM,
+    messages.POLICY,
+    messages.PREDICTED_ERROR,
+    messages.PREDICTED_COST_USD,
+    messages.VERSIONS,
+    messages.DEGRADED,
+    messages.FALLBACK_FROM,
+    messages.TRACEPARENT,
+)
+#: What is not taken over where a dispatch is handed on.
+_REPLACED = (messages.LLM, messages.FALLBACKS, messages.CALLS, messages.FALLBACK_FROM)
+_SOURCE = "/executor"
+
+_encoder = msgspec.json.Encoder()
+
+
+def reply_record(
+    dispatch: Dispatch, value: bytes, bill: Bill, *, now: datetime, more: Headers = ()
+) -> Record:
+    """Answer on the caller's topic, with the facts of the decision and of the calls.
+
+    An answer of a fallback carries no decision id: feedback that quoted it would be counted for the LLM that
+    was decided on and did not answer.
+    """
+    event = messages.event_headers(
+        event_id=dispatch.prompt_id, event_type="uniroute.reply", source=_SOURCE, now=now
+    )
+    decided = () if dispatch.fallback_from else messages.carried(dispatch.message, (messages.DECISION_ID,))
+    headers = (*event, *decided, *messages.carried(dispatch.message, _CARRIED), *_facts(bill), *more)
+    return Record(topic=dispatch.reply_to, key=dispatch.message.key, value=value, headers=headers)
+
+
+def usage_record(dispatch: Dispatch, bill: Bill, topics: Topics, *, now: datetime) -> Record:
+    """Say what answering took. The same dispatch gets the same ``usage_id`` each time."""
+    message, answered = dispatch.message, bill.answered
+    record = messages.UsageRecord(
+        usage_id=f"{message.topic}/{message.partition}/{message.offset}",
+        prompt_id=dispatch.prompt_id,
+        decision_id=dispatch.decision_id,
+        llm=dispatch.llm,
+        outcome=bill.outcome,
+        attempts=bill.attempts,
+        seconds=(now - bill.started).total_seconds(),
+        tenant=dispatch.tenant,
+        lane=dispatch.lane,
+        input_tokens=None if answered is None else answered.prompt_tokens,
+        output_tokens=None if answered is None else answered.completion_tokens,
+        cost_usd=bill.cost_usd,
+        reserved_usd=dispatch.reserved_usd,
+        price_version=bill.price_version,
+        calls=tuple(bill.calls),
+    )
+    event = messages.event_headers(
+        event_id=record.usage_id, event_type=messages.USAGE_EVENT, source=_SOURCE, now=now
+    )
+    return Record(
+        topic=topics.usage,
+        key=message.key,
+        value=messages.encode(record),
+        headers=(*event, *messages.carried(message, (messages.TRACEPARENT,))),
+    )
+
+
+def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
+    """Dispatch to the next of the fallbacks, in the same transaction: its executors keep its limits."""
+    following, *rest = dispatch.fallbacks
+    kept = tuple(header for header in dispatch.message.headers if header[0] not in _REPLACED)
+    headers: Headers = (
+        *kept,
+        (messages.LLM, following.encode()),
+        (messages.FALLBACKS, ",".join(rest).encode()),
+        (messages.FALLBACK_FROM, (dispatch.fallback_from or dispatch.llm).encode()),
+        (messages.CALLS, encode_calls(bill.calls)),
+    )
+    return Record(
+        topic=topics.dispatch(following),
+        key=dispatch.message.key,
+        value=dispatch.message.value,
+        headers=headers,
+    )
+
+
+def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bill, topics: Topics) -> Record:
+    """Keep a dispatch that nobody answered, to be redriven, with what was tried."""
+    letter = dead_letter(
+        dispatch.message,
+        error_class=error_class,
+        sentence=sentence,
+        attempts=bill.attempts,
+        topic_prefix=topics.prefix,
+        disposition="exhausted",
+    )
+    kept = tuple(header for header in letter.headers if header[0] != messages.CALLS)
+    return Record(
+        topic=letter.topic,
+        key=letter.key,
+        value=letter.value,
+        headers=(*kept, (messages.CALLS, encode_calls(bill.calls))),
+    )
+
+
+def encode_calls(calls: Sequence[CallFact]) -> bytes:
+    """Write what each call took, as JSON arrays."""
+    return _encoder.encode(tuple(calls))
+
+
+def _facts(bill: Bill) -> Headers:
+    facts: list[tuple[str, bytes]] = [(messages.ATTEMPT, str(bill.attempts).encode())]
+    if bill.calls:
+        facts.append((messages.CALLS, encode_calls(bill.calls)))
+    if bill.repeated_calls:
+        facts.append((messages.REPEATED_CALLS, str(bill.repeated_calls).encode()))
+    if bill.cost_usd is not None:
+        facts.append((messages.COST_USD, repr(bill.cost_usd).encode()))
+    return tuple(facts)
