@@ -1,6 +1,11 @@
 """Policies: given each candidate's predicted error and cost, choose one LLM per prompt."""
 
-from routing.policies.calibration import calibrate_budget, calibrate_floor, certify_equivalence
+from routing.policies.calibration import (
+    calibrate_budget,
+    calibrate_floor,
+    calibrate_floor_on_labels,
+    certify_equivalence,
+)
 from routing.policies.candidates import Candidates, Choices, LoggedDraws, Policy, Scored, UniformSource
 from routing.policies.chances import Exploration, Mixture, Randomised, Weighted, probabilities_of
 from routing.policies.floors import EquivalentTo, QualityFloor
@@ -36,6 +41,7 @@ __all__ = [
     "allowed_llms",
     "calibrate_budget",
     "calibrate_floor",
+    "calibrate_floor_on_labels",
     "calibrate_threshold",
     "certify_equivalence",
     "left_per_prompt",

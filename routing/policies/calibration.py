@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
-from routing.policies.candidates import Candidates, LoggedDraws
+from routing.policies.candidates import Candidates, LoggedDraws, Policy
 from routing.policies.floors import EquivalentTo
 from routing.policies.lagrangian import Lagrangian
 from routing.policies.named import Fixed
@@ -19,6 +19,8 @@ CANDIDATE_MARGINS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0
 _HALVINGS = 100
 #: No lambda is greater: 1 USD in a million million is then worth an error.
 _GREATEST = 1e12
+#: Times 1 / mean cost: the lambdas that ``calibrate_floor_on_labels`` tests.
+_LAMBDA_GRID = np.geomspace(1e-3, 1e3, 121)
 _NO_DRAWS = LoggedDraws(np.empty(0))
 
 
@@ -33,7 +35,8 @@ def calibrate_floor(candidates: Candidates, margin: float) -> Lagrangian:
     the margin, it is given.
     """
     best = float(_allowed_means(candidates).min(initial=np.inf))
-    limit = best + margin
+    # Equal means may differ by the rounding of their sums.
+    limit = best + margin + 1e-12
     return _greatest_lambda(lambda tried: _mean_chosen(candidates, tried, candidates.errors) <= limit)
 
 
@@ -52,6 +55,33 @@ def calibrate_budget(candidates: Candidates, mean_cost_usd: float) -> Lagrangian
         return Lagrangian(0.0)
     over = _greatest_lambda(too_dear).error_per_usd
     return Lagrangian(math.nextafter(over * (1 + 1e-12), math.inf))
+
+
+def calibrate_floor_on_labels(
+    candidates: Candidates, wrong: NDArray[np.float64], margin: float, *, confidence: float = 0.5
+) -> Lagrangian | Fixed:
+    """Give the cheapest Lagrangian whose mean error is, by these labels, within ``margin`` of the best LLM's.
+
+    ``wrong`` (n, H), in 0..1, are the outcomes of labelled prompts that the predicted errors were NOT learned
+    from; the best single LLM is the one with the least mean of them. Where ``calibrate_floor`` believes the
+    predicted errors, this believes the outcomes, so that no level that was predicted wrongly breaks the
+    promise. A grid of lambdas, 12 % apart around 1 / mean cost, is tested from 0 upwards, and the first
+    failure ends it. With ``confidence`` above .5 the upper bound of the mean paired difference is held to the
+    margin. Where already lambda = 0 fails, the best single LLM alone is given. Source: as ``certify_equivalence``.
+    """
+    _check_outcomes(candidates, wrong)
+    if wrong.size == 0:
+        raise InvalidInputError("wrong", "must tell of at least one prompt and one LLM")
+    best = candidates.names[int(wrong.mean(axis=0).argmin())]
+    column = candidates.column(best)
+    mean_cost = float(candidates.costs.mean()) or 1.0
+    found: Lagrangian | Fixed = Fixed(best)
+    for tried in (0.0, *(_LAMBDA_GRID / mean_cost).tolist()):
+        policy = Lagrangian(tried)
+        if upper_mean(_differences(policy, candidates, wrong, column), confidence) > margin:
+            break
+        found = policy
+    return found
 
 
 def certify_equivalence(
@@ -73,18 +103,30 @@ def certify_equivalence(
     be promised. Source: SMART (arXiv 2403.13835) for the promise; fixed-sequence testing as in Learn then
     Test (arXiv 2110.01052).
     """
-    if wrong.shape != candidates.errors.shape or not np.all((wrong >= 0) & (wrong <= 1)):
-        raise InvalidInputError("wrong", f"must be in 0..1 and of shape {candidates.errors.shape}")
+    _check_outcomes(candidates, wrong)
     column = candidates.column(reference)
     certified: EquivalentTo | Fixed = Fixed(reference)
     for tried in sorted(margins):
         policy = EquivalentTo(reference=reference, margin=tried, confidence=0.5)
-        chosen = policy.choose(candidates, rng=_NO_DRAWS).llms
-        rows = np.flatnonzero(chosen >= 0)
-        if upper_mean(wrong[rows, chosen[rows]] - wrong[rows, column], confidence) > margin:
+        if upper_mean(_differences(policy, candidates, wrong, column), confidence) > margin:
             break
         certified = policy
     return certified
+
+
+def _check_outcomes(candidates: Candidates, wrong: NDArray[np.float64]) -> None:
+    if wrong.shape != candidates.errors.shape or not np.all((wrong >= 0) & (wrong <= 1)):
+        raise InvalidInputError("wrong", f"must be in 0..1 and of shape {candidates.errors.shape}")
+
+
+def _differences(
+    policy: Policy, candidates: Candidates, wrong: NDArray[np.float64], column: int
+) -> NDArray[np.float64]:
+    """Give the outcome of what the policy chooses less that of the LLM in ``column``, prompt by prompt."""
+    chosen = policy.choose(candidates, rng=_NO_DRAWS).llms
+    rows = np.flatnonzero(chosen >= 0)
+    differences: NDArray[np.float64] = wrong[rows, chosen[rows]] - wrong[rows, column]
+    return differences
 
 
 def upper_mean(differences: NDArray[np.float64], confidence: float) -> float:

@@ -51,7 +51,7 @@ def test_mean_costs_by_hand() -> None:
 
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_each_prompt_is_expected_to_cost_what_its_topic_does(*, with_usage: bool) -> None:
-    """Within a quarter of (200 + mean length of its topic) x price; e^(.3^2 / 2) = 1.046 is mean by median."""
+    """Within a quarter of (200 + mean length of its topic) x price; e^(.3^2 / 2) = 1.046 times the median."""
     outcomes = make_outcomes(with_usage=with_usage)
     expected = prompt_costs(outcomes, TRIAL, outcomes.val)
     price = (TRIAL.unseen + 1) / 1e6

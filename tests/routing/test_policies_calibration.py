@@ -15,6 +15,7 @@ from routing.policies import (
     Lagrangian,
     calibrate_budget,
     calibrate_floor,
+    calibrate_floor_on_labels,
     certify_equivalence,
 )
 from routing.policies.calibration import upper_mean
@@ -88,6 +89,54 @@ def test_budget_keeps_the_average_and_leaves_little(seed: int, share: float) -> 
         assert means(candidates, found)[1] <= budget
         if found.error_per_usd > 0:
             assert means(candidates, Lagrangian(found.error_per_usd * 0.9999))[1] > budget
+
+
+def test_floor_on_labels_believes_outcomes() -> None:
+    """The small LLM is predicted to be as good, for nothing, but is wrong more often: only labels tell.
+
+    Of 98 prompts (100 with two pseudo-labels) the large one errs on none, the small one on 30: with it alone
+    .30 are lost. A margin of .29 leaves the large one alone, one of .31 the small.
+    """
+    candidates = Candidates(
+        errors=np.tile([0.2, 0.2], (98, 1)),
+        costs=np.tile([1.0, 0.0], (98, 1)),
+        allowed=np.ones((98, 2), dtype=bool),
+        names=("large", "small"),
+    )
+    wrong = np.zeros((98, 2))
+    wrong[:30, 1] = 1
+
+    strict, lax = (calibrate_floor_on_labels(candidates, wrong, margin) for margin in (0.29, 0.31))
+
+    assert calibrate_floor(candidates, 0.0).error_per_usd == math.inf
+    assert strict == Fixed("large")
+    assert isinstance(lax, Lagrangian)
+
+
+def test_floor_on_labels_keeps_the_realised_average() -> None:
+    """Outcomes drawn from the predicted errors: on fresh prompts the drop is near the margin or less."""
+    rng = np.random.default_rng(3)
+    known, fresh = draw_prompts(4000, 1), draw_prompts(4000, 2)
+
+    policy = calibrate_floor_on_labels(known, (rng.random((4000, 3)) < known.errors).astype(float), 0.03)
+    error, cost = means(fresh, policy)  # type: ignore[arg-type]
+
+    assert error <= fresh.errors.mean(axis=0).min() + 0.03 + 0.015
+    assert cost < 0.7 * fresh.costs[:, 2].mean()
+
+
+def test_floor_on_labels_with_confidence_is_stricter() -> None:
+    """The upper bound of the drop asks for no greater a lambda than the drop itself."""
+    rng = np.random.default_rng(3)
+    known = draw_prompts(500, 1)
+    wrong = (rng.random((500, 3)) < known.errors).astype(float)
+
+    mean, upper = (
+        calibrate_floor_on_labels(known, wrong, 0.05, confidence=confidence) for confidence in (0.5, 0.9)
+    )
+
+    assert isinstance(mean, Lagrangian)
+    assert isinstance(upper, Fixed) or upper.error_per_usd <= mean.error_per_usd
 
 
 def test_upper_bound_by_hand() -> None:
