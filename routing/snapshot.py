@@ -27,6 +27,9 @@ class Versions:
     error_rates: str
     prices: str
     policy: str = ""
+    #: Of what is known of the LLMs beside their prices, and of the models of lengths and seconds.
+    llms: str = ""
+    lengths: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -195,9 +195,13 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
         counts = CellCounts(session).read(fitted.cluster_map.version, names, n_cells=cells)
         rates = fitted.prior.error_rates(counts.errors, counts.labels)
         current = ErrorRates(session).current(fitted.cluster_map.version)
-        if current is not None and list(current.llms) == names and np.array_equal(current.rates, rates):
+        known = current is not None and current.deviations is not None and list(current.llms) == names
+        if known and current is not None and np.array_equal(current.rates, rates):
             return None
-        return ErrorRates(session).publish(fitted.cluster_map.version, names, rates, reason=reason)
+        deviations = fitted.prior.deviations(counts.errors, counts.labels)
+        return ErrorRates(session).publish(
+            fitted.cluster_map.version, names, rates, reason=reason, deviations=deviations
+        )
 
 
 def refit_lengths(engine: Engine) -> int | None:

@@ -92,13 +92,17 @@ class PoolPrior:
 
         It is ``error_rates`` +- 1.645 standard deviations of the Gaussian given the labels.
         """
-        errors_, labels_ = check_counts(errors, labels, self.sizes)
-        rates = self.error_rates(errors_, labels_)
-        half = np.empty_like(rates)
-        for llm in range(rates.shape[1]):
-            variances = self._condition(*_column(errors_, labels_, llm), spread=True).variances
-            half[:, llm] = _NORMAL_90 * np.sqrt(np.maximum(variances, 0.0))
+        rates, half = self.error_rates(errors, labels), _NORMAL_90 * self.deviations(errors, labels)
         return np.clip(rates - half, 0.0, 1.0), np.clip(rates + half, 0.0, 1.0)
+
+    def deviations(self, errors: ArrayLike, labels: ArrayLike) -> Matrix:
+        """Give the standard deviation of each cell's true error rate given the labels, (C, H), in [0, 1]."""
+        errors_, labels_ = check_counts(errors, labels, self.sizes)
+        found = np.empty_like(errors_)
+        for llm in range(found.shape[1]):
+            variances = self._condition(*_column(errors_, labels_, llm), spread=True).variances
+            found[:, llm] = np.sqrt(np.clip(variances, 0.0, 1.0))
+        return found
 
     def _condition(self, errors: Vector, labels: Vector, *, spread: bool = False) -> _Posterior:
         """Condition the Gaussian of each resolution on one LLM's cell means, whose noise is s2/n.

@@ -26,7 +26,7 @@ def state_of(record: DecisionRecord) -> tuple[object, ...]:
     """Name the snapshot that a decision was made from: equal names, equal snapshots."""
     versions = record.versions
     candidates = tuple((one.llm, one.output_tokens) for one in record.candidates)
-    return versions.map, versions.rates, versions.prices, candidates
+    return versions.map, versions.rates, versions.prices, versions.llms, versions.lengths, candidates
 
 
 def rebuild_snapshot(
@@ -44,6 +44,8 @@ def rebuild_snapshot(
             "database, so the decisions made from them cannot be made again"
         )
     registered = {one.llm.name: one.llm for one in LLMs(session).list()}
+    if record.versions.llms:
+        registered.update(LLMs(session).at_version(int(record.versions.llms)))
     then = Prices(session).current(at_version=int(record.versions.prices))
     charged = {**{name: one.price for name, one in then.items()}, **(prices or {})}
     llms = tuple(replace_price(registered[one.llm], charged[one.llm]) for one in record.candidates)
@@ -53,7 +55,10 @@ def rebuild_snapshot(
         llms=llms,
         error_rates=rates.rates[:, columns],
         output_tokens=np.array([one.output_tokens for one in record.candidates]),
-        versions=Versions(error_rates=record.versions.rates, prices=record.versions.prices),
+        error_deviations=None if rates.deviations is None else rates.deviations[:, columns],
+        versions=Versions(
+            error_rates=record.versions.rates, prices=record.versions.prices, llms=record.versions.llms
+        ),
     )
 
 

@@ -27,6 +27,8 @@ class RatesVersion:
     rates: NDArray[np.float64]
     reason: str
     created_at: datetime
+    #: Standard deviations of ``rates``, of the same shape; ``None`` where they were not estimated.
+    deviations: NDArray[np.float64] | None = None
 
 
 class ErrorRates:
@@ -36,24 +38,34 @@ class ErrorRates:
         self._session = session
 
     def publish(
-        self, map_version: str, llms: Sequence[str], rates: NDArray[np.float64], *, reason: str
+        self,
+        map_version: str,
+        llms: Sequence[str],
+        rates: NDArray[np.float64],
+        *,
+        reason: str,
+        deviations: NDArray[np.float64] | None = None,
     ) -> int:
         """Keep a new version for routers to pick up when the transaction commits; give its number.
 
-        ``rates`` has shape (n_cells, n_llms), in [0, 1]. Numbers rise in the order of commits.
+        ``rates`` and their ``deviations`` have shape (n_cells, n_llms), in [0, 1]. Numbers rise in the order
+        of commits.
         """
         matrix = np.ascontiguousarray(rates, dtype=np.float64)
-        if matrix.ndim != 2 or matrix.shape[1] != len(llms):  # noqa: PLR2004 - a matrix
-            raise InvalidInputError("rates", f"shape {matrix.shape} for {len(llms)} LLMs")
-        if not ((matrix >= 0) & (matrix <= 1)).all():
-            raise InvalidInputError("rates", "must lie within 0..1")
+        for values in (matrix,) if deviations is None else (matrix, np.asarray(deviations)):
+            if values.ndim != 2 or values.shape != (len(matrix), len(llms)):  # noqa: PLR2004 - a matrix
+                raise InvalidInputError("rates", f"shape {values.shape} for {len(llms)} LLMs")
+            if not ((values >= 0) & (values <= 1)).all():
+                raise InvalidInputError("rates", "must lie within 0..1")
         if len(set(llms)) != len(llms):
             raise InvalidInputError("llms", "a name stands twice")
         RoutingState(self._session).bump()
-        buffer = io.BytesIO()
-        np.save(buffer, matrix, allow_pickle=False)
         row = ErrorRateVersionRow(
-            map_version=map_version, rates=buffer.getvalue(), llms=list(llms), reason=reason
+            map_version=map_version,
+            rates=_pack(matrix),
+            deviations=None if deviations is None else _pack(deviations),
+            llms=list(llms),
+            reason=reason,
         )
         self._session.add(row)
         self._session.flush()
@@ -94,14 +106,25 @@ class ErrorRates:
         return len(gone.all())
 
 
+def _pack(matrix: NDArray[np.float64]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(matrix, dtype=np.float64), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _unpack(packed: bytes) -> NDArray[np.float64]:
+    matrix: NDArray[np.float64] = np.load(io.BytesIO(packed), allow_pickle=False)
+    matrix.setflags(write=False)
+    return matrix
+
+
 def _read(row: ErrorRateVersionRow) -> RatesVersion:
-    rates: NDArray[np.float64] = np.load(io.BytesIO(row.rates), allow_pickle=False)
-    rates.setflags(write=False)
     return RatesVersion(
         version=row.version,
         map_version=row.map_version,
         llms=tuple(row.llms),
-        rates=rates,
+        rates=_unpack(row.rates),
         reason=row.reason,
         created_at=row.created_at,
+        deviations=None if row.deviations is None else _unpack(row.deviations),
     )

@@ -1,23 +1,36 @@
 """The registry of LLMs: what the core knows of each, and where it is served."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError, UnknownLLMError, UnknownPriceError
-from routing.llms import LLM
+from routing.llms import LLM, Price
 from workers.errors import UsageError
 from workers.storage.cell_counts import CellCounts
 from workers.storage.feedback import Feedback
 from workers.storage.prices import Prices, PriceVersion
 from workers.storage.routing_state import RoutingState
-from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow
+from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow, LLMVersionRow
+
+#: Columns that each version of an LLM keeps.
+_FACTS = (
+    "base_url",
+    "provider_model",
+    "api_key_ref",
+    "context_length",
+    "capabilities",
+    "simulated",
+    "expected_output_tokens",
+)
+#: Stands in where the price is another's to say.
+_ANY_PRICE = Price(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
 
 State = Literal["probe", "shadow", "canary", "active", "draining", "retired"]
 
@@ -64,6 +77,8 @@ class RegisteredLLM:
     price_version: int
     registered_at: datetime
     retired_at: datetime | None
+    #: Rises over all LLMs with every change, so that one number names what was known of each at a moment.
+    version: int = 0
 
     @property
     def llm(self) -> LLM:
@@ -99,7 +114,52 @@ class LLMs:
         _write(row, registration)
         row.state, row.retired_at = state, None
         self._session.flush()
+        self._keep(row)
         Prices(self._session).set(name, registration.llm.price)
+
+    def revise(self, registration: Registration) -> int:
+        """Put other facts of a living LLM in force, all but its price; give their version.
+
+        Its evidence stays: for another model behind the name, retire it and register it anew.
+        ``UnknownLLMError`` for a name that no living LLM has.
+        """
+        RoutingState(self._session).bump()
+        row = self._session.get(LLMRow, registration.llm.name)
+        if row is None or row.state == "retired":
+            raise UnknownLLMError(registration.llm.name, tuple(one.llm.name for one in self.living()))
+        _write(row, registration)
+        self._session.flush()
+        return self._keep(row)
+
+    def living(self) -> "list[RegisteredLLM]":
+        """Give the LLMs that are not retired, by ascending name."""
+        return [found for found in self.list() if found.state != "retired"]
+
+    def at_version(self, version: int) -> dict[str, LLM]:
+        """Give what was known of each LLM when that was the highest version, at any price; by name.
+
+        LLMs that were registered without a version are left out.
+        """
+        newest = (
+            select(LLMVersionRow.llm, func.max(LLMVersionRow.version))
+            .where(LLMVersionRow.version <= version)
+            .group_by(LLMVersionRow.llm)
+        )
+        rows = self._session.scalars(
+            select(LLMVersionRow).where(tuple_(LLMVersionRow.llm, LLMVersionRow.version).in_(newest))
+        )
+        return {row.llm: _read_llm(row.llm, row.facts, _ANY_PRICE) for row in rows}
+
+    def _keep(self, row: LLMRow) -> int:
+        kept = LLMVersionRow(llm=row.name, facts={name: getattr(row, name) for name in _FACTS})
+        self._session.add(kept)
+        self._session.flush()
+        return kept.version
+
+    def _versions(self) -> dict[str, int]:
+        newest = func.max(LLMVersionRow.version)
+        rows = self._session.execute(select(LLMVersionRow.llm, newest).group_by(LLMVersionRow.llm))
+        return {row[0]: row[1] for row in rows}
 
     def set_state(self, name: str, state: State) -> None:
         """Move an LLM along its life cycle; ``UnknownLLMError`` names those that are registered."""
@@ -123,8 +183,8 @@ class LLMs:
         ``UnknownPriceError`` if one has no price.
         """
         rows = self._session.scalars(select(LLMRow).where(LLMRow.state.in_(states)))
-        prices = Prices(self._session).current()
-        return sorted((_read(row, prices) for row in rows), key=lambda found: found.llm.name)
+        prices, versions = Prices(self._session).current(), self._versions()
+        return sorted((_read(row, prices, versions) for row in rows), key=lambda found: found.llm.name)
 
     def names(self) -> tuple[str, ...]:
         """Give every name ever registered, retired ones too, in ascending order."""
@@ -133,7 +193,7 @@ class LLMs:
     def get(self, name: str) -> RegisteredLLM | None:
         """Give one LLM; ``None`` for a name never registered."""
         row = self._session.get(LLMRow, name)
-        return None if row is None else _read(row, Prices(self._session).current())
+        return None if row is None else _read(row, Prices(self._session).current(), self._versions())
 
     def _now(self) -> datetime:
         now: datetime = self._session.execute(select(func.now())).scalar_one()
@@ -151,20 +211,15 @@ def _write(row: LLMRow, registration: Registration) -> None:
     row.expected_output_tokens = llm.expected_output_tokens
 
 
-def _read(row: LLMRow, prices: dict[str, PriceVersion]) -> RegisteredLLM:
+def _read(row: LLMRow, prices: dict[str, PriceVersion], versions: dict[str, int]) -> RegisteredLLM:
     price = prices.get(row.name)
     if price is None:
         raise UnknownPriceError(row.name, "price")
-    llm = LLM(
-        name=row.name,
-        price=price.price,
-        context_length=row.context_length,
-        capabilities=frozenset(row.capabilities),
-        simulated=row.simulated,
-        expected_output_tokens=row.expected_output_tokens,
-    )
     registration = Registration(
-        llm=llm, base_url=row.base_url, provider_model=row.provider_model, api_key_ref=row.api_key_ref
+        llm=_read_llm(row.name, {name: getattr(row, name) for name in _FACTS}, price.price),
+        base_url=row.base_url,
+        provider_model=row.provider_model,
+        api_key_ref=row.api_key_ref,
     )
     return RegisteredLLM(
         registration=registration,
@@ -172,4 +227,16 @@ def _read(row: LLMRow, prices: dict[str, PriceVersion]) -> RegisteredLLM:
         price_version=price.version,
         registered_at=row.registered_at,
         retired_at=row.retired_at,
+        version=versions.get(row.name, 0),
+    )
+
+
+def _read_llm(name: str, facts: Mapping[str, Any], price: Price) -> LLM:
+    return LLM(
+        name=name,
+        price=price,
+        context_length=facts["context_length"],
+        capabilities=frozenset(facts["capabilities"]),
+        simulated=facts["simulated"],
+        expected_output_tokens=facts["expected_output_tokens"],
     )

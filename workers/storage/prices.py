@@ -35,6 +35,7 @@ class Prices:
             input_usd_per_mtok=price.input_usd_per_mtok,
             output_usd_per_mtok=price.output_usd_per_mtok,
             fixed_usd=price.fixed_usd,
+            cached_input_usd_per_mtok=price.cached_input_usd_per_mtok,
         )
         self._session.add(row)
         self._session.flush()
@@ -64,5 +65,6 @@ def _read(row: PriceRow) -> PriceVersion:
         input_usd_per_mtok=row.input_usd_per_mtok,
         output_usd_per_mtok=row.output_usd_per_mtok,
         fixed_usd=row.fixed_usd,
+        cached_input_usd_per_mtok=row.cached_input_usd_per_mtok,
     )
     return PriceVersion(version=row.version, price=price, valid_from=row.valid_from)

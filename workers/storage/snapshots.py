@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from workers.storage.errors import NotMigratedError
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
 from workers.storage.routing_state import CHANNEL, RoutingState
+from workers.storage.tenants import Tenant, Tenants
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,8 @@ class PublishedState:
     unrated: tuple[str, ...]
     #: Every LLM ever registered, by name: what was dispatched before an LLM was retired is still answered.
     registered: dict[str, RegisteredLLM]
+    #: Every tenant that was declared, by name.
+    tenants: dict[str, Tenant] = field(default_factory=dict)
 
 
 def load_snapshot(session: Session) -> Snapshot | None:
@@ -81,7 +84,11 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
             versions=Versions(
                 error_rates=str(rates.version),
                 prices=str(max((found.price_version for found in routed), default=0)),
+                llms=str(max((found.version for found in routed), default=0)),
             ),
+            error_deviations=None
+            if rates.deviations is None
+            else rates.deviations[:, [columns[llm.name] for llm in llms]],
         )
     return PublishedState(
         version=version,
@@ -89,6 +96,7 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
         policies=policies,
         unrated=unrated,
         registered={found.llm.name: found for found in registered},
+        tenants=Tenants(session).list(),
     )
 
 

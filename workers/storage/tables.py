@@ -123,6 +123,7 @@ class PriceRow(Base):
         _amount("input_usd_per_mtok"),
         _amount("output_usd_per_mtok"),
         _amount("fixed_usd"),
+        _amount("cached_input_usd_per_mtok"),
         {"comment": "prices of LLMs; rows are added, never changed"},
     )
 
@@ -136,6 +137,28 @@ class PriceRow(Base):
     input_usd_per_mtok: Mapped[float] = mapped_column(comment="USD per million input tokens")
     output_usd_per_mtok: Mapped[float] = mapped_column(comment="USD per million output tokens")
     fixed_usd: Mapped[float] = mapped_column(server_default="0", comment="USD per call")
+    cached_input_usd_per_mtok: Mapped[float | None] = mapped_column(
+        comment="USD per million input tokens found in the LLM's cache; null: as any other"
+    )
+    valid_from: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LLMVersionRow(Base):
+    """What was known of an LLM from a moment on. The highest version of an LLM is in ``llms`` too."""
+
+    __tablename__ = "llm_versions"
+    __table_args__ = (
+        {"comment": "what was known of LLMs, and where each was served; rows are added, never changed"},
+    )
+
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(
+        BigInteger,
+        Identity(always=True),
+        primary_key=True,
+        comment="counts over all LLMs, so that one number names what was known of each at a moment",
+    )
+    facts: Mapped[dict[str, Any]] = mapped_column(comment="columns of llms, as set")
     valid_from: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -197,6 +220,9 @@ class ErrorRateVersionRow(Base):
     version: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"))
     rates: Mapped[bytes] = mapped_column(comment="npy, float64, one row per cell, one column per LLM")
+    deviations: Mapped[bytes | None] = mapped_column(
+        comment="npy like rates: their standard deviations; null where they were not estimated"
+    )
     llms: Mapped[list[str]] = mapped_column(comment="names of the columns")
     reason: Mapped[str] = mapped_column(comment="what made this version, for people")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
