@@ -67,7 +67,8 @@ def calibrate_floor_on_labels(
     predicted errors, this believes the outcomes, so that no level that was predicted wrongly breaks the
     promise. A grid of lambdas, 12 % apart around 1 / mean cost, is tested from 0 upwards, and the first
     failure ends it. With ``confidence`` above .5 the upper bound of the mean paired difference is held to the
-    margin. Where already lambda = 0 fails, the best single LLM alone is given. Source: as ``certify_equivalence``.
+    margin. Where already lambda = 0 fails, the best single LLM alone is given. Source: as
+    ``certify_equivalence``.
     """
     _check_outcomes(candidates, wrong)
     if wrong.size == 0:
