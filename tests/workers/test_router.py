@@ -20,6 +20,7 @@ from workers.messages import DecisionRecord, Headers, Message, Record
 from workers.router import NamedPolicy, Router, RoutingView, build_view
 from workers.settings import Settings
 from workers.storage.snapshots import PublishedState
+from workers.storage.tenants import Tenant
 
 NOW = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
 SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
@@ -66,6 +67,7 @@ VIEW = RoutingView(
     snapshot=SNAPSHOT,
     embedder=AxisEmbedder(),
     policies={"default": name_policy("default", 200.0), "best": name_policy("best", 0.0)},
+    tenants={"acme": Tenant(name="acme")},
 )
 
 

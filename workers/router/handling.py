@@ -1,6 +1,7 @@
 """What a router does with a batch: read the prompts, decide them by policy, and say what came of each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,9 +16,18 @@ from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.policies import DEFAULT_POLICY
 from workers.prompts import Prompt, read_prompt, read_reply_topic
-from workers.router.records import Decided, decision_record, dispatch_record, error_reply
+from workers.router.budgets import SHORTAGES, degrade, refuse_spending
+from workers.router.records import (
+    Decided,
+    decision_record,
+    dispatch_record,
+    error_reply,
+    reservation_record,
+)
 from workers.router.views import RoutingView
 from workers.settings import Settings
+from workers.storage.tenants import Tenant, find_tenant
+from workers.tenants import Held, Purses, admit, lend_nothing, narrow
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
@@ -28,7 +38,8 @@ class Router:
     """Turns a batch of prompts into dispatches, decision records, error replies and dead letters.
 
     ``view`` gives what to decide from, as of now; ``None`` while there is none yet, and then the batch waits.
-    One view serves a whole batch.
+    One view serves a whole batch. What a prompt may cost is reserved from ``purses`` where its tenant has a
+    budget; without any, no tenant's budget is known.
     """
 
     def __init__(
@@ -38,8 +49,10 @@ class Router:
         signer: DecisionSigner,
         settings: Settings,
         rng: UniformSource,
+        purses: Purses | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._purses = purses or Purses(lend_nothing)
         self._view = view
         self._signer = signer
         self._settings = settings
@@ -61,8 +74,9 @@ class Router:
         rows_by_policy: dict[str, list[tuple[int, Prompt]]] = {}
         for row, message in enumerate(batch):
             try:
-                prompt = read_prompt(message, self._settings)
+                prompt, tenant = admit(read_prompt(message, self._settings), view.tenants)
                 policy = _check_names(prompt, view)
+                prompt = narrow(prompt, tenant)
             except PoisonError as error:
                 records[row] = self._refuse(message, error)
                 continue
@@ -100,7 +114,7 @@ class Router:
         return [
             [self._error_reply(prompt, _no_candidate(decisions, row))]
             if decisions.llms[row] < 0
-            else self._dispatch(
+            else self._charge(
                 Decided(
                     prompt=prompt,
                     limits=limits[row],
@@ -110,13 +124,42 @@ class Router:
                     snapshot=view.snapshot,
                     token=self._sign(prompt, decisions, row, now),
                     now=now,
-                )
+                ),
+                view,
             )
             for row, prompt in enumerate(prompts)
         ]
 
+    def _charge(self, decided: Decided, view: RoutingView) -> list[Record]:
+        """Reserve what the call may cost of its tenant's budget, and publish the decision.
+
+        Where the budget has not so much left, that is an error reply or, if the tenant is one to be degraded,
+        a call of its cheapest LLM, for which nothing is reserved.
+        """
+        tenant = find_tenant(decided.prompt.tenant, view.tenants) or Tenant(name=decided.prompt.tenant)
+        decided = replace(decided, priority=tenant.priority)
+        if not tenant.has_budget:
+            return self._dispatch(decided)
+        held = self._purses.reserve(tenant.name, decided.ceiling_usd, day=decided.now.date())
+        if isinstance(held, Held):
+            return self._dispatch(replace(decided, held=held))
+        SHORTAGES.labels(held.reason, tenant.at_limit).inc()
+        if tenant.at_limit == "error":
+            return [self._error_reply(decided.prompt, refuse_spending(tenant, decided.ceiling_usd, held))]
+        cheapest = degrade(decided)
+        return self._dispatch(
+            replace(
+                cheapest, token=self._sign(cheapest.prompt, cheapest.decisions, cheapest.row, cheapest.now)
+            )
+        )
+
     def _dispatch(self, decided: Decided) -> list[Record]:
-        return [dispatch_record(decided, self._topics), decision_record(decided, self._topics)]
+        reservation = reservation_record(decided, self._topics)
+        return [
+            dispatch_record(decided, self._topics),
+            decision_record(decided, self._topics),
+            *(() if reservation is None else (reservation,)),
+        ]
 
     def _sign(self, prompt: Prompt, decisions: Decisions, row: int, now: datetime) -> str:
         return self._signer.sign(

@@ -13,6 +13,7 @@ from workers import messages
 from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Record
 from workers.prompts import Prompt
 from workers.router.views import NamedPolicy
+from workers.tenants import Held
 from workers.topics import Topics
 
 _SOURCE = "/router"
@@ -37,11 +38,22 @@ class Decided:
     now: datetime
     #: What a policy that spends a budget knew.
     pace: Pace | None = None
+    #: What was reserved of its tenant's budget, where it has one.
+    held: Held | None = None
+    #: Weight of its tenant.
+    priority: float = 1.0
+    #: Why it is not what the policy would have chosen; empty where it is.
+    degraded: str = ""
 
     @property
     def llm(self) -> str:
         """The LLM that was chosen."""
         return self.decisions.require_llm(self.row)
+
+    @property
+    def ceiling_usd(self) -> float:
+        """USD that the call hardly exceeds, which is what has to be reserved for it."""
+        return float(self.decisions.ceilings[self.row, self.decisions.llms[self.row]])
 
     @property
     def versions(self) -> messages.Versions:
@@ -51,6 +63,8 @@ class Decided:
             rates=self.decisions.versions.error_rates,
             prices=self.decisions.versions.prices,
             policy=self.named.version,
+            llms=self.decisions.versions.llms,
+            lengths=self.decisions.versions.lengths,
         )
 
 
@@ -72,8 +86,30 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
             (messages.PREDICTED_ERROR, repr(float(decisions.predicted_errors[row])).encode()),
             (messages.PREDICTED_COST_USD, repr(float(decisions.predicted_costs[row])).encode()),
             (messages.VERSIONS, messages.encode(decided.versions)),
+            *_tenant_headers(decided),
         ),
     )
+
+
+def reservation_record(decided: Decided, topics: Topics) -> Record | None:
+    """Give the entry that books what the decision reserved; ``None`` where it reserved nothing."""
+    held = decided.held
+    if held is None or held.grant == 0:
+        return None
+    prompt_id = decided.prompt.prompt_id
+    value = messages.ReservationRecord(
+        decision_id=decided.token,
+        tenant=decided.prompt.tenant,
+        grant=held.grant,
+        reserved_usd=held.usd,
+    )
+    event = messages.event_headers(
+        event_id=f"{prompt_id}/reservation",
+        event_type=messages.RESERVATION_EVENT,
+        source=_SOURCE,
+        now=decided.now,
+    )
+    return Record(topic=topics.usage, key=prompt_id.encode(), value=messages.encode(value), headers=event)
 
 
 def decision_record(decided: Decided, topics: Topics) -> Record:
@@ -120,6 +156,17 @@ def plain_limits(limits: Limits) -> dict[str, Any]:
     }
 
 
+def _tenant_headers(decided: Decided) -> messages.Headers:
+    headers = []
+    if decided.held is not None:
+        headers.append((messages.RESERVED_USD, repr(decided.held.usd).encode()))
+    if decided.priority != 1.0:
+        headers.append((messages.PRIORITY, repr(decided.priority).encode()))
+    if decided.degraded:
+        headers.append((messages.DEGRADED, decided.degraded.encode()))
+    return tuple(headers)
+
+
 def _describe(decided: Decided) -> DecisionRecord:
     decisions, row = decided.decisions, decided.row
     removed = decisions.removed(row)
@@ -151,4 +198,6 @@ def _describe(decided: Decided) -> DecisionRecord:
         versions=decided.versions,
         tenant=decided.prompt.tenant,
         pace=decided.pace,
+        reserved_usd=0.0 if decided.held is None else decided.held.usd,
+        degraded=decided.degraded,
     )

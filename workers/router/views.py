@@ -11,6 +11,7 @@ from routing.errors import InvalidInputError
 from routing.snapshot import Snapshot
 from workers.policies import Declaration, read_policy
 from workers.storage.snapshots import PublishedState
+from workers.storage.tenants import Tenant
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,8 @@ class RoutingView:
     policies: Mapping[str, NamedPolicy]
     #: Policies that this version of uniroute cannot build, each with the reason.
     unusable: Mapping[str, str] = field(default_factory=dict)
+    #: Those that were declared, by name.
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.snapshot.cluster_map.fingerprint.require(self.embedder.fingerprint)
@@ -72,4 +75,10 @@ def build_view(
         except InvalidInputError as error:
             unusable[name] = str(error)
             log.warning("policy_unusable", policy=name, problem=str(error))
-    return RoutingView(snapshot=state.snapshot, embedder=embedder, policies=policies, unusable=unusable)
+    return RoutingView(
+        snapshot=state.snapshot,
+        embedder=embedder,
+        policies=policies,
+        unusable=unusable,
+        tenants=state.tenants,
+    )

@@ -21,8 +21,8 @@ def admit(prompt: Prompt, tenants: Mapping[str, Tenant]) -> tuple[Prompt, Tenant
         raise PoisonError(
             "unknown_tenant", f"no tenant is named {prompt.tenant[:80]!r}; known: {known[:300]}"
         )
-    policy = prompt.policy or tenant.default_policy
-    asked = policy or DEFAULT_POLICY
+    policy = tenant.default_policy if prompt.policy is None else prompt.policy
+    asked = DEFAULT_POLICY if policy is None else policy
     if tenant.policies is not None and asked not in tenant.policies:
         allowed = ", ".join(sorted(tenant.policies)) or "none"
         raise PoisonError(
