@@ -30,6 +30,7 @@ from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
 from workers.errors import UsageError, WaitableError, WorkersError
 from workers.executor import CallableLLM, Cancels, Executor, Gates
+from workers.health import HealthReporter
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
 from workers.settings import Role, Settings
@@ -39,10 +40,14 @@ from workers.topics import Topics
 from workers.transactions.batch_work import BatchWork
 from workers.transactions.call_work import CallWork
 from workers.transactions.config import LoopConfig
+from workers.transactions.follower import TopicFollower
 from workers.transactions.loop import TransactionLoop
 
 #: How many LLMs may have all their calls in flight in one executor before it takes no more.
 _LLMS_AT_FULL_LOAD = 16
+
+#: A cancel message is heeded for so long by executors that start after it.
+_CANCELS_S = 3_600.0
 
 log = structlog.get_logger(__name__)
 
@@ -135,10 +140,20 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     source = SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor"))
     stack.enter_context(source)
     topics = Topics(settings.topic_prefix)
-    gates = Gates(topics=topics, most=settings.max_in_flight)
+    reporter = stack.enter_context(HealthReporter(settings))
+    gates = Gates(topics=topics, most=settings.max_in_flight, on_state=reporter.report)
+    cancels = Cancels()
+    stack.enter_context(
+        TopicFollower(
+            settings.kafka_bootstrap,
+            topics.cancels,
+            since_s=_CANCELS_S,
+            on_message=lambda message: cancels.cancel(message.id_bytes.decode()),
+        )
+    )
     executor = Executor(
         gates=gates,
-        cancels=Cancels(),
+        cancels=cancels,
         caller=EndpointCaller(
             timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight
         ),
@@ -153,6 +168,7 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         role="executor",
         pattern=topics.dispatch_pattern,
         max_in_flight_per_topic=settings.max_in_flight,
+        leader_of=topics.leading_lane,
     )
     return TransactionLoop(
         config,

@@ -22,6 +22,9 @@ _DAY_MS = 24 * 3600 * 1000
 _ANY_CODEC = {"compression.type": "uncompressed"}
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9._-]")
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+#: The lanes of an LLM's dispatches, first things first, with what stands in the names of their topics.
+LANES: Mapping[str, str] = {"interactive": "dispatch", "batch": "dispatch-batch", "probe": "dispatch-probe"}
+DEFAULT_LANE = "interactive"
 #: Leaves room for the prefixes of dispatch topics and of their dead letters.
 _MAX_LLM_PART = 180
 
@@ -66,23 +69,42 @@ class Topics:
         return f"{self.prefix}usage"
 
     @property
-    def dispatch_pattern(self) -> str:
-        """A regular expression that matches every LLM's dispatch topic and nothing else."""
-        return f"^{re.escape(self.prefix)}dispatch\\..+"
+    def health(self) -> str:
+        """Which LLMs' endpoints are failing, as executors see it; compacted, one partition."""
+        return f"{self.prefix}health"
 
-    def dispatch(self, llm: str) -> str:
-        """Name the dispatch topic of an LLM.
+    @property
+    def cancels(self) -> str:
+        """Prompts that their callers want no answer to any more: keys are prompt ids; one partition."""
+        return f"{self.prefix}cancels"
+
+    @property
+    def dispatch_pattern(self) -> str:
+        """A regular expression that matches every LLM's dispatch topics and nothing else."""
+        return f"^{re.escape(self.prefix)}({'|'.join(LANES.values())})\\..+"
+
+    def dispatch(self, llm: str, lane: str = DEFAULT_LANE) -> str:
+        """Name the topic of one lane of an LLM's dispatches; a lane that is not known is the default one.
+
+        A lane has a topic of its own because a consumer cannot pass over a backlog to what waits behind it.
 
         A name that Kafka would refuse (a slash, a colon, too long) is slugged and told apart by a hash.
         """
         slug = _ILLEGAL.sub("-", llm)[:_MAX_LLM_PART]
         if slug != llm:
             slug = f"{slug}.{hashlib.sha256(llm.encode()).hexdigest()[:8]}"
-        return f"{self.prefix}dispatch.{slug}"
+        return f"{self.prefix}{LANES.get(lane, LANES[DEFAULT_LANE])}.{slug}"
+
+    def leading_lane(self, topic: str) -> str:
+        """Name the topic of the default lane that a dispatch topic goes together with; others stand alone."""
+        kind, dot, rest = topic.removeprefix(self.prefix).partition(".")
+        if kind in LANES.values() and dot and topic.startswith(self.prefix):
+            return f"{self.prefix}{LANES[DEFAULT_LANE]}.{rest}"
+        return topic
 
     def dead_letters(self, topic: str) -> str:
-        """Name the dead-letter topic of a topic."""
-        return f"{self.prefix}dlq.{topic.removeprefix(self.prefix)}"
+        """Name the dead-letter topic of a topic; the lanes of an LLM share one."""
+        return f"{self.prefix}dlq.{self.leading_lane(topic).removeprefix(self.prefix)}"
 
 
 def is_legal_topic(name: str) -> bool:
@@ -109,15 +131,33 @@ def core_topics(settings: Settings) -> tuple[TopicSpec, ...]:
     ]
     decisions = TopicSpec(name=topics.decisions, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
     usage = TopicSpec(name=topics.usage, partitions=settings.partitions, retention_ms=30 * _DAY_MS)
-    return (*ingest, decisions, usage, *(_dead_letters(topics, spec.name) for spec in (*ingest, usage)))
+    health = TopicSpec(
+        name=topics.health,
+        partitions=1,
+        retention_ms=_DAY_MS,
+        configs={"cleanup.policy": "compact,delete", "segment.ms": str(_DAY_MS // 24)},
+    )
+    cancels = TopicSpec(name=topics.cancels, partitions=1, retention_ms=_DAY_MS, configs=_ANY_CODEC)
+    return (
+        *ingest,
+        decisions,
+        usage,
+        health,
+        cancels,
+        *(_dead_letters(topics, spec.name) for spec in (*ingest, usage)),
+    )
 
 
 def llm_topics(llm: str, settings: Settings) -> tuple[TopicSpec, ...]:
-    """Declare the dispatch topic of an LLM, with its dead letters."""
+    """Declare the dispatch topics of an LLM, one per lane of as many partitions, with their dead letters."""
     topics = Topics(settings.topic_prefix)
-    name = topics.dispatch(llm)
-    dispatch = TopicSpec(name=name, partitions=settings.dispatch_partitions, retention_ms=7 * _DAY_MS)
-    return (dispatch, _dead_letters(topics, name))
+    lanes = [
+        TopicSpec(
+            name=topics.dispatch(llm, lane), partitions=settings.dispatch_partitions, retention_ms=7 * _DAY_MS
+        )
+        for lane in LANES
+    ]
+    return (*lanes, _dead_letters(topics, lanes[0].name))
 
 
 def reply_topic(name: str, settings: Settings) -> TopicSpec:

@@ -16,7 +16,7 @@ from routing.llms import Price
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.retries import RetryPolicy
 from workers.errors import PoisonError
-from workers.executor import CallableLLM, Executor
+from workers.executor import CallableLLM, Executor, Gates
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.faults import (
     Fault,
@@ -34,6 +34,7 @@ from workers.local.simulated.faults import (
 from workers.local.simulated.server import SimulatedServer
 from workers.messages import CallFact, Headers, Message, Record, UsageRecord
 from workers.settings import Settings
+from workers.topics import Topics
 
 NOW = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
 SOURCE = BuiltinSource()
@@ -59,6 +60,10 @@ class Time:
 
     now: datetime = NOW
     slept: list[float] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """Tell the time."""
+        return self.now.timestamp()
 
     async def sleep(self, seconds: float) -> None:
         """Move on at once."""
@@ -147,6 +152,7 @@ def execute(
             caller=caller,
             llms=lambda: {LLM: CallableLLM(endpoint=endpoint, price=PRICE, price_version=7)} if known else {},
             retries=retries,
+            gates=Gates(topics=Topics(), most=100, clock=time.seconds),
             settings=Settings(call_timeout_s=call_timeout_s),
             rng=random.Random(0),
             now=lambda: time.now,

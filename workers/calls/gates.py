@@ -9,10 +9,10 @@ from workers.calls.breaker import FAILURES, Breaker, State
 from workers.calls.concurrency import Concurrency
 from workers.calls.errors import CallError
 from workers.calls.pacing import Pace
+from workers.topics import DEFAULT_LANE
 
 #: Turns of each lane while all of them wait: interactive goes first, and none waits for ever.
 LANE_TURNS = {"interactive": 16, "batch": 3, "probe": 1}
-DEFAULT_LANE = "interactive"
 
 StateListener = Callable[[State, str], None]
 

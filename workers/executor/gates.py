@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from workers.calls.breaker import State
 from workers.calls.gates import Gate, Limits
-from workers.topics import Topics
+from workers.topics import LANES, Topics
 
 Listener = Callable[[str, State, str], None]
 
@@ -40,7 +40,10 @@ class Gates:
     def paused(self) -> frozenset[str]:
         """Dispatch topics of LLMs whose breaker is open: no more of them should be taken; from any thread."""
         return frozenset(
-            self._topics.dispatch(llm) for llm, gate in tuple(self._gates.items()) if gate.state == "open"
+            self._topics.dispatch(llm, lane)
+            for llm, gate in tuple(self._gates.items())
+            if gate.state == "open"
+            for lane in LANES
         )
 
     def gate(self, llm: str, limits: Limits) -> Gate:

@@ -89,7 +89,7 @@ def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
         (messages.CALLS, encode_calls(bill.calls)),
     )
     return Record(
-        topic=topics.dispatch(following),
+        topic=topics.dispatch(following, dispatch.lane),
         key=dispatch.message.key,
         value=dispatch.message.value,
         headers=headers,

@@ -1,5 +1,6 @@
 """What a loop needs to know before it starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,6 +33,8 @@ class LoopConfig:
     stop_timeout_s: float = 7.0
     #: Messages of one topic in flight, at most; ``None`` where ``work`` alone sets the bound.
     max_in_flight_per_topic: int | None = None
+    #: The topic whose partitions a topic's go together with; ``None`` where each goes by itself.
+    leader_of: Callable[[str], str] | None = None
     #: Messages per poll, at most.
     max_poll_records: int = 2_000
     #: How soon a new topic that matches ``pattern``, or a new partition, is seen.
@@ -56,6 +59,7 @@ class LoopConfig:
         topics: tuple[str, ...] = (),
         pattern: str | None = None,
         max_in_flight_per_topic: int | None = None,
+        leader_of: Callable[[str], str] | None = None,
     ) -> Self:
         """Name group and transactions after the role, and tell its workers apart by their slots."""
         return cls(
@@ -66,6 +70,7 @@ class LoopConfig:
             pattern=pattern,
             topic_prefix=settings.topic_prefix,
             max_in_flight_per_topic=max_in_flight_per_topic,
+            leader_of=leader_of,
             session_timeout_ms=settings.session_timeout_ms,
             transaction_timeout_ms=settings.transaction_timeout_ms,
             # An LLM that joins gets a topic, and should get traffic at once.

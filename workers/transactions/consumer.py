@@ -18,6 +18,7 @@ from kafka.structs import MemberState
 
 from workers.errors import UsageError
 from workers.messages import Message
+from workers.transactions.assignors import LanesAssignor
 from workers.transactions.config import LoopConfig
 from workers.transactions.header_names import read_any_header_name
 from workers.transactions.offsets import OffsetTracker
@@ -65,7 +66,9 @@ class GroupConsumer:
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            partition_assignment_strategy=[CooperativeStickyAssignor],
+            partition_assignment_strategy=[
+                LanesAssignor(config.leader_of) if config.leader_of else CooperativeStickyAssignor
+            ],
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=min(3_000, config.session_timeout_ms // 3),
             max_poll_interval_ms=config.commit_timeout_ms + _POLL_MARGIN_MS,
@@ -100,7 +103,7 @@ class GroupConsumer:
         )
         self._check_identity()
         return self._changes.take(), {
-            tuple(partition): [_message(record) for record in records]
+            tuple(partition): [read_message(record) for record in records]
             for partition, records in fetched.items()
         }
 
@@ -196,7 +199,8 @@ class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka publis
         self.on_partitions_revoked(lost)
 
 
-def _message(record: Any) -> Message:  # noqa: ANN401  # kafka publishes no types
+def read_message(record: Any) -> Message:  # noqa: ANN401  # kafka publishes no types
+    """Give a message as the client library consumed it."""
     return Message(
         topic=record.topic,
         partition=record.partition,
