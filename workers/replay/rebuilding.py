@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from routing.clusters import Placement
+from routing.costs import LatencyModel, LengthModel
 from routing.decisions import Decisions, decide_placed
 from routing.llms import LLM, Price
 from routing.policies import LoggedDraws, Policy
@@ -18,6 +19,7 @@ from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.error_rates import ErrorRates
+from workers.storage.lengths import Lengths
 from workers.storage.llms import LLMs
 from workers.storage.prices import Prices
 
@@ -50,6 +52,7 @@ def rebuild_snapshot(
     charged = {**{name: one.price for name, one in then.items()}, **(prices or {})}
     llms = tuple(replace_price(registered[one.llm], charged[one.llm]) for one in record.candidates)
     columns = [rates.llms.index(llm.name) for llm in llms]
+    lengths, latencies = _rebuild_models(session, record)
     return Snapshot(
         cluster_map=fitted.cluster_map,
         llms=llms,
@@ -57,9 +60,29 @@ def rebuild_snapshot(
         output_tokens=np.array([one.output_tokens for one in record.candidates]),
         error_deviations=None if rates.deviations is None else rates.deviations[:, columns],
         versions=Versions(
-            error_rates=record.versions.rates, prices=record.versions.prices, llms=record.versions.llms
+            error_rates=record.versions.rates,
+            prices=record.versions.prices,
+            llms=record.versions.llms,
+            lengths=record.versions.lengths,
         ),
+        lengths=lengths,
+        latencies=latencies,
     )
+
+
+def _rebuild_models(
+    session: Session, record: DecisionRecord
+) -> tuple[LengthModel | None, LatencyModel | None]:
+    if not record.versions.lengths:
+        return None, None
+    learned = Lengths(session).get(int(record.versions.lengths))
+    models = None if learned is None else learned.of([one.llm for one in record.candidates])
+    if models is None:
+        raise UsageError(
+            f"lengths {record.versions.lengths} are not kept in this database, so the decisions made from "
+            "them cannot be made again"
+        )
+    return models
 
 
 def replace_price(llm: LLM, price: Price) -> LLM:

@@ -22,6 +22,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction, translate_errors
 from workers.storage.error_rates import ErrorRates
 from workers.storage.errors import NotMigratedError
+from workers.storage.lengths import Lengths
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
 from workers.storage.routing_state import CHANNEL, RoutingState
@@ -60,7 +61,8 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
     """Read everything routers need as of one moment (REPEATABLE READ), whatever others write meanwhile.
 
     The session must not have begun a transaction. The snapshot's columns are the active LLMs that the error
-    rates in force cover. The cluster map of ``previous`` is used again, unparsed, while it is the active one.
+    rates in force cover; what was learned of the lengths and seconds of answers is used once it covers all
+    of these. The cluster map of ``previous`` is used again, unparsed, while it is the active one.
     ``UnknownPriceError`` for an active LLM without a price.
     """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
@@ -76,6 +78,8 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
     snapshot = None
     if rates is not None:
         llms = tuple(found.llm for found in routed)
+        learned = Lengths(session).current(rates.map_version)
+        models = None if learned is None else learned.of([llm.name for llm in llms])
         snapshot = Snapshot(
             cluster_map=_read_map(session, rates.map_version, previous),
             llms=llms,
@@ -85,7 +89,10 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
                 error_rates=str(rates.version),
                 prices=str(max((found.price_version for found in routed), default=0)),
                 llms=str(max((found.version for found in routed), default=0)),
+                lengths="" if learned is None or models is None else str(learned.version),
             ),
+            lengths=None if models is None else models[0],
+            latencies=None if models is None else models[1],
             error_deviations=None
             if rates.deviations is None
             else rates.deviations[:, [columns[llm.name] for llm in llms]],

@@ -11,6 +11,7 @@ from workers.replay import apply_policies, hash_plan, plan_from_log, plan_from_n
 from workers.storage.engine import transaction
 from workers.storage.policies import Policies
 from workers.storage.prices import Prices
+from workers.storage.tenants import Tenant, Tenants
 
 pytestmark = pytest.mark.stack
 
@@ -63,13 +64,15 @@ def test_doubled_prices_of_the_dearest_llm_lower_its_share(office: Office) -> No
 
 def test_a_plan_tells_moves_by_tenant(office: Office) -> None:
     """What each tenant's prompts would go to, under a policy that only looks at cost."""
+    with transaction(office.engine) as session:
+        Tenants(session).add(Tenant(name="acme"))
     records = office.route(["3 a"] * 3, ("uniroute-tenant", b"acme")) + office.route(["0 a"])
 
     plan, _ = plan_from_now(office.engine, records, bodies=CHEAPEST)
     found = plan.as_json()
 
     assert found["tenants"]["acme"]["moved"] == 3
-    assert found["tenants"]["none"]["moved"] == 0
+    assert found["tenants"]["default"]["moved"] == 0
     assert found["llms"]["large"]["after"]["decisions"] == 0
     assert found["llms"]["small"]["after"]["decisions"] == 4
 

@@ -1,0 +1,120 @@
+"""A decision is made again from what it was made from, whatever has been learned, set or changed since."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from logged_traffic import RATES, Office
+
+from routing.costs import LatencyModel, LengthModel
+from workers.errors import UsageError
+from workers.replay import apply_policies, replay
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import transaction
+from workers.storage.error_rates import ErrorRates
+from workers.storage.lengths import Lengths
+from workers.storage.llms import LLMs
+
+pytestmark = pytest.mark.stack
+
+
+def learn_lengths(office: Office, *, tokens: float) -> int:
+    """Publish that answers have so many tokens, in cell 3 twice as many, and take a second per 100."""
+    offsets = np.zeros((4, 2))
+    offsets[3] = np.log(2.0)
+    with transaction(office.engine) as session:
+        version = ClusterMaps(session).active_version()
+        assert version is not None
+        return Lengths(session).publish(
+            version,
+            ["large", "small"],
+            replies=np.array([50.0, 50.0]),
+            lengths=LengthModel(
+                levels=np.log(np.full(2, tokens)),
+                slopes=np.zeros(2),
+                offsets=offsets,
+                spreads=np.full(2, 0.1),
+                smears=np.ones(2),
+            ),
+            latencies=LatencyModel(
+                levels=np.log(np.full(2, 0.01)), slopes=np.ones(2), spreads=np.full(2, 0.1)
+            ),
+        )
+
+
+def learn_rates(office: Office, *, deviation: float) -> None:
+    """Publish the same error rates with a standard deviation."""
+    with transaction(office.engine) as session:
+        version = ClusterMaps(session).active_version()
+        assert version is not None
+        ErrorRates(session).publish(
+            version,
+            ["large", "small"],
+            RATES,
+            reason="tests",
+            deviations=np.full(RATES.shape, deviation),
+        )
+
+
+def test_learned_lengths_price_each_prompt(office: Office) -> None:
+    """100 tokens of answer, 200 in cell 3: at 10 USD per million ``large`` costs .00102 and .00202 there."""
+    learn_lengths(office, tokens=100.0)
+
+    first, *_, last = office.traffic(1)
+
+    assert first.versions.lengths == "1"
+    assert first.candidates[0].cost_usd == pytest.approx(102 * 10e-6, rel=1e-4)
+    assert last.candidates[0].cost_usd == pytest.approx(202 * 10e-6, rel=1e-4)
+
+
+def test_a_deadline_removes_what_is_too_slow(office: Office) -> None:
+    """100 tokens take 1 s, hardly more than 1.2: 2 s leave both LLMs, .5 s leave none and that is said."""
+    learn_lengths(office, tokens=100.0)
+
+    assert len(office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:02Z"))) == 1
+    assert office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:00.5Z")) == []
+
+
+def test_lengths_deviations_and_facts_are_those_of_the_time(office: Office) -> None:
+    """New lengths, deviations and capabilities change later decisions; earlier ones keep every bit."""
+    learn_lengths(office, tokens=100.0)
+    learn_rates(office, deviation=0.01)
+    apply_policies(
+        office.engine,
+        {"default": {"kind": "quality-floor", "tolerance": 0.15, "on": "upper"}},
+    )
+    records = office.traffic(2) + office.route(["1 a"], ("uniroute-capabilities", b"tools"))
+    with transaction(office.engine) as session:
+        for name in ("large", "small"):
+            found = LLMs(session).get(name)
+            assert found is not None
+            llm = replace(found.llm, capabilities=frozenset({"tools"}), context_length=100_000)
+            LLMs(session).revise(replace(found.registration, llm=llm))
+    learn_lengths(office, tokens=300.0)
+    learn_rates(office, deviation=0.2)
+    later = office.traffic(1) + office.route(["1 a"], ("uniroute-capabilities", b"tools"))
+
+    found_again = replay(office.engine, records + later)
+
+    # Cell 1: small errs .1 more, and .0164 at the upper bound; with a deviation of .2 it is not within .15,
+    # and in cell 0, where the two err alike, it is the cheaper one all the same.
+    assert [record.llm for record in records[:4]] == ["small", "small", "large", "large"]
+    assert [record.llm for record in later] == ["small", "large", "large", "large", "large"]
+    assert len(records) == 8
+    assert (found_again.decisions, found_again.identical) == (13, 13)
+
+
+def test_a_version_that_is_gone_is_told(office: Office) -> None:
+    """In a sentence."""
+    learn_lengths(office, tokens=100.0)
+    records = office.traffic(1)
+    learn_lengths(office, tokens=200.0)
+    with transaction(office.engine) as session:
+        version = ClusterMaps(session).active_version()
+        assert version is not None
+        kept = Lengths(session).current(version)
+        assert kept is not None
+        Lengths(session).prune(version, keep_since=kept.created_at.replace(year=kept.created_at.year + 1))
+
+    with pytest.raises(UsageError, match="lengths 1 are not kept in this database"):
+        replay(office.engine, records)
