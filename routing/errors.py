@@ -8,10 +8,11 @@
     ├── UnknownLLMError          a name that is not in the snapshot
     ├── FingerprintMismatchError embeddings of one embedder offered to a map of another
     ├── NoCandidateError         the caller's limits leave no LLM
+    ├── MissingSupportError      logged decisions that say nothing of another policy's choices
     └── InfeasibleError          a batch that its budget and capacities cannot serve
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class RoutingError(Exception):
@@ -72,3 +73,19 @@ class InfeasibleError(RoutingError):
         missing = "; ".join(f"{supply}: {amount:.6g}" for supply, amount in sorted(short.items()))
         super().__init__(f"the batch cannot be assigned within its limits; short of {missing}")
         self.short = dict(short)
+
+
+class MissingSupportError(RoutingError):
+    """Logged decisions that could never have been what another policy would do; ``decisions`` names them.
+
+    No estimate of that policy's value can be had from such a log without guessing, so none is given.
+    """
+
+    def __init__(self, decisions: Sequence[str], *, of: int, example: str = "") -> None:
+        shown = ", ".join(decisions[:5]) + (", ..." if len(decisions) > 5 else "")  # noqa: PLR2004
+        super().__init__(
+            f"{len(decisions)} of {of} logged decisions could not have chosen what the policy would choose, "
+            f"so they say nothing of it: {shown}{'; ' + example if example else ''}"
+        )
+        self.decisions = tuple(decisions)
+        self.of = of

@@ -1,0 +1,200 @@
+"""Noticing that an LLM, or the mix of prompts, is no longer what it was."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import chi2, norm
+
+from routing.errors import InvalidInputError
+from routing.quality.counts import Vector, as_errors
+
+#: Predictions are held this far from 0 and 1, where one surprise would say everything.
+_EDGE = 0.02
+#: An LLM's level keeps this share of its way to 0 or 1 in the alternatives.
+_LEAST_LEFT = 0.1
+#: Siegmund's correction for a walk that ends beyond its threshold, in standard deviations of a step.
+_OVERSHOOT = 1.166
+#: Feedbacks whose information the first threshold supposes, at a level of .5.
+_PRIOR_FEEDBACKS = 50.0
+
+Change = Literal["worse", "better"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRule:
+    """Which change is looked for, and how seldom there may be a false alarm."""
+
+    #: Change of an LLM's overall error that should be noticed soon.
+    jump: float = 0.2
+    #: Feedbacks of an LLM, on average, between two false alarms of each kind.
+    feedbacks_per_false_worse: float = 14_000.0
+    feedbacks_per_false_better: float = 100_000.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.jump < 1:
+            raise InvalidInputError("jump", f"must be in (0, 1), not {self.jump!r}")
+        if not min(self.feedbacks_per_false_worse, self.feedbacks_per_false_better) >= 1:
+            raise InvalidInputError("feedbacks_per_false_worse", "must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftState:
+    """Two one-sided CUSUMs of one LLM: log likelihood ratios of *changed* to *as predicted*.
+
+    An LLM starts, and starts again after an alarm, with ``DriftState()``.
+    """
+
+    worse: float = 0.0
+    better: float = 0.0
+    #: Feedbacks seen, and the summed information of each for either change.
+    feedbacks: float = 0.0
+    worse_information: float = 0.0
+    better_information: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A change that was noticed at row ``row`` of the feedback given."""
+
+    row: int
+    change: Change
+
+
+def watch_errors(
+    rule: DriftRule, state: DriftState, errors: ArrayLike, predicted: ArrayLike, *, level: float
+) -> tuple[DriftState, Alarm | None]:
+    """Take in feedback of one LLM, in its order; give the new state, and the first alarm if there is one.
+
+    Parameters: ``errors`` (n,) observed and ``predicted`` (n,) before each was seen, in [0, 1]; ``level`` the
+    LLM's overall predicted error. *Worse* means that a share of what the LLM gets right fails, so that its
+    level rises by ``jump``; *better* that a share of what it gets wrong succeeds. With predictions made from
+    all earlier feedback, these are likelihood ratios of what is seen, learning included. After an alarm the
+    rest of the rows is not read: start anew with ``DriftState()``.
+
+    A CUSUM with threshold h runs (exp(b) - 1 - b) / I feedbacks to a false alarm, b = h + 1.166 sqrt(2 I), I
+    the mean information of a feedback; h follows from the rule. Sources: Page 1954; Siegmund 1985 (the
+    approximation, for normal steps).
+    """
+    q = np.clip(np.asarray(predicted, dtype=np.float64), _EDGE, 1 - _EDGE)
+    e = as_errors("errors", errors, shape=q.shape)
+    if q.ndim != 1 or not 0 <= level <= 1:
+        raise InvalidInputError("predicted", "one prediction per error is needed, and a level in [0, 1]")
+    if not len(q):
+        return state, None
+    worse = 1 - (1 - q) * max(1 - rule.jump / max(1 - level, _EDGE), _LEAST_LEFT)
+    better = q * max(1 - rule.jump / max(level, _EDGE), _LEAST_LEFT)
+    feedbacks = state.feedbacks + np.arange(1, len(q) + 1)
+    worse_walk, worse_information = _walk(state.worse, state.worse_information, e, q, worse)
+    better_walk, better_information = _walk(state.better, state.better_information, e, q, better)
+    supposed = _PRIOR_FEEDBACKS * 2 * rule.jump**2
+    total = feedbacks + _PRIOR_FEEDBACKS
+    too_bad = worse_walk >= _thresholds(
+        (worse_information + supposed) / total, rule.feedbacks_per_false_worse
+    )
+    too_good = better_walk >= _thresholds(
+        (better_information + supposed) / total, rule.feedbacks_per_false_better
+    )
+    alarms = np.flatnonzero(too_bad | too_good)
+    last = int(alarms[0]) if alarms.size else len(q) - 1
+    state = replace(
+        state,
+        worse=float(worse_walk[last]),
+        better=float(better_walk[last]),
+        feedbacks=float(feedbacks[last]),
+        worse_information=float(worse_information[last]),
+        better_information=float(better_information[last]),
+    )
+    if not alarms.size:
+        return state, None
+    return state, Alarm(row=last, change="worse" if too_bad[last] else "better")
+
+
+def _walk(start: float, information: float, e: Vector, q: Vector, other: Vector) -> tuple[Vector, Vector]:
+    """Give a CUSUM and its summed information after each row: W = max(0, W + log ratio)."""
+    if_wrong, if_right = np.log(other / q), np.log((1 - other) / (1 - q))
+    steps = e * if_wrong + (1 - e) * if_right
+    sums = start + np.cumsum(steps)
+    walk: Vector = sums - np.minimum(np.minimum.accumulate(sums), 0.0)
+    return walk, information + np.cumsum(-(q * if_wrong + (1 - q) * if_right))
+
+
+def _thresholds(information: Vector, feedbacks: float) -> Vector:
+    """Solve exp(b) = I n + 1 + b by its fixed point from above, which converges as b / exp(b)."""
+    target = information * feedbacks + 1
+    b = np.log(target)
+    for _ in range(8):
+        b = np.log(target + b)
+    thresholds: Vector = np.maximum(b - _OVERSHOOT * np.sqrt(2 * information), 0.0)
+    return thresholds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixRule:
+    """When prompts are held to be others than the map was fitted on: beyond chance, and by so much."""
+
+    #: Of each of the two tests.
+    confidence: float = 0.999
+    #: Total variation distance between shares of clusters: the share of prompts that moved.
+    moved: float = 0.1
+    #: Increase of the distance to the nearest centroid, in standard deviations of one prompt's.
+    farther: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixReport:
+    """How a window of prompts differs from those of the map."""
+
+    #: Total variation distance of the shares of clusters, less what chance explains; in [0, 1].
+    moved: float
+    #: Rise of the mean distance to the nearest centroid, in standard deviations of one prompt's.
+    farther: float
+    #: Of the shares, and of the distance, under no change.
+    shares_p: float
+    distance_p: float
+    #: Whether either is beyond chance and beyond the rule's size.
+    drifted: bool
+
+
+def compare_mix(
+    reference: ArrayLike,
+    recent: ArrayLike,
+    *,
+    reference_distances: ArrayLike,
+    recent_distances: ArrayLike,
+    rule: MixRule | None = None,
+) -> MixReport:
+    """Hold a window of prompts against those that the map was fitted on.
+
+    Parameters: prompts per cell of one resolution, ``reference`` and ``recent`` (K,); 1 - cosine to the
+    nearest centroid of each prompt, ``reference_distances`` (n,), at least 2, and ``recent_distances`` (m,).
+    Shares are compared by Pearson's two-sample chi-square, distances by Welch's z. An empty window has not
+    drifted.
+    """
+    rule = rule or MixRule()
+    old, new = np.asarray(reference, dtype=np.float64), np.asarray(recent, dtype=np.float64)
+    far, farther = (
+        np.asarray(values, dtype=np.float64) for values in (reference_distances, recent_distances)
+    )
+    if old.shape != new.shape or old.ndim != 1 or old.sum() <= 0 or far.size < 2:  # noqa: PLR2004 - a spread
+        raise InvalidInputError("reference", "counts of the same cells, and 2 distances, are needed")
+    if new.sum() <= 0 or not farther.size:
+        return MixReport(moved=0.0, farther=0.0, shares_p=1.0, distance_p=1.0, drifted=False)
+    seen = old + new > 0
+    old, new = old[seen], new[seen]
+    pooled = (old + new) / (old.sum() + new.sum())
+    statistic = sum(float((((n - n.sum() * pooled) ** 2) / (n.sum() * pooled)).sum()) for n in (old, new))
+    shares_p = float(chi2.sf(statistic, len(old) - 1)) if len(old) > 1 else 1.0
+    # What |difference| a cell shows by chance alone: sqrt(2 v / pi), v its variance.
+    chance = np.sqrt(2 / np.pi * pooled * (1 - pooled) * (1 / old.sum() + 1 / new.sum()))
+    gaps = np.abs(new / new.sum() - old / old.sum())
+    moved = float(max(0.0, 0.5 * (gaps - chance).sum()))
+    spread = float(far.std(ddof=1))
+    rise = float(farther.mean() - far.mean())
+    error = float(np.sqrt(far.var(ddof=1) / far.size + max(float(farther.var()), 1e-12) / farther.size))
+    distance_p = float(norm.sf(rise / error)) if error > 0 else 1.0
+    steps = rise / spread if spread > 0 else 0.0
+    limit = 1 - rule.confidence
+    drifted = (shares_p < limit and moved > rule.moved) or (distance_p < limit and steps > rule.farther)
+    return MixReport(moved=moved, farther=steps, shares_p=shares_p, distance_p=distance_p, drifted=drifted)
