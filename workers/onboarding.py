@@ -9,9 +9,11 @@ from sqlalchemy import Engine
 from threadpoolctl import threadpool_limits
 
 from routing.clusters import fit_cluster_map
+from routing.clusters.kmeans import DEFAULT_TEMPERATURE
 from routing.embedders import Embedder, FloatMatrix
 from routing.quality.counts import count_errors
 from routing.quality.pool_prior import fit_pool_prior
+from routing.quality.temperatures import fit_soft_temperature
 from workers.errors import UsageError
 from workers.learner import refit
 from workers.settings import Settings
@@ -23,8 +25,6 @@ from workers.topics import create_topics, llm_topics
 
 #: Cells of each resolution: PoolPrior's own choice.
 DEFAULT_SIZES = (5, 10, 20, 40, 80)
-#: How sharply a prompt belongs to the nearest of its clusters.
-DEFAULT_TEMPERATURE = 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +44,14 @@ def fit_map(
     *,
     known: KnownErrors | None = None,
     sizes: Sequence[int] = DEFAULT_SIZES,
-    temperature: float = DEFAULT_TEMPERATURE,
+    temperature: float | None = None,
     seed: int = 0,
 ) -> str:
     """Fit a map on the embeddings of training prompts, keep it and give its version.
 
     ``embeddings`` has shape (n, d) and is ``embedder``'s. The prior is learned from ``known``, once for this
-    map; without it, every LLM is read by its own labels alone. The first map is put in force at once; a later
+    map, and so is the ``temperature`` where none is given; without ``known``, every LLM is read by its own
+    labels alone and the temperature is 16. The first map is put in force at once; a later
     one, on which nothing is known of the LLMs yet, only by ``activate_map``. Raises ``UsageError`` for too
     few prompts.
     """
@@ -60,12 +61,14 @@ def fit_map(
         fitted = fit_cluster_map(
             embeddings,
             sizes=tuple(sizes),
-            temperature=temperature,
+            temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
             fingerprint=embedder.fingerprint,
             seed=seed,
         )
-    known = known or KnownErrors(embeddings=embeddings[:0], errors=np.zeros((0, 0)))
-    prior = fit_pool_prior(fitted.cells(known.embeddings), known.errors, sizes=fitted.sizes)
+        known = known or KnownErrors(embeddings=embeddings[:0], errors=np.zeros((0, 0)))
+        if temperature is None:
+            fitted = fit_soft_temperature(fitted, known.embeddings, known.errors)
+        prior = fit_pool_prior(fitted.cells(known.embeddings), known.errors, sizes=fitted.sizes)
     with transaction(engine) as session:
         maps = ClusterMaps(session)
         version = maps.add(fitted, prior)

@@ -17,7 +17,9 @@ from routing.quality.zero import ZeroRouter
 _STACKED = (5, 10, 20, 40, 80)
 
 #: Name to a function of the seed that gives a fresh estimator; equal seeds give equal estimators. Those
-#: that use clusters share one fit of them per set of training prompts and seed.
+#: that use clusters share one fit of them per set of training prompts and seed. ``soft-shrunk`` (12),
+#: ``multi-soft-shrunk`` and ``pool-prior`` (16) keep the temperatures at which their published levels were
+#: measured; ``default`` is PoolPrior at the temperature that the known LLMs speak for.
 ESTIMATORS: Mapping[str, Callable[[int], Estimator]] = MappingProxyType(
     {
         "zero": lambda _: ZeroRouter(),
@@ -30,7 +32,7 @@ ESTIMATORS: Mapping[str, Callable[[int], Estimator]] = MappingProxyType(
         "multi-soft-shrunk": lambda seed: ShrunkCells(
             sizes=_STACKED, temperature=16.0, use_level=True, seed=seed
         ),
-        "pool-prior": lambda seed: PoolPriorEstimator(sizes=_STACKED, seed=seed),
+        "pool-prior": lambda seed: PoolPriorEstimator(sizes=_STACKED, temperature=16.0, seed=seed),
         "routoo": lambda seed: Routoo(seed=seed),
         "irt": lambda _: ItemResponse(),
         "contrastive": lambda seed: Contrastive(seed=seed),

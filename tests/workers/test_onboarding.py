@@ -15,6 +15,7 @@ from workers.errors import UsageError
 from workers.onboarding import KnownErrors, activate_map, fit_map, onboard
 from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts
+from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import load_state
@@ -181,6 +182,24 @@ def test_a_map_needs_prompts(engine: Engine) -> None:
     """Fewer than the smallest resolution has cells cannot fill it."""
     with pytest.raises(UsageError, match="1 prompts cannot fill 2 clusters"):
         fit_map(engine, EMBEDDER, EMBEDDINGS[:1], sizes=(2, 3))
+
+
+def test_the_temperature_is_fitted_unless_given(engine: Engine) -> None:
+    """On what is known of other LLMs; 16 without it, and as told where told."""
+    rng = np.random.default_rng(0)
+    embeddings = EMBEDDINGS
+    known = KnownErrors(embeddings=embeddings, errors=rng.integers(0, 2, (60, 4)).astype(np.float64))
+
+    def fit(known: KnownErrors | None, temperature: float | None = None) -> float:
+        version = fit_map(engine, EMBEDDER, embeddings, known=known, sizes=(2, 20), temperature=temperature)
+        with transaction(engine) as session:
+            kept = ClusterMaps(session).get(version)
+        assert kept is not None
+        return kept.cluster_map.temperature
+
+    assert fit(None) == 16.0
+    assert fit(known) < 16.0  # coin flips: the softest map foretells them best
+    assert fit(known, 24.0) == 24.0
 
 
 def test_fitting_again_gives_the_same_map(engine: Engine) -> None:

@@ -32,7 +32,10 @@ def fit(
     clusters: Annotated[
         str, typer.Option(help="Clusters of each resolution, separated by commas.")
     ] = "5,10,20,40,80",
-    temperature: Annotated[float, typer.Option(help="Sharpness; inf is hard.")] = 16.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Sharpness, inf is hard; fitted on recorded outcomes where not given, else 16."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
 ) -> None:
     """Embed the prompts and cluster them; the first map is put in force, a later one by map activate."""
