@@ -2,5 +2,16 @@
 
 from workers.tenants.admission import admit, narrow
 from workers.tenants.purses import Held, Lender, Purses, Shortage, lend_nothing
+from workers.tenants.returns import Returns, TopicProgress
 
-__all__ = ["Held", "Lender", "Purses", "Shortage", "admit", "lend_nothing", "narrow"]
+__all__ = [
+    "Held",
+    "Lender",
+    "Purses",
+    "Returns",
+    "Shortage",
+    "TopicProgress",
+    "admit",
+    "lend_nothing",
+    "narrow",
+]

@@ -27,7 +27,7 @@ GRACE_S = 60.0
 _WRITE_OFF = timedelta(days=8)
 _WRITE_OFF_EVERY_S = 3600.0
 _FETCH_WAIT_MS = 200
-_CONNECT_MS = 5_000
+_CONNECT_MS = 2_000
 #: A broker that does not tell within this is asked again another time.
 _PATIENCE_S = 5.0
 
