@@ -30,12 +30,13 @@ from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
 from workers.errors import UsageError, WaitableError, WorkersError
 from workers.executor import CallableLLM, Cancels, Executor, Gates
-from workers.health import HealthReporter
+from workers.health import BELIEVED_S, HealthBoard, HealthReporter
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
 from workers.settings import Role, Settings
 from workers.storage.engine import make_engine, transaction
 from workers.storage.snapshots import PublishedState, SnapshotSource, load_state
+from workers.tenants import Lender, Purses, Returns, TopicProgress
 from workers.topics import Topics
 from workers.transactions.batch_work import BatchWork
 from workers.transactions.call_work import CallWork
@@ -121,16 +122,30 @@ def build_router(settings: Settings, stack: ExitStack) -> TransactionLoop:
     except WaitableError as error:
         log.warning("router_waits_for_state", problem=str(error))
     stack.enter_context(SnapshotSource(engine, on_state=keeper.update, on_problem=_report("router")))
-    router = Router(
-        view=lambda: keeper.view, signer=_signer(settings), settings=settings, rng=np.random.default_rng()
-    )
     topics = (Topics(settings.topic_prefix).prompts,)
     config = LoopConfig.from_settings(settings, role="router", topics=topics)
+    router = Router(
+        view=lambda: keeper.view,
+        signer=_signer(settings),
+        settings=settings,
+        rng=np.random.default_rng(),
+        purses=Purses(_lender(settings, config.transactional_id, stack)),
+        failing=_follow_health(settings, stack).failing,
+    )
     return TransactionLoop(
         config,
         BatchWork(router.handle, max_batch=settings.max_batch),
         observer=telemetry.RoleMetrics("router"),
     )
+
+
+def _follow_health(settings: Settings, stack: ExitStack) -> HealthBoard:
+    board = HealthBoard()
+    topic = Topics(settings.topic_prefix).health
+    stack.enter_context(
+        TopicFollower(settings.kafka_bootstrap, topic, since_s=2 * BELIEVED_S, on_message=board.read)
+    )
+    return board
 
 
 def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
@@ -198,6 +213,11 @@ def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     names = Topics(settings.topic_prefix)
     topics = (names.feedback, names.usage)
     config = LoopConfig.from_settings(settings, role="learner", topics=topics)
+    returns = Returns(engine, TopicProgress(settings, group_id=config.group_id))
+    returning = threading.Thread(target=returns.run, args=(stop,), name="uniroute-returns", daemon=True)
+    returning.start()
+    stack.callback(returning.join, _JOIN_SECONDS)
+    stack.callback(stop.set)
     return TransactionLoop(
         config, BatchWork(learner.handle, max_batch=1_000), observer=telemetry.RoleMetrics("learner")
     )
@@ -318,6 +338,29 @@ def _metrics_page() -> Callable[..., object]:
         )
 
     return metrics
+
+
+def _lender(settings: Settings, slot: str, stack: ExitStack) -> Lender:
+    """Give what lends to this router, with what an earlier process of its slot was lent claimed back."""
+    engine = make_engine(
+        settings.database_url,
+        application_name="uniroute-router-budgets",
+        statement_timeout_ms=2_000,
+        lock_timeout_ms=1_000,
+        pool_size=1,
+    )
+    stack.callback(engine.dispose)
+    lender = Lender(engine, slot=slot)
+
+    def claim_back() -> None:
+        try:
+            lender.claim_back()
+        except WaitableError as error:  # the leases end by themselves
+            log.warning("leases_run_on", problem=str(error))
+
+    claim_back()
+    stack.callback(claim_back)
+    return lender
 
 
 def _engine(settings: Settings, role: Role, stack: ExitStack) -> Engine:

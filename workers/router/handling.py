@@ -32,6 +32,8 @@ from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
 _EXPIRED = PoisonError("expired", "the deadline passed before the prompt was routed")
+#: Why a decision is degraded.
+_FAILING = "llm_failing"
 
 
 class Router:
@@ -39,7 +41,8 @@ class Router:
 
     ``view`` gives what to decide from, as of now; ``None`` while there is none yet, and then the batch waits.
     One view serves a whole batch. What a prompt may cost is reserved from ``purses`` where its tenant has a
-    budget; without any, no tenant's budget is known.
+    budget; without any, no tenant's budget is known. LLMs that are ``failing`` are not chosen while there is
+    another; decisions that this changes are marked as degraded.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class Router:
         settings: Settings,
         rng: UniformSource,
         purses: Purses | None = None,
+        failing: Callable[[], frozenset[str]] = frozenset,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._purses = purses or Purses(lend_nothing)
+        self._failing = failing
         self._view = view
         self._signer = signer
         self._settings = settings
@@ -96,11 +101,21 @@ class Router:
         return records
 
     def _route(
-        self, prompts: Sequence[Prompt], embeddings: FloatMatrix, view: RoutingView, policy: str
+        self,
+        prompts: Sequence[Prompt],
+        embeddings: FloatMatrix,
+        view: RoutingView,
+        policy: str,
+        *,
+        around: bool = True,
     ) -> list[list[Record]]:
-        """Decide prompts that ask for one policy, and give the records of each."""
+        """Decide prompts that ask for one policy, and give the records of each.
+
+        LLMs that are failing are gone ``around``; a prompt for which that leaves none gets one all the same.
+        """
         named, now = view.policies[policy], self._now()
-        limits = [limits_at(prompt, now) for prompt in prompts]
+        failing = self._failing() if around else frozenset()
+        limits = [limits_at(prompt, now).tightened(Limits(excluded=failing)) for prompt in prompts]
         asked = Prompts(
             embeddings=embeddings,
             input_tokens=np.array([prompt.input_tokens for prompt in prompts], dtype=np.float64),
@@ -111,8 +126,14 @@ class Router:
         except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
             problem = PoisonError("unusable_policy", f"policy {policy} cannot choose: {error}")
             return [self._refuse(prompt.message, problem) for prompt in prompts]
+        stuck = [row for row in range(len(prompts)) if decisions.llms[row] < 0] if failing else []
+        again = iter(
+            self._route([prompts[row] for row in stuck], embeddings[stuck], view, policy, around=False)
+            if stuck
+            else ()
+        )
         return [
-            [self._error_reply(prompt, _no_candidate(decisions, row))]
+            (next(again) if failing else [self._error_reply(prompt, _no_candidate(decisions, row))])
             if decisions.llms[row] < 0
             else self._charge(
                 Decided(
@@ -124,6 +145,7 @@ class Router:
                     snapshot=view.snapshot,
                     token=self._sign(prompt, decisions, row, now),
                     now=now,
+                    degraded=_FAILING if not around or _wanted(prompt, failing) else "",
                 ),
                 view,
             )
@@ -200,6 +222,12 @@ def limits_at(prompt: Prompt, now: datetime) -> Limits:
         return prompt.limits
     left = (prompt.deadline - now).total_seconds()
     return prompt.limits.tightened(Limits(max_seconds=left))
+
+
+def _wanted(prompt: Prompt, failing: frozenset[str]) -> bool:
+    """Whether a caller would take one of the LLMs that are failing."""
+    candidates = prompt.limits.candidates
+    return bool((failing if candidates is None else failing & candidates) - prompt.limits.excluded)
 
 
 def _check_names(prompt: Prompt, view: RoutingView) -> str:

@@ -14,11 +14,20 @@ from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Rec
 from workers.prompts import Prompt
 from workers.router.views import NamedPolicy
 from workers.tenants import Held
-from workers.topics import Topics
+from workers.topics import DEFAULT_LANE, Topics
 
 _SOURCE = "/router"
 #: What travels on from a prompt to its dispatch.
-_CARRIED = (messages.REPLY_TO, messages.DEADLINE, messages.TENANT, messages.TRACEPARENT)
+_CARRIED = (
+    messages.REPLY_TO,
+    messages.DEADLINE,
+    messages.TENANT,
+    messages.TRACEPARENT,
+    messages.LANE,
+    messages.MAX_COST_USD,
+    messages.ON_FAILURE,
+    messages.CACHE_SECONDS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +60,15 @@ class Decided:
         return self.decisions.require_llm(self.row)
 
     @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Who stands in where the LLM gives no answer: as the policy says, within the caller's limits."""
+        declared = self.named.declaration.fallbacks
+        if not declared:
+            return ()
+        allowed = set(self.decisions.names) - set(self.decisions.removed(self.row))
+        return tuple(name for name in declared if name in allowed and name != self.llm)
+
+    @property
     def ceiling_usd(self) -> float:
         """USD that the call hardly exceeds, which is what has to be reserved for it."""
         return float(self.decisions.ceilings[self.row, self.decisions.llms[self.row]])
@@ -72,7 +90,7 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
     """Give the message that asks an executor to call the LLM."""
     prompt, decisions, row = decided.prompt, decided.decisions, decided.row
     return Record(
-        topic=topics.dispatch(decided.llm),
+        topic=topics.dispatch(decided.llm, prompt.message.text_header(messages.LANE) or DEFAULT_LANE),
         key=prompt.prompt_id.encode(),
         value=prompt.message.value,
         headers=(
@@ -87,6 +105,7 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
             (messages.PREDICTED_COST_USD, repr(float(decisions.predicted_costs[row])).encode()),
             (messages.VERSIONS, messages.encode(decided.versions)),
             *_tenant_headers(decided),
+            *([(messages.FALLBACKS, ",".join(decided.fallbacks).encode())] if decided.fallbacks else ()),
         ),
     )
 
