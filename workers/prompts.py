@@ -36,7 +36,16 @@ class Prompt:
     @property
     def input_tokens(self) -> float:
         """Tokens of the prompt, estimated before any LLM has counted them."""
-        return max(1.0, self.request.billed_bytes / _BYTES_PER_TOKEN)
+        return _estimate_tokens(self.request.billed_bytes)
+
+
+def count_tokens(text: str) -> float:
+    """Give the tokens of a prompt that is this text alone, as the router estimates them."""
+    return _estimate_tokens(len(text.encode()))
+
+
+def _estimate_tokens(billed_bytes: int) -> float:
+    return max(1.0, billed_bytes / _BYTES_PER_TOKEN)
 
 
 def read_prompt(message: Message, settings: Settings) -> Prompt:

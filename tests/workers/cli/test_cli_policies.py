@@ -1,0 +1,213 @@
+"""The commands of policies, prices, explanations and replays, typed in order on a real Kafka and Postgres."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import Result
+from installations import SIGNING_KEY, TEXTS, Installation
+from kafka import KafkaProducer
+from typer.testing import CliRunner
+
+from workers.cli.main import command
+from workers.decision_ids import DecisionSigner
+from workers.messages import Message
+from workers.router import Router, build_view
+from workers.storage.engine import transaction
+from workers.storage.snapshots import load_state
+
+pytestmark = pytest.mark.stack
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def installation(kafka_bootstrap: str, database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    """Two LLMs: ``large`` is always right and costs ten times what ``small`` does, right half the time."""
+    with Installation.create(
+        kafka_bootstrap=kafka_bootstrap, database_url=database_url, folder=tmp_path
+    ) as made:
+        made.register("large", score=1.0, usd_per_mtok=10.0)
+        made.register("small", score=0.5, usd_per_mtok=1.0)
+        yield made
+
+
+@pytest.fixture
+def cli(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Type a command of the installation's; it must end with ``code``."""
+    settings = installation.settings
+    for name, value in {
+        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "DATABASE_URL": settings.database_url,
+        "TOPIC_PREFIX": settings.topic_prefix,
+        "REPLY_PREFIX": settings.reply_prefix,
+        "SIGNING_KEY": SIGNING_KEY,
+        "EMBEDDERS_FOLDER": str(settings.embedders_folder),
+    }.items():
+        monkeypatch.setenv(f"UNIROUTE_{name}", value)
+
+    def run(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    return run
+
+
+def read(result: Result) -> Any:
+    """Give what a command printed as JSON."""
+    return json.loads(result.stdout)
+
+
+def route(installation: Installation, prompts: int, *, start: int = 0) -> None:
+    """Log the decisions of a router for so many prompts."""
+    with transaction(installation.engine) as session:
+        view = build_view(load_state(session), open_embedder=lambda _: installation.embedder)
+    router = Router(
+        view=lambda: view,
+        signer=DecisionSigner({0: SIGNING_KEY.encode()}, current=0),
+        settings=installation.settings,
+        rng=np.random.default_rng(0),
+    )
+    reply_to = f"{installation.settings.reply_prefix}app".encode()
+    batch = [
+        Message(
+            topic=installation.topics.prompts,
+            partition=0,
+            offset=start + row,
+            timestamp_ms=0,
+            key=f"p-{start + row}".encode(),
+            value=msgspec.json.encode(
+                {"model": "auto", "messages": [{"role": "user", "content": TEXTS[row % len(TEXTS)]}]}
+            ),
+            headers=(("uniroute-reply-to", reply_to),),
+        )
+        for row in range(prompts)
+    ]
+    producer = KafkaProducer(bootstrap_servers=installation.settings.kafka_bootstrap)
+    for records in router.handle(batch):
+        for record in records:
+            if record.topic == installation.topics.decisions:
+                producer.send(record.topic, key=record.key, value=record.value)
+    producer.flush()
+    producer.close()
+
+
+def test_policies_are_planned_applied_and_rolled_back(
+    installation: Installation, cli: Cli, tmp_path: Path
+) -> None:
+    """A plan is applied once; then, or after one more prompt, it is refused; rollback brings it back."""
+    route(installation, 40)
+    file = tmp_path / "policies.yaml"
+    # ``large`` costs some .0026 USD and ``small`` .00026: at 20 a USD ``large`` wins, at 1,000 ``small``.
+    file.write_text("default: {kind: lagrangian, error_per_usd: 1e3}\ncanary: {kind: fixed, llm: small}\n")
+
+    plan = read(cli("policy", "plan", file, "--json"))
+    text = cli("policy", "plan", file).stdout
+    route(installation, 1, start=40)
+    moved = cli("policy", "apply", file, "--plan", plan["hash"], code=1)
+    again = read(cli("policy", "plan", file, "--json"))
+    applied = read(cli("policy", "apply", file, "--plan", again["hash"], "--json"))
+    stale = cli("policy", "apply", file, "--plan", again["hash"], code=1)
+
+    assert plan["decisions"] == 40
+    assert plan["moved"] == 40
+    assert plan["llms"]["large"]["before"]["share"] == 1.0
+    assert plan["llms"]["small"]["after"]["share"] == 1.0
+    assert plan["changes"] == [
+        "  + canary: kind: fixed, llm: small",
+        "  ~ default: error_per_usd: 20.0 -> 1000.0",
+    ]
+    assert "40 of 40 decisions would go to another LLM." in text
+    assert f"--plan {plan['hash']}" in text
+    assert again["decisions"] == 41
+    assert applied == {"default": 2, "canary": 1}
+    assert "has moved since" in str(moved.exception)
+    assert "has moved since" in str(stale.exception)
+
+    assert "with the body of version 1" in cli("policy", "rollback", "default").stdout
+    assert [one["version"] for one in read(cli("policy", "history", "default", "--json"))] == [3, 2, 1]
+    assert read(cli("policy", "show", "default", "--json"))["body"]["error_per_usd"] == 20.0
+    assert "error_per_usd: 1000.0" in cli("policy", "show", "default", "--version", 2).stdout
+    assert read(cli("policy", "list", "--json"))["canary"] == {"version": 1, "kind": "fixed", "llm": "small"}
+
+
+def test_logged_traffic_is_replayed(installation: Installation, cli: Cli, tmp_path: Path) -> None:
+    """Unchanged it is identical, in a stretch of time too; with prices or a policy changed it is a plan."""
+    route(installation, 30)
+    prices, policies = tmp_path / "prices.yaml", tmp_path / "policies.yaml"
+    prices.write_text("large: {input_usd_per_mtok: 1000, output_usd_per_mtok: 1000}\n")
+    policies.write_text("default: {kind: weighted, weights: {large: 1, small: 1}}\n")
+
+    assert read(cli("replay", "--json")) == {"decisions": 30, "identical": 30, "changed": []}
+    assert read(cli("replay", "--last", 7, "--json"))["decisions"] == 7
+    assert (
+        read(cli("replay", "--from", "2026-01-01", "--to", "2999-01-01T00:00:00Z", "--json"))["identical"]
+        == 30
+    )
+    assert read(cli("replay", "--to", "2026-01-01", "--json"))["decisions"] == 0
+    assert "30 of 30 decisions came out the same" in cli("replay").stdout
+    dearer = read(cli("replay", "--prices", prices, "--json"))
+    assert dearer["identical"] == 0
+    assert dearer["plan"]["llms"]["large"]["after"]["share"] == 0.0
+    drawn = read(cli("replay", "--policy", policies, "--json"))
+    assert 0 < drawn["identical"] < 30
+    assert len(drawn["changed"]) == 30 - drawn["identical"]
+    assert "decisions would go to another LLM" in cli("replay", "--policy", policies).stdout
+    assert "is no time" in str(cli("replay", "--from", "yesterday", code=1).exception)
+
+
+def test_prices_and_facts_have_versions(cli: Cli, tmp_path: Path) -> None:
+    """What is not given stays; history only grows; a name that nobody has is told."""
+    cli("price", "set", "large", "--output-price", 40, "--cached-input-price", 2.5)
+    file = tmp_path / "prices.yaml"
+    file.write_text("small: {input_usd_per_mtok: 2, output_usd_per_mtok: 3, fixed_usd: 0.001}\n")
+    cli("price", "set", "--file", file)
+
+    prices = read(cli("price", "list", "--json"))
+    history = read(cli("price", "history", "large", "--json"))
+
+    assert {name: one["output_usd_per_mtok"] for name, one in prices.items()} == {"large": 40.0, "small": 3.0}
+    assert prices["large"]["input_usd_per_mtok"] == 10.0
+    assert prices["large"]["cached_input_usd_per_mtok"] == 2.5
+    assert prices["small"]["fixed_usd"] == 0.001
+    assert [one["output_usd_per_mtok"] for one in history] == [40.0, 10.0]
+    assert "no LLM is named 'huge'" in str(cli("price", "set", "huge", "--input-price", 1, code=1).exception)
+    assert "give an LLM with at least one price" in str(cli("price", "set", "large", code=1).exception)
+
+    cli("llm", "set", "small", "--context-length", 1000, "--capability", "tools", "--capability", "json")
+    cli("llm", "set", "small", "--base-url", "http://127.0.0.1:9/v1")
+    [small] = [one for one in read(cli("llm", "list", "--json")) if one["name"] == "small"]
+    assert small["context_length"] == 1000
+    assert small["capabilities"] == ["json", "tools"]
+    assert small["base_url"] == "http://127.0.0.1:9/v1"
+    assert "give what is to change" in str(cli("llm", "set", "small", code=1).exception)
+    assert "no LLM is named 'huge'" in str(cli("llm", "set", "huge", "--simulated", code=1).exception)
+
+
+def test_a_decision_is_explained(cli: Cli) -> None:
+    """Clusters, each LLM with its error and interval, what removed which, and why the winner wins."""
+    found = read(cli("explain", TEXTS[0], "--capabilities", "", "--json"))
+    limited = read(cli("explain", TEXTS[0], "--max-cost-usd", 0.001, "--json"))
+    none = read(cli("explain", TEXTS[0], "--capabilities", "tools", "--candidates", "small", "--json"))
+    text = cli("explain", TEXTS[0]).stdout
+
+    assert found["llm"] == "large"
+    assert found["removed"] == {}
+    assert [one["name"] for one in found["candidates"]] == ["large", "small"]
+    low, high = found["candidates"][0]["interval"]
+    assert low <= found["candidates"][0]["predicted_error"] <= high
+    assert found["reason"].startswith("large scores least, ")
+    assert found["clusters"][0]["weight"] >= found["clusters"][1]["weight"] > 0
+    assert limited["llm"] == "small"
+    assert limited["removed"] == {"large": "max_cost"}
+    assert limited["reason"] == "small is the only LLM that the limits leave."
+    assert none["llm"] is None
+    assert none["removed"] == {"large": "candidates", "small": "capabilities"}
+    assert none["reason"] == "No LLM is left within the limits."
+    assert "policy default@1 (kind: lagrangian, error_per_usd: 20.0)" in text
+    assert "no policy is named 'other'" in str(cli("explain", "x", "--policy", "other", code=1).exception)

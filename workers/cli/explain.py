@@ -1,0 +1,119 @@
+"""``uniroute explain``: what would be chosen for a prompt now, and why."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
+
+if TYPE_CHECKING:
+    from workers.explaining import Explained
+
+command = typer.Typer()
+
+
+@command.command("explain")
+def explain(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    *,
+    policy: Annotated[str, typer.Option(help="The policy to decide by.")] = "default",
+    max_cost_usd: Annotated[float | None, typer.Option(help="The most the answer may cost.")] = None,
+    max_error: Annotated[float | None, typer.Option(help="The greatest predicted error, 0..1.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Seconds that are left to answer.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens of answer.")] = None,
+    candidates: Annotated[str, typer.Option(help="Only these LLMs, separated by commas.")] = "",
+    excluded: Annotated[str, typer.Option(help="None of these LLMs, separated by commas.")] = "",
+    capabilities: Annotated[str, typer.Option(help="tools, vision, json, ..., by commas.")] = "",
+    languages: Annotated[str, typer.Option(help="Languages it must know, by commas.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the clusters of a prompt, every LLM with its predicted error and cost, and why one wins."""
+    from routing.requests import Limits
+    from workers.embedding.loading import open_for
+    from workers.explaining import explain_prompt
+
+    settings = read_settings()
+    limits = Limits(
+        max_cost_usd=max_cost_usd,
+        max_error=max_error,
+        max_seconds=max_seconds,
+        max_output_tokens=max_output_tokens,
+        candidates=_names(candidates) or None,
+        excluded=_names(excluded),
+        capabilities=_names(capabilities),
+        languages=_names(languages),
+    )
+    with open_engine(settings) as engine:
+        found = explain_prompt(
+            engine,
+            sys.stdin.read() if prompt == "-" else prompt,
+            open_embedder=lambda fingerprint: open_for(
+                fingerprint,
+                backend=settings.embedder_backend,
+                threads=settings.embedder_threads,
+                folder=settings.embedders_folder,
+            ),
+            policy=policy,
+            limits=limits,
+        )
+    if as_json:
+        print_json(_plain(found))
+    else:
+        _print(found)
+
+
+def _print(found: "Explained") -> None:
+    from workers.explaining import interval
+
+    explanation = found.explanation
+    settings = ", ".join(f"{key}: {value}" for key, value in found.body.items())
+    typer.echo(f"policy {found.policy} ({settings}); {found.input_tokens:g} tokens of prompt")
+    clusters = ", ".join(f"{cluster} ({weight:.0%})" for cluster, weight in explanation.clusters)
+    typer.echo(f"clusters {clusters} of map {explanation.map_version}\n")
+    rows = []
+    for one in explanation.candidates:
+        bounds = interval(one)
+        rows.append(
+            [
+                one.name,
+                f"{one.predicted_error:.3f}",
+                "-" if bounds is None else f"{bounds[0]:.3f}..{bounds[1]:.3f}",
+                f"{one.cost_usd:.6f}",
+                f"{one.ceiling_usd:.6f}",
+                "-" if one.seconds is None else f"{one.seconds:.2f}",
+                "-" if one.score is None else f"{one.score:.6f}",
+                one.verdict if one.removed_by is None else f"removed by {one.removed_by}",
+                "-" if one.break_even is None else f"{one.break_even:.4g}",
+            ]
+        )
+    columns = ["LLM", "error", "90 %", "USD", "USD at most", "s at most", "score", "verdict", "break-even"]
+    print_table(columns, rows, empty="No LLM is registered.")
+    if len(found.chances) > 1:
+        shares = ", ".join(f"{name} {chance:.1%}" for name, chance in found.chances.items())
+        typer.echo(f"\ndrawn: {shares}")
+    typer.echo(f"\n{found.reason}")
+
+
+def _plain(found: "Explained") -> dict[str, object]:
+    from workers.explaining import interval
+
+    explanation = found.explanation
+    return {
+        "llm": explanation.llm,
+        "reason": found.reason,
+        "policy": found.policy,
+        "body": found.body,
+        "propensity": explanation.propensity,
+        "chances": found.chances,
+        "input_tokens": found.input_tokens,
+        "clusters": [{"cluster": cluster, "weight": weight} for cluster, weight in explanation.clusters],
+        "candidates": [{**asdict(one), "interval": interval(one)} for one in explanation.candidates],
+        "removed": {one.name: one.removed_by for one in explanation.candidates if one.removed_by is not None},
+        "versions": {"map": explanation.map_version, **asdict(explanation.versions)},
+    }
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name for part in text.split(",") if (name := part.strip()))
