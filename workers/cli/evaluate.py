@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from routing.embedders import Embedder, FloatMatrix
+from routing.embedders import FloatMatrix
 from routing.evaluation import Trial, TrialResult
-from workers.cli.console import read_settings
-from workers.embedding.cache import cached_embeddings
-from workers.embedding.export import ensure_artifact
-from workers.embedding.loading import load_embedder
+from workers.cli.recorded import embed_texts, show_progress
 from workers.errors import UsageError
 from workers.evaluation.parallel import run_in_processes
 from workers.evaluation.plots import plot_findings
@@ -83,15 +79,11 @@ def evaluate(
         cost=cost.value,
         methods=read_methods(methods),
     )
-    with _progress() as progress:
+    with show_progress() as progress:
 
         def embed(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
-            task = progress.add_task("prompts", total=len(texts))
-            encoder = _open_embedder(embedder)
-            rows = cached_embeddings(
-                encoder, texts, progress=lambda done, _: progress.update(task, completed=done)
-            )
-            return rows, f"{encoder.fingerprint.name} {encoder.fingerprint.precision}"
+            rows, fingerprint = embed_texts(embedder, texts, progress)
+            return rows, f"{fingerprint.name} {fingerprint.precision}"
 
         def run(work: Work, drawn: Sequence[Trial]) -> Iterable[TrialResult]:
             done = map(work, drawn) if jobs == 1 else run_in_processes(work, drawn, jobs=jobs)
@@ -103,26 +95,6 @@ def evaluate(
         write_report(findings, report)
     if plot is not None:
         plot_findings(findings, plot)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _open_embedder(named: str) -> Embedder:
-    """Open an artifact by its folder or its name; a model without one is exported, once."""
-    settings = read_settings()
-    folder = Path(named)
-    if not folder.is_dir():
-        folder = ensure_artifact(named, settings.embedders_folder)
-    return load_embedder(folder, backend=settings.embedder_backend, threads=settings.embedder_threads)
 
 
 def _read_labels(text: str) -> tuple[int, ...]:

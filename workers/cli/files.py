@@ -1,5 +1,6 @@
 """Reads the files people hand to commands; what is wrong with one is said with its line."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -66,6 +67,16 @@ def read_prices(path: Path) -> dict[str, Price]:
                 f"{path}: the price of {name} cannot be used ({error}); keys are {known}"
             ) from error
     return prices
+
+
+def write_json(value: object, file: Path, *, option: str = "--report") -> None:
+    """Write JSON to a file, its folder made if need be; ``UsageError`` if the place cannot be written."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option}: {file} cannot be written: {error.strerror}") from error
 
 
 def read_moment(text: str | None) -> datetime | None:

@@ -7,11 +7,14 @@ import typer
 
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_moment
+from workers.cli.simulate import simulate
 from workers.errors import UsageError
 from workers.storage.engine import transaction
 from workers.storage.policies import Policies
 
 command = typer.Typer(no_args_is_help=True, help="Declare, plan, apply and roll back policies.")
+
+command.command("simulate")(simulate)
 
 File = Annotated[Path, typer.Argument(help="YAML: NAME: {kind: ..., ...} for each policy.")]
 Last = Annotated[int, typer.Option(min=1, help="Decisions to look back at.")]

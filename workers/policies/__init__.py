@@ -1,7 +1,7 @@
 """Policies as people declare them: read from a file or from Postgres, checked, and built."""
 
 from workers.policies.declarations import Budget, Declaration, build_policy, check_llms, read_policy
-from workers.policies.files import load_policy_file, read_policies
+from workers.policies.files import load_policy_bodies, load_policy_file, read_policies
 
 #: The policy of a prompt that names none.
 DEFAULT_POLICY = "default"
@@ -12,6 +12,7 @@ __all__ = [
     "Declaration",
     "build_policy",
     "check_llms",
+    "load_policy_bodies",
     "load_policy_file",
     "read_policies",
     "read_policy",

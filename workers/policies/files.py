@@ -26,7 +26,22 @@ def read_policies(raw: bytes, *, source: str = "the file") -> dict[str, dict[str
     return _check(read_document(raw, source=source), source)
 
 
+def load_policy_bodies(path: Path) -> dict[str, dict[str, Any]]:
+    """Give the mapping of each policy of a YAML file, by name, unchecked but for the name.
+
+    For a simulation, which takes bodies that leave open what it can calibrate. Raises ``UsageError``.
+    """
+    return _check_names(load_document(path), str(path))
+
+
 def _check(found: object, source: str) -> dict[str, dict[str, Any]]:
+    bodies = _check_names(found, source)
+    for name, body in bodies.items():
+        read_policy(name, body)
+    return bodies
+
+
+def _check_names(found: object, source: str) -> dict[str, dict[str, Any]]:
     if not isinstance(found, dict) or not found:
         raise UsageError(f"{source} declares no policy: give a mapping, NAME: {{kind: ...}}")
     for name, body in found.items():
@@ -36,5 +51,4 @@ def _check(found: object, source: str) -> dict[str, dict[str, Any]]:
             )
         if not isinstance(body, dict):
             raise UsageError(f"{source}: policy {name} must be a mapping with a kind, not {str(body)[:60]!r}")
-        read_policy(name, body)
     return found
