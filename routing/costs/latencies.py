@@ -17,6 +17,8 @@ _SPREAD_STRENGTH = 10.0
 #: Seconds per token, in logarithms, of LLMs that answered nothing yet, and their spread: 1 s for 100 tokens.
 _PRIOR_SLOPE, _PRIOR_LEVEL, _PRIOR_VARIANCE = 0.7, -3.2, 0.5
 _LEAST_VARIANCE = 0.01
+#: A sum of squares about the mean is rounding where it is a smaller part of the one about 0.
+_ROUNDING = 1e-10
 #: Seconds are rounded to 1 / 1024, which hides what the last bit of an exponential owes to the processor.
 _STEPS = 1024.0
 
@@ -136,6 +138,8 @@ def fit_latencies(timings: Timings) -> LatencyModel:
     n = timings.replies
     mean_y, mean_z = _share(timings.y, n), _share(timings.z, n)
     zz, yz, yy = timings.zz - n * mean_z**2, timings.yz - n * mean_y * mean_z, timings.yy - n * mean_y**2
+    scatters = zz > _ROUNDING * timings.zz  # answers of one length tell no slope
+    zz, yz = zz * scatters, yz * scatters
     total = float(zz.sum())
     held = _SLOPE_STRENGTH * total / max(float(n.sum()), 1.0)
     common = (float(yz.sum()) + _PRIOR_SLOPE) / (total + 1.0)

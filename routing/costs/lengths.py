@@ -24,6 +24,8 @@ _STRENGTHS = (1.0, 200.0)
 #: Pseudo-replies that hold the smear, and those that hold a spread to that of all LLMs.
 _SMEAR_STRENGTH = 20.0
 _SPREAD_STRENGTH = 10.0
+#: A sum of squares about the mean is rounding where it is a smaller part of the one about 0.
+_ROUNDING = 1e-10
 #: No spread is believed to be smaller: answers are never all of one length for long.
 _LEAST_VARIANCE = 0.01
 
@@ -152,11 +154,15 @@ def _share(sums: Matrix, replies: Matrix) -> Matrix:
 
 
 def _within(usage: Usage) -> tuple[Matrix, Matrix, Matrix]:
-    """Give the sums of squares within cells, (H,) each: of z, of z with y, of y."""
+    """Give the sums of squares within cells, (H,) each: of z, of z with y, of y.
+
+    Where prompts of a cell are all of one length, z scatters by nothing but rounding, and tells no slope.
+    """
     zz = usage.zz - _share(usage.z**2, usage.replies)
     yz = usage.yz - _share(usage.y * usage.z, usage.replies)
     yy = usage.yy - _share(usage.y**2, usage.replies)
-    return zz.sum(axis=0), yz.sum(axis=0), yy.sum(axis=0)
+    scatters = zz > _ROUNDING * usage.zz
+    return (zz * scatters).sum(axis=0), (yz * scatters).sum(axis=0), yy.sum(axis=0)
 
 
 def _fit_slopes(usage: Usage) -> Matrix:

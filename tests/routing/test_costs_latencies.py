@@ -154,3 +154,11 @@ def test_uncertain_length_widens_the_quantile_by_hand() -> None:
 
     assert seconds is not None
     assert seconds[0, 0] == pytest.approx(6.657, abs=5e-3)
+
+
+def test_answers_of_one_length_tell_no_slope() -> None:
+    """What their lengths scatter by is rounding: every answer is taken to need the same time."""
+    seconds = np.random.default_rng(0).uniform(0.1, 3.0, size=60)
+    timings = time_replies(np.arange(60) % 2, np.full(60, 20.0), seconds, n_llms=2)
+
+    assert fit_latencies(timings).slopes.tolist() == [0.0, 0.0]

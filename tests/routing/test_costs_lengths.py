@@ -222,3 +222,15 @@ def test_recorded_lengths_are_calibrated(outcomes_dir: Path) -> None:
     expected = model.expected_tokens(weights, inputs[test])[np.arange(test.sum()), llms[test]]
     ratios = calibration(np.bincount(llms[test], outputs[test]), np.bincount(llms[test], expected))
     assert 0.9 <= ratios.min() <= ratios.max() <= 1.1
+
+
+def test_prompts_of_one_length_tell_no_slope() -> None:
+    """What their lengths scatter by is rounding: the slope is 0, however the sums were added up."""
+    rng = np.random.default_rng(0)
+    cells, llms = rng.integers(2, size=(60, 1)).astype(np.int32), rng.integers(2, size=60)
+    outputs = rng.integers(1, 500, size=60).astype(np.float64)
+    usage = count_usage(cells, llms, np.full(60, 20.0), outputs, n_cells=2, n_llms=2)
+
+    model = fit_lengths(usage, prior_tokens=np.array([100.0, 100.0]), sizes=(2,))
+
+    assert model.slopes.tolist() == [0.0, 0.0]
