@@ -15,6 +15,7 @@ from routing.llms import LLM, Price
 from workers.errors import UsageError
 from workers.storage.cell_counts import CellCounts
 from workers.storage.feedback import Feedback
+from workers.storage.lengths import LengthCounts
 from workers.storage.prices import Prices, PriceVersion
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow, LLMVersionRow
@@ -28,6 +29,8 @@ _FACTS = (
     "capabilities",
     "simulated",
     "expected_output_tokens",
+    "requests_per_minute",
+    "tokens_per_minute",
 )
 #: Stands in where the price is another's to say.
 _ANY_PRICE = Price(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
@@ -48,8 +51,11 @@ class Registration:
     base_url: str
     #: The model's name there.
     provider_model: str
-    #: ``env:NAME``, the environment variable that holds the key; empty where the endpoint asks for none.
+    #: ``env:NAME`` or ``file:/PATH``, where the key is; empty where the endpoint asks for none.
     api_key_ref: str = ""
+    #: What its provider allows in any minute, over all executors; ``None`` for no limit.
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.llm.name.encode()) > MAX_NAME_BYTES:
@@ -57,8 +63,12 @@ class Registration:
         if not re.fullmatch(API_KEY_REF_PATTERN, self.api_key_ref):
             raise InvalidInputError(
                 "api_key_ref",
-                "must read env:NAME, the environment variable with the key; the key is never kept",
+                "must read env:NAME or file:/PATH, where the key is; the key is never kept",
             )
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            limit = getattr(self, name)
+            if limit is not None and not 1 <= limit < float("inf"):  # NaN fails this too
+                raise InvalidInputError(name, f"must be a number of at least 1, not {limit!r}")
         parts = urlsplit(self.base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise InvalidInputError("base_url", "must begin with http:// or https:// and name a host")
@@ -111,6 +121,7 @@ class LLMs:
         else:
             Feedback(self._session).replace(name)
             CellCounts(self._session).forget(name)
+            LengthCounts(self._session).forget(name)
         _write(row, registration)
         row.state, row.retired_at = state, None
         self._session.flush()
@@ -209,6 +220,8 @@ def _write(row: LLMRow, registration: Registration) -> None:
     row.capabilities = sorted(llm.capabilities)
     row.simulated = llm.simulated
     row.expected_output_tokens = llm.expected_output_tokens
+    row.requests_per_minute = registration.requests_per_minute
+    row.tokens_per_minute = registration.tokens_per_minute
 
 
 def _read(row: LLMRow, prices: dict[str, PriceVersion], versions: dict[str, int]) -> RegisteredLLM:
@@ -220,6 +233,8 @@ def _read(row: LLMRow, prices: dict[str, PriceVersion], versions: dict[str, int]
         base_url=row.base_url,
         provider_model=row.provider_model,
         api_key_ref=row.api_key_ref,
+        requests_per_minute=row.requests_per_minute,
+        tokens_per_minute=row.tokens_per_minute,
     )
     return RegisteredLLM(
         registration=registration,
