@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 import faust
 import numpy as np
@@ -24,7 +25,11 @@ from sqlalchemy import Engine
 from routing.embedders import Embedder, Fingerprint
 from routing.errors import RoutingError
 from workers import telemetry
+from workers.batcher import Batcher
+from workers.batches.folders import Store
+from workers.batches.handle import Workplace
 from workers.calls.endpoints import Endpoint, EndpointCaller
+from workers.calls.gates import Limits
 from workers.calls.retries import RetryPolicy
 from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
@@ -103,6 +108,10 @@ class Directory:
                 price=found.llm.price,
                 price_version=found.price_version,
                 output_tokens=found.llm.expected_output_tokens,
+                limits=Limits(
+                    requests_per_minute=found.registration.requests_per_minute,
+                    tokens_per_minute=found.registration.tokens_per_minute,
+                ),
             )
             for name, found in state.registered.items()
         }
@@ -223,10 +232,36 @@ def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     )
 
 
-BUILDERS: Mapping[Role, Callable[[Settings, ExitStack], TransactionLoop]] = {
+def build_batcher(settings: Settings, stack: ExitStack) -> Batcher:
+    """Give what runs offline batches; it decides by the same view as a router."""
+    engine = _engine(settings, "batcher", stack)
+    keeper = ViewKeeper(settings)
+    stack.enter_context(SnapshotSource(engine, on_state=keeper.update, on_problem=_report("batcher")))
+    return Batcher(
+        Workplace(
+            engine=engine,
+            settings=settings,
+            signer=_signer(settings),
+            store=Store(settings.batches_folder),
+            view=lambda: keeper.view,
+            embedding=threading.Lock(),
+            stop=threading.Event(),
+        )
+    )
+
+
+class RoleLoop(Protocol):
+    """What a role runs in its thread."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Block until ``stop`` is set and all has come to an orderly end."""
+
+
+BUILDERS: Mapping[Role, Callable[[Settings, ExitStack], RoleLoop]] = {
     "router": build_router,
     "executor": build_executor,
     "learner": build_learner,
+    "batcher": build_batcher,
 }
 
 

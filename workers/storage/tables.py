@@ -33,8 +33,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 LLM_STATES = ("probe", "shadow", "canary", "active", "draining", "retired")
 #: What became of a piece of feedback.
 DISPOSITIONS = ("counted", "refused", "excluded", "replaced")
-#: A reference to a key, never a key: the name of an environment variable, or nothing.
-API_KEY_REF_PATTERN = "^(env:[A-Za-z_][A-Za-z0-9_]*)?$"
+#: A reference to a key, never a key: the name of an environment variable, the path of a file, or nothing.
+API_KEY_REF_PATTERN = "^(env:[A-Za-z_][A-Za-z0-9_]*|file:/[A-Za-z0-9_./-]+)?$"
 #: What happens to the prompts of a tenant that has spent its budget.
 AT_LIMIT = ("error", "degrade")
 #: Names and ids, in bytes of UTF-8; longer ones would not fit an index or a decision id.
@@ -89,6 +89,8 @@ class LLMRow(Base):
         _name("name"),
         _one_of("state", LLM_STATES),
         _amount("expected_output_tokens"),
+        _amount("requests_per_minute"),
+        _amount("tokens_per_minute"),
         CheckConstraint("context_length > 0", name="context_length"),
         CheckConstraint(f"api_key_ref ~ '{API_KEY_REF_PATTERN}'", name="api_key_ref"),
         CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_at"),
@@ -108,6 +110,12 @@ class LLMRow(Base):
     )
     simulated: Mapped[bool] = mapped_column(
         server_default=false(), comment="true where its answers are played, not generated"
+    )
+    requests_per_minute: Mapped[float | None] = mapped_column(
+        comment="calls that its provider allows in any minute, over all executors; null: no limit"
+    )
+    tokens_per_minute: Mapped[float | None] = mapped_column(
+        comment="tokens, of prompts and answers, that its provider allows in any minute; null: no limit"
     )
     state: Mapped[str] = mapped_column(server_default="active", comment="where it stands in its life cycle")
     expected_output_tokens: Mapped[float] = mapped_column(comment="mean length of a reply, in tokens")
@@ -442,3 +450,21 @@ class RoutingStateRow(Base):
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default="1")
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class CachedAnswerRow(Base):
+    """An answer that may be given again to an equal prompt of the same tenant, or the claim to make it."""
+
+    __tablename__ = "cached_answers"
+    __table_args__ = (
+        CheckConstraint("octet_length(key) = 32", name="key"),
+        Index("ix_cached_answers_expires_at", "expires_at"),
+        {"comment": "answers that callers let be kept; rows that expired are deleted now and then"},
+    )
+
+    key: Mapped[bytes] = mapped_column(
+        primary_key=True, comment="SHA-256 over tenant, LLM, its endpoint and the body in normal form"
+    )
+    answer: Mapped[bytes | None] = mapped_column(comment="null while somebody is calling for it")
+    claimed_until: Mapped[datetime] = mapped_column(comment="a claim that was not kept by then is void")
+    expires_at: Mapped[datetime]
