@@ -8,10 +8,11 @@ State = Literal["closed", "open", "half_open"]
 #: Classes of errors that speak of the endpoint, not of the prompt.
 FAILURES = frozenset({"server", "connection", "timeout", "auth"})
 
-#: Opens when of so many last calls, all within so many seconds, at least this part failed.
-_CALLS = 10
-_WITHIN_S = 60.0
+#: Opens when the last so many calls failed, or at least this part of more of them, within so many seconds.
+_IN_A_ROW = 10
+_CALLS = 20
 _PART = 0.8
+_WITHIN_S = 60.0
 #: The first pause; each probe that fails doubles it, up to the longest.
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
@@ -69,8 +70,9 @@ class Breaker:
                 self._open(cause, now)
             return  # a call from before it opened
         self._outcomes.append((now, False))
-        failures = sum(not good and now - at <= _WITHIN_S for at, good in self._outcomes)
-        if len(self._outcomes) == _CALLS and failures >= _PART * _CALLS:
+        failed = [not good and now - at <= _WITHIN_S for at, good in self._outcomes]
+        in_a_row = len(failed) >= _IN_A_ROW and all(failed[-_IN_A_ROW:])
+        if in_a_row or sum(failed) >= _PART * _CALLS:
             self._open(cause, now)
 
     def gave_up(self) -> None:

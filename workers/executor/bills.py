@@ -70,7 +70,10 @@ class Bill:
                 cost_usd=None
                 if usage is None
                 else call_cost(
-                    llm.price, input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens
+                    llm.price,
+                    input_tokens=usage.prompt_tokens,
+                    output_tokens=usage.completion_tokens,
+                    cached_input_tokens=usage.cached_tokens,
                 ),
             )
         )
