@@ -118,6 +118,7 @@ class Client:
         max_error: float | None = None,
         deadline: datetime | None = None,
         candidates: Sequence[str] = (),
+        tenant: str | None = None,
         **body: Any,  # noqa: ANN401 (any field of OpenAI's body)
     ) -> str:
         """Produce a prompt and give its id.
@@ -135,6 +136,7 @@ class Client:
             messages.MAX_ERROR: max_error,
             messages.DEADLINE: deadline.astimezone(UTC).isoformat() if deadline else None,
             messages.CANDIDATES: ",".join(candidates) or None,
+            messages.TENANT: tenant,
             messages.TRACEPARENT: f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01",
         }
         headers = tuple((name, str(value).encode()) for name, value in wishes.items() if value is not None)

@@ -19,6 +19,7 @@ def send(
     model: Annotated[str, typer.Option(help="auto, auto/POLICY, or an LLM's name.")] = "auto",
     max_cost_usd: Annotated[float | None, typer.Option(help="The most the answer may cost.")] = None,
     candidates: Annotated[str, typer.Option(help="Only these LLMs, separated by commas.")] = "",
+    tenant: Annotated[str | None, typer.Option(help="Whose budget pays.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the reply.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -32,6 +33,7 @@ def send(
             model=model,
             max_cost_usd=max_cost_usd,
             candidates=[name for name in candidates.split(",") if name],
+            tenant=tenant,
         )
         reply = next((one for one in client.replies(timeout_s=wait) if one.prompt_id == prompt_id), None)
     if reply is None:
