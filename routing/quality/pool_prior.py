@@ -87,12 +87,22 @@ class PoolPrior:
             pooled[:, llm] = np.clip(means, 0.001, 0.999)
         return weight * pooled + (1.0 - weight) * own
 
-    def intervals(self, errors: ArrayLike, labels: ArrayLike) -> tuple[Matrix, Matrix]:
+    def intervals(
+        self, errors: ArrayLike, labels: ArrayLike, *, prompts: ArrayLike | None = None
+    ) -> tuple[Matrix, Matrix]:
         """Give the 90 % interval of each cell's true error rate: (lower, upper), each (C, H), within [0, 1].
 
-        It is ``error_rates`` +- 1.645 standard deviations of the Gaussian given the labels.
+        It is ``error_rates`` +- 1.645 standard deviations of the Gaussian given the labels. With ``prompts``
+        (C,), above 0, it is the interval of the mean error over so many further prompts of the cell, whose own
+        sampling variance p (1 - p) / n comes on top: what to hold against rates counted on a test set.
         """
-        rates, half = self.error_rates(errors, labels), _NORMAL_90 * self.deviations(errors, labels)
+        rates, variances = self.error_rates(errors, labels), self.deviations(errors, labels) ** 2
+        if prompts is not None:
+            counts = np.asarray(prompts, dtype=np.float64)
+            if counts.shape != (len(rates),) or not np.all(counts > 0):
+                raise InvalidInputError("prompts", f"one number above 0 per cell is needed ({len(rates)})")
+            variances = variances + rates * (1.0 - rates) / counts[:, None]
+        half = _NORMAL_90 * np.sqrt(variances)
         return np.clip(rates - half, 0.0, 1.0), np.clip(rates + half, 0.0, 1.0)
 
     def deviations(self, errors: ArrayLike, labels: ArrayLike) -> Matrix:

@@ -38,7 +38,12 @@ class PoolPriorEstimator(CellEstimator):
     def _rates(self, errors: Matrix, labels: Matrix) -> Matrix:
         return self.prior_.error_rates(errors, labels)
 
-    def estimate_intervals(self, X: FloatMatrix, errors: Vector) -> tuple[Vector, Vector]:
-        """Give the 90 % intervals, (C,) each, of an LLM's error rate per cell after such labels."""
-        lower, upper = self.prior_.intervals(*self._count(X, errors))
+    def estimate_intervals(
+        self, X: FloatMatrix, errors: Vector, *, prompts: Vector | None = None
+    ) -> tuple[Vector, Vector]:
+        """Give the 90 % intervals, (C,) each, of an LLM's error rate per cell after such labels.
+
+        With ``prompts``, of its mean error over so many further prompts per cell; see ``PoolPrior.intervals``.
+        """
+        lower, upper = self.prior_.intervals(*self._count(X, errors), prompts=prompts)
         return lower[:, 0], upper[:, 0]

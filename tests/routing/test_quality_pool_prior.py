@@ -79,6 +79,16 @@ def test_intervals_by_hand() -> None:
     np.testing.assert_allclose(lower[:, 0], [0.594809 - half[0], 0.638544 - half[1]], atol=1e-5)
 
 
+def test_intervals_of_further_prompts_are_wider_by_their_own_noise() -> None:
+    """Over 50 prompts p (1 - p) / 50 comes on top: .015849 + .594809 * .405191 / 50 = .020669 in the first."""
+    lower, upper = two_cells(known_llms=4).intervals([[6], [0]], [[8], [0]], prompts=[50, 1e12])
+
+    half = 1.645 * np.sqrt([0.0206694, 0.0339623])
+    np.testing.assert_allclose((upper - lower)[:, 0] / 2, half, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="prompts"):
+        two_cells(known_llms=4).intervals([[6], [0]], [[8], [0]], prompts=[50, 0])
+
+
 def test_pool_weight_grows_with_the_pool() -> None:
     """The weight is max(0, 1 - 2/S): 0, 0, 0, 1/3, 1/2, 9/10 for S = 0, 1, 2, 3, 4, 20."""
     weights = [two_cells(known_llms=known).pool_weight for known in (0, 1, 2, 3, 4, 20)]

@@ -97,7 +97,7 @@ def run_study(study: Study, *, embed: Embed, run: Run = map) -> Findings:
     recorded = read_outcomes(study.folder)
     try:
         embeddings, embedder = embed(recorded.texts)
-        outcomes = _take_complete(recorded, embeddings)
+        outcomes = take_complete(recorded, embeddings)
         evaluations = evaluate_methods(
             outcomes,
             {name: ESTIMATORS[name] for name in study.methods},
@@ -127,7 +127,7 @@ def run_study(study: Study, *, embed: Embed, run: Run = map) -> Findings:
     )
 
 
-def _take_complete(recorded: OutcomeSet, embeddings: FloatMatrix) -> RecordedOutcomes:
+def take_complete(recorded: OutcomeSet, embeddings: FloatMatrix) -> RecordedOutcomes:
     """Keep the prompts that every LLM has a score for, in file order."""
     kept = np.flatnonzero(recorded.complete)
     train, val, test = (np.flatnonzero(recorded.splits[kept] == split) for split in ("train", "val", "test"))
