@@ -93,8 +93,8 @@ class PoolPrior:
         """Give the 90 % interval of each cell's true error rate: (lower, upper), each (C, H), within [0, 1].
 
         It is ``error_rates`` +- 1.645 standard deviations of the Gaussian given the labels. With ``prompts``
-        (C,), above 0, it is the interval of the mean error over so many further prompts of the cell, whose own
-        sampling variance p (1 - p) / n comes on top: what to hold against rates counted on a test set.
+        (C,), above 0, it is the interval of the mean error over so many further prompts of the cell: their
+        own sampling variance p (1 - p) / n comes on top. Rates counted on a test set are held against that.
         """
         rates, variances = self.error_rates(errors, labels), self.deviations(errors, labels) ** 2
         if prompts is not None:

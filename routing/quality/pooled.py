@@ -43,7 +43,7 @@ class PoolPriorEstimator(CellEstimator):
     ) -> tuple[Vector, Vector]:
         """Give the 90 % intervals, (C,) each, of an LLM's error rate per cell after such labels.
 
-        With ``prompts``, of its mean error over so many further prompts per cell; see ``PoolPrior.intervals``.
+        With ``prompts``, of its mean error over so many further ones per cell; see ``PoolPrior.intervals``.
         """
         lower, upper = self.prior_.intervals(*self._count(X, errors), prompts=prompts)
         return lower[:, 0], upper[:, 0]

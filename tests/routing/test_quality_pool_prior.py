@@ -80,7 +80,7 @@ def test_intervals_by_hand() -> None:
 
 
 def test_intervals_of_further_prompts_are_wider_by_their_own_noise() -> None:
-    """Over 50 prompts p (1 - p) / 50 comes on top: .015849 + .594809 * .405191 / 50 = .020669 in the first."""
+    """Over 50 prompts p (1 - p) / 50 comes on top: .015849 + .594809 * .405191 / 50 = .020669."""
     lower, upper = two_cells(known_llms=4).intervals([[6], [0]], [[8], [0]], prompts=[50, 1e12])
 
     half = 1.645 * np.sqrt([0.0206694, 0.0339623])

@@ -36,8 +36,10 @@ def outcomes(request: pytest.FixtureRequest, outcomes_dir: Path) -> RecordedOutc
 
 
 def test_intervals_cover_the_rates_of_cells_that_were_not_labelled(outcomes: RecordedOutcomes) -> None:
-    """Asked for 90 %, 88 to 97 % of the cells' rates lie inside: over all prompts that were not labelled,
-    and, with the test prompts' own sampling noise in the interval, over the test prompts alone.
+    """Asked for 90 %, 88 to 97 % of the cells' rates lie inside.
+
+    Counted over all prompts that were not labelled and, with the sampling noise of the test prompts in the
+    interval, over these alone.
     """
     covered: dict[str, list[NDArray[np.bool_]]] = {}
     with threadpool_limits(1):
