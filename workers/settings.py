@@ -6,8 +6,10 @@ from typing import Literal, get_args
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Role = Literal["router", "executor", "learner"]
+Role = Literal["router", "executor", "learner", "batcher"]
 ROLES: tuple[Role, ...] = get_args(Role)
+#: Those that a prompt passes through.
+LIVE_ROLES: tuple[Role, ...] = ("router", "executor", "learner")
 
 
 class Settings(BaseSettings):
@@ -58,6 +60,10 @@ class Settings(BaseSettings):
     embedder_threads: int | None = Field(default=None, ge=1)
     #: Where embedder artifacts are kept.
     embedders_folder: Path = Path("~/.cache/uniroute/embedders").expanduser()
+    #: Where batches lie, their files and their results; every process that takes part in one sees the same.
+    batches_folder: Path = Path("~/.local/share/uniroute/batches").expanduser()
+    #: Lines of a batch that are under way at a time, at most.
+    batch_window: int = Field(default=2_000, ge=1)
     #: Loopback unless told otherwise: health and metrics carry no secret, but nothing is public by default.
     web_bind: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=0, le=65_535)

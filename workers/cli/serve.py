@@ -20,6 +20,7 @@ class Served(StrEnum):
     ROUTER = "router"
     EXECUTOR = "executor"
     LEARNER = "learner"
+    BATCHER = "batcher"
     ALL = "all"
 
 

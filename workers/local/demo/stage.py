@@ -31,7 +31,7 @@ from workers.local.simulated.answers import AnswerSource, Prompt
 from workers.local.stack import LocalStack
 from workers.onboarding import KnownErrors, fit_map, onboard
 from workers.policies import DEFAULT_POLICY
-from workers.settings import ROLES, Role, Settings
+from workers.settings import LIVE_ROLES, Role, Settings
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import Registration
 from workers.storage.policies import Policies
@@ -108,7 +108,7 @@ class Stage:
         """Register the LLM that was left out, from its labels alone."""
         self._register(next(llm for llm in self._source.llms if llm.name == self._source.late_llm))
 
-    def launch_roles(self, roles: Sequence[Role] = ROLES) -> None:
+    def launch_roles(self, roles: Sequence[Role] = LIVE_ROLES) -> None:
         """Start the roles, each in a process of its own, without waiting for them."""
         self._say(f"Starting {', '.join(roles)}, each in a process of its own")
         self._stack.callback(self.stop_roles)

@@ -1,0 +1,226 @@
+"""Collects a batch's replies into its files, each line once, whatever dies."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from workers import messages
+from workers.batches.entries import reply_entry
+from workers.batches.folders import BatchFolder, part
+from workers.batches.ingest import Lines
+from workers.batches.purse import as_amount
+from workers.messages import Message
+from workers.settings import Settings
+from workers.storage.batches import Batch, Batches
+from workers.storage.engine import transaction
+
+#: Of each entry, in the order of collecting: its row among the good lines, its file, and where it lies there.
+ENTRY = np.dtype([("row", "<u4"), ("failed", "u1"), ("at", "<u8"), ("bytes", "<u4")])
+_MOST_RECORDS = 2_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was collected; the columns of the batch that bear these names."""
+
+    completed: int
+    failed: int
+    repeated_calls: int
+    duplicated: int
+    spent_usd: Decimal
+    settled_usd: Decimal
+    largest_overrun_usd: Decimal
+    predicted_usd: Decimal
+    llms: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Tally":
+        """Take over what is kept of a batch."""
+        values = {name: getattr(batch, name) for name in cls.__slots__ if name != "llms"}
+        return cls(**values, llms={name: dict(share) for name, share in batch.llms.items()})
+
+    def as_columns(self) -> dict[str, Any]:
+        """Give the columns."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Collector:
+    """Reads the batch's own reply topic and appends to its files.
+
+    The offsets of the replies, the lengths of the files and the sums are one row in Postgres, written after
+    the files. Opening cuts the files to the lengths that the row knows and reads on from its offsets: what a
+    crash left beyond is written again, the same. A second reply to a line is counted and dropped.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        folder: BatchFolder,
+        lines: Lines,
+        reply_topic: str,
+        engine: Engine,
+        settings: Settings,
+    ) -> None:
+        self._batch_id = batch.id
+        self._lines = lines
+        self._engine = engine
+        self.tally = Tally.of(batch)
+        positions = batch.positions
+        self._files = tuple(
+            _open(path, int(positions.get(name, 0)))
+            for name, path in (("output", part(folder.output)), ("errors", part(folder.errors)))
+        )
+        self._written = _open(folder.written, ENTRY.itemsize * int(positions.get("entries", 0)))
+        #: Whether each good line is answered.
+        self.answered = _read_answered(self._written, len(lines))
+        self._consumer = _make_consumer(reply_topic, positions.get("replies", {}), settings)
+
+    @property
+    def count(self) -> int:
+        """How many lines are answered."""
+        return self._written.tell() // ENTRY.itemsize
+
+    def collect(self, *, wait_ms: int) -> int:
+        """Write what replies there are, waiting so long for the first; give how many lines they answered.
+
+        Raises ``KafkaError``, ``WaitableError``, ``OSError``: throw the collector away and open another.
+        """
+        before = self.count
+        fetched = self._consumer.poll(timeout_ms=wait_ms, max_records=_MOST_RECORDS)
+        records = [record for part_records in fetched.values() for record in part_records]
+        if not records:
+            return 0
+        for record in records:
+            self._take(record)
+        self.save()
+        return self.count - before
+
+    def write_undone(self, row: int, entry: bytes) -> None:
+        """Write the entry of a line that will get no answer; ``save`` keeps it."""
+        self._write(row, entry, failed=True)
+
+    def save(self) -> None:
+        """Make what was written last: files first, then the row that knows their lengths."""
+        for file in (*self._files, self._written):
+            file.flush()
+            os.fdatasync(file.fileno())
+        output, errors = self._files
+        positions = {
+            "output": output.tell(),
+            "errors": errors.tell(),
+            "entries": self.count,
+            "replies": {
+                str(place.partition): self._consumer.position(place) for place in self._consumer.assignment()
+            },
+        }
+        with transaction(self._engine) as session:
+            Batches(session).set(self._batch_id, positions=positions, **self.tally.as_columns())
+
+    def close(self) -> None:
+        """Let go of files and connection."""
+        for file in (*self._files, self._written):
+            file.close()
+        self._consumer.close()
+
+    def _take(self, record: Any) -> None:  # noqa: ANN401  # kafka publishes no types
+        reply = Message(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple((name, value or b"") for name, value in record.headers),
+        )
+        row = self._find(reply)
+        if row is None:
+            return  # not a line of this batch: somebody else wrote to its topic
+        self._count_money(reply, again=bool(self.answered[row]))
+        if self.answered[row]:
+            self.tally.duplicated += 1
+            return
+        custom_id, _ = self._lines.read(row)
+        entry, error = reply_entry(self._batch_id, self._lines.number(row), custom_id, reply)
+        self._write(row, entry, failed=error is not None)
+
+    def _find(self, reply: Message) -> int | None:
+        batch_id, _, number = (reply.key or b"").decode(errors="replace").rpartition(":")
+        if batch_id != self._batch_id or not number.isdecimal():
+            return None
+        return self._lines.find(int(number))
+
+    def _write(self, row: int, entry: bytes, *, failed: bool) -> None:
+        file = self._files[failed]
+        place = np.array([(row, failed, file.tell(), len(entry))], dtype=ENTRY)
+        file.write(entry)
+        self._written.write(place.tobytes())
+        self.answered[row] = True
+        if failed:
+            self.tally.failed += 1
+        else:
+            self.tally.completed += 1
+
+    def _count_money(self, reply: Message, *, again: bool) -> None:
+        tally = self.tally
+        cost, reserved, predicted = (
+            as_amount(messages.number_header(reply, header) or 0.0)
+            for header in (messages.COST_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
+        )
+        tally.spent_usd += cost
+        tally.repeated_calls += int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
+        if again:
+            return
+        tally.settled_usd += reserved
+        tally.predicted_usd += predicted
+        tally.largest_overrun_usd = max(tally.largest_overrun_usd, cost - reserved)
+        if llm := reply.text_header(messages.LLM):
+            share = tally.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
+            share["lines"] += 1
+            share["usd"] += float(cost)
+
+
+def _open(path: Path, length: int) -> BinaryIO:
+    """Open a file to append to, cut to what is known to be whole."""
+    file: BinaryIO = path.open("ab+")
+    if file.seek(0, os.SEEK_END) < length:
+        file.close()
+        raise OSError(f"{path} has lost its end: {length} bytes were there")
+    file.truncate(length)
+    file.seek(0, os.SEEK_END)
+    return file
+
+
+def _read_answered(written: BinaryIO, count: int) -> NDArray[np.bool_]:
+    answered = np.zeros(count, dtype=np.bool_)
+    written.seek(0)
+    rows = np.frombuffer(written.read(), dtype=ENTRY)["row"]
+    answered[rows] = True
+    return answered
+
+
+def _make_consumer(topic: str, offsets: Mapping[str, int], settings: Settings) -> KafkaConsumer:
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap.split(","),
+        bootstrap_timeout_ms=3_000,
+        group_id=None,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+        reconnect_backoff_max_ms=500,
+    )
+    places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    consumer.assign(places)
+    for place in places:
+        consumer.seek(place, int(offsets.get(str(place.partition), 0)))
+    return consumer

@@ -1,0 +1,203 @@
+"""A batch in the hands of the one process that works on it: its row, its folder, its connections."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+from sqlalchemy import Engine
+
+from workers.batches.collecting import Collector
+from workers.batches.folders import BatchFolder, Store
+from workers.batches.ingest import Lines
+from workers.batches.outbox import Outbox
+from workers.batches.planning import Plan, as_facts
+from workers.batches.purse import Purse
+from workers.batches.requests import Options, Wishes
+from workers.decision_ids import DecisionSigner
+from workers.errors import WaitableError
+from workers.router import RoutingView
+from workers.settings import Settings
+from workers.storage.batches import Batch, Batches
+from workers.storage.engine import transaction
+from workers.topics import TopicSpec, create_topics
+
+#: How soon a word of a person (pause, cancel) is heard.
+_LOOK_S = 0.5
+_REPLY_PARTITIONS = 4
+_REPLY_RETENTION = timedelta(days=30)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """What every batch of a batcher works with."""
+
+    engine: Engine
+    settings: Settings
+    signer: DecisionSigner
+    store: Store
+    #: What to decide from, as of now; ``None`` while there is none.
+    view: Callable[[], RoutingView | None]
+    #: One embedder serves all batches, one at a time.
+    embedding: threading.Lock
+    stop: threading.Event
+
+
+class Handle:
+    """Reads and writes one batch's row, and opens what its work needs.
+
+    What it writes belongs to whoever holds the folder's lock, but for the status, which people move too.
+    """
+
+    def __init__(self, batch_id: str, place: Workplace) -> None:
+        self.id = batch_id
+        self.place = place
+        self.folder: BatchFolder = place.store.batch(batch_id)
+        self.reply_topic = reply_topic(batch_id, place.settings)
+        self._batch: Batch | None = None
+        self._looked_at = 0.0
+
+    def look(self, *, at_once: bool = False) -> Batch:
+        """Give the batch as it stood within the last half second, or as it stands now."""
+        now = time.monotonic()
+        if self._batch is None or at_once or now - self._looked_at >= _LOOK_S:
+            with transaction(self.place.engine) as session:
+                self._batch = Batches(session).get(self.id)
+            self._looked_at = now
+        return self._batch
+
+    def is_stopped(self) -> bool:
+        """Tell whether what is under way should end: the process does, or the batch was cancelled."""
+        return self.place.stop.is_set() or self.look().status == "cancelling"
+
+    def is_late(self) -> bool:
+        """Tell whether the deadline has passed, by the database's clock."""
+        with transaction(self.place.engine) as session:
+            return Batches(session).now() >= self.look().deadline
+
+    def set(self, **changes: Any) -> None:  # noqa: ANN401
+        """Write columns of the batch."""
+        with transaction(self.place.engine) as session:
+            Batches(session).set(self.id, **changes)
+        self._batch = None
+
+    def note(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+        """Write what happened into the journal."""
+        with transaction(self.place.engine) as session:
+            Batches(session).note(self.id, event, **facts)
+
+    def begin(self) -> None:
+        """Move from validating to in progress."""
+        with transaction(self.place.engine) as session:
+            batches = Batches(session)
+            batches.move(self.id, "in_progress", since=("validating",), in_progress_at=batches.now())
+        self._batch = None
+
+    def finalize(self) -> None:
+        """Move on to finalizing, unless somebody cancelled meanwhile."""
+        with transaction(self.place.engine) as session:
+            batches = Batches(session)
+            batches.move(
+                self.id, "finalizing", since=("validating", "in_progress"), finalizing_at=batches.now()
+            )
+        self._batch = None
+
+    def end(self, status: str, *, problem: str | None = None) -> None:
+        """Give the batch its last status."""
+        with transaction(self.place.engine) as session:
+            batches = Batches(session)
+            since = ("validating", "in_progress", "cancelling", "finalizing")
+            if batches.move(self.id, status, since=since, ended_at=batches.now(), problem=problem):
+                batches.note(self.id, status, **({} if problem is None else {"problem": problem}))
+        self._batch = None
+        delete_topic(self.reply_topic, self.place.settings)
+        log.info("batch_ended", batch=self.id, status=status, problem=problem)
+
+    def keep_plan(self, plan: Plan) -> None:
+        """Put a plan in force, and into the journal."""
+        facts = dict(as_facts(plan))
+        with transaction(self.place.engine) as session:
+            batches = Batches(session)
+            batches.set(self.id, plan=facts)
+            batches.note(self.id, "planned", **facts)
+        self._batch = None
+
+    def options(self) -> Options:
+        """Give what was asked for."""
+        return Options.read(self.look().options)
+
+    def wishes(self) -> Wishes:
+        """Give what every prompt of the batch carries."""
+        batch = self.look()
+        return Wishes(
+            batch_id=batch.id, reply_to=self.reply_topic, deadline=batch.deadline, tenant=batch.tenant
+        )
+
+    def view(self) -> RoutingView:
+        """Give what to decide from; ``WaitableError`` while there is nothing."""
+        view = self.place.view()
+        if view is None:
+            raise WaitableError(
+                "Postgres", "no cluster map with error rates is in force: run uniroute map fit"
+            )
+        return view
+
+    def open_outbox(self) -> Outbox:
+        """Open the way out; the reply topic is made first where it is missing."""
+        spec = TopicSpec(
+            name=self.reply_topic,
+            partitions=_REPLY_PARTITIONS,
+            retention_ms=int(_REPLY_RETENTION.total_seconds() * 1000),
+        )
+        create_topics(self.place.settings, [spec])
+        return Outbox(self.id, self.reply_topic, self.place.settings)
+
+    def open_collector(self, lines: Lines) -> Collector:
+        """Open the way back."""
+        return Collector(
+            self.look(at_once=True),
+            folder=self.folder,
+            lines=lines,
+            reply_topic=self.reply_topic,
+            engine=self.place.engine,
+            settings=self.place.settings,
+        )
+
+    def purse(self, collector: Collector | None = None, outbox: Outbox | None = None) -> Purse:
+        """Give the batch's money as of now; before anything was sent without the two."""
+        tally = self.look() if collector is None else collector.tally
+        return Purse(
+            budget_usd=self.look().budget_usd,
+            spent_usd=tally.spent_usd,
+            reserved_usd=Decimal(0) if outbox is None else outbox.position.reserved_usd,
+            settled_usd=tally.settled_usd,
+            largest_overrun_usd=tally.largest_overrun_usd,
+        )
+
+
+def reply_topic(batch_id: str, settings: Settings) -> str:
+    """Name the topic that a batch's replies come to."""
+    return f"{settings.reply_prefix}batches.{batch_id}"
+
+
+def delete_topic(name: str, settings: Settings) -> None:
+    """Delete a topic, if it can be done now; calls that were not made yet for it are then not made."""
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.kafka_bootstrap.split(","), bootstrap_timeout_ms=3_000
+        )
+        try:
+            if name in admin.list_topics():
+                admin.delete_topics([name])
+        finally:
+            admin.close()
+    except KafkaError as error:
+        log.warning("reply_topic_stays", topic=name, problem=f"{type(error).__name__}: {error}")

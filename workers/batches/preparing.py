@@ -1,0 +1,135 @@
+"""The first stage of a batch: check its lines, embed them, plan them."""
+
+from dataclasses import dataclass
+
+from routing.embedders import Embedder
+from workers.batches.handle import Handle
+from workers.batches.ingest import Lines, StoppedError, ingest
+from workers.batches.planning import Goal, Plan, make_plan, read_plan
+from workers.batches.purse import Purse
+from workers.batches.requests import Options, Wishes, make_prompt
+from workers.batches.vectors import Vectors
+from workers.errors import UsageError
+from workers.policies import DEFAULT_POLICY
+from workers.router import RoutingView
+from workers.settings import Settings
+
+#: Lines that are embedded between two looks at whether to stop.
+_EMBED_LINES = 64
+
+
+def prepare(handle: Handle) -> None:
+    """Take a batch from validating to in progress, or to ``failed`` where no line of it is good.
+
+    Begun again after a crash, checked lines are not checked anew, and embedded ones not embedded. Raises
+    ``StoppedError`` soon after the batch is cancelled or the process told to stop.
+    """
+    if not handle.folder.index.exists():
+        found = ingest(
+            handle.place.store.file(handle.look().input_file),
+            handle.folder,
+            handle.wishes(),
+            handle.place.settings,
+            stopped=handle.is_stopped,
+        )
+        handle.note("validated", good=found.good, bad=found.bad)
+        total = found.good + found.bad
+        handle.set(total=total, failed=found.bad)
+        if found.good == 0:
+            handle.set(problem="the file is empty" if total == 0 else f"none of the {total} lines is good")
+            handle.finalize()
+            return
+    lines = Lines(handle.folder)
+    try:
+        view = handle.view()
+        vectors = embed(handle, lines, view)
+        try:
+            handle.keep_plan(plan(handle, lines, vectors, view, handle.purse(), at=0, reason="first"))
+        finally:
+            vectors.close()
+    finally:
+        lines.close()
+    handle.begin()
+
+
+def embed(handle: Handle, lines: Lines, view: RoutingView) -> Vectors:
+    """Embed the lines that are not yet; ``StoppedError`` as above."""
+    vectors = Vectors(handle.folder, view.embedder.fingerprint)
+    texts = Texts(lines, handle.wishes(), handle.place.settings)
+    try:
+        while vectors.count < len(lines):
+            _check(handle)
+            with handle.place.embedding:
+                texts.embed_next(vectors, view.embedder)
+    except BaseException:
+        vectors.close()
+        raise
+    return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What is embedded of a batch's lines."""
+
+    lines: Lines
+    wishes: Wishes
+    settings: Settings
+
+    def embed_next(self, vectors: Vectors, embedder: Embedder) -> None:
+        """Embed some more lines."""
+        rows = range(vectors.count, min(vectors.count + _EMBED_LINES, len(self.lines)))
+        prompts = [
+            make_prompt(self.lines.read(row)[1], self.lines.number(row), self.wishes, self.settings)
+            for row in rows
+        ]
+        vectors.append(embedder, [prompt.request.prompt_text for prompt in prompts])
+
+
+def _check(handle: Handle) -> None:
+    if handle.is_stopped():
+        raise StoppedError
+
+
+def plan(
+    handle: Handle,
+    lines: Lines,
+    vectors: Vectors,
+    view: RoutingView,
+    purse: Purse,
+    *,
+    at: int,
+    reason: str,
+    correction: float = 1.0,
+) -> Plan:
+    """Plan the lines from row ``at`` on, with the money that is left."""
+    before = read_plan(handle.look().plan)
+    return make_plan(
+        lines,
+        vectors,
+        range(at, len(lines)),
+        view.snapshot,
+        make_goal(handle.options(), view, purse, correction=correction),
+        number=1 if before is None else before.number + 1,
+        reason=reason,
+        stopped=handle.is_stopped,
+    )
+
+
+def make_goal(options: Options, view: RoutingView, purse: Purse, *, correction: float = 1.0) -> Goal:
+    """Give what a plan is to meet with the money that is left; ``UsageError`` for an unknown policy."""
+    # Lines under way are taken to cost what is expected of them, not what they reserve.
+    committed = float(purse.spent_usd) + correction * purse.expected_under_way_usd
+    budget = None if purse.budget_usd is None else max(0.0, float(purse.budget_usd) - committed)
+    name = options.policy
+    if name is None and options.budget_usd is None and options.min_quality is None:
+        name = DEFAULT_POLICY
+    if name is not None and name not in view.policies:
+        raise UsageError(f"no policy is named {name!r}; in force: {', '.join(sorted(view.policies))}")
+    return Goal(
+        budget_usd=budget,
+        min_quality=options.min_quality,
+        policy_name=name,
+        policy=None if name is None else view.policies[name].declaration.policy,
+        spent_usd=committed,
+        correction=correction,
+    )

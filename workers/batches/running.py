@@ -1,0 +1,103 @@
+"""Runs one batch from its file to its results; whatever dies on the way, the next run goes on from there."""
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import structlog
+from kafka.errors import KafkaError
+
+from workers.batches.entries import refused_entry
+from workers.batches.finishing import copy_whole, drop_work, write_results
+from workers.batches.handle import Handle
+from workers.batches.ingest import Lines, StoppedError
+from workers.batches.preparing import prepare
+from workers.batches.working import Working
+from workers.errors import PoisonError, UsageError, WaitableError
+from workers.transactions import Backoff
+
+#: A cancelled or late batch waits so long for lines that are under way.
+_GRACE_S = 4.0
+_IDLE_MS = 50
+
+log = structlog.get_logger(__name__)
+
+
+def run_batch(handle: Handle, *, backoff: Backoff = Backoff()) -> None:  # noqa: B008  # a frozen value
+    """Work on one batch until it has ended or the process is told to stop; hold its folder's lock meanwhile.
+
+    - *validating*: the file is read line by line, each line checked by itself; the good ones are embedded,
+      once, and planned together.
+    - *in_progress*: the next lines are decided by the plan's lambda and dispatched, in a Kafka transaction
+      that also says how far the batch has come. Replies are written to the files, then to Postgres with how
+      much of the files is whole. Each place says exactly where to go on after a crash.
+    - *cancelling*, or past the deadline: nothing more is dispatched; what is answered within seconds is kept,
+      and every other line ends in the error file.
+    - *finalizing*: the files get their final names, the batch its last status.
+
+    What is away is waited for; only what no retry can mend fails the batch.
+    """
+    failures = 0
+    while not handle.place.stop.is_set():
+        try:
+            batch = handle.look(at_once=True)
+            if batch.ended:
+                drop_work(handle.folder)
+                return
+            if batch.status == "validating":
+                prepare(handle)
+            elif batch.status == "in_progress":
+                with closing(Working(handle)) as working:
+                    working.run()
+            else:
+                finish(handle)
+            failures = 0
+        except StoppedError:
+            continue
+        except (KafkaError, WaitableError, OSError) as error:
+            failures += 1
+            log.warning("batch_waits", batch=handle.id, problem=f"{type(error).__name__}: {error}")
+            handle.place.stop.wait(backoff.delay_s(failures))
+        except (UsageError, PoisonError) as error:
+            handle.end("failed", problem=str(error))
+
+
+def finish(handle: Handle) -> None:
+    """Keep what is answered, give every other line an error, and complete the files."""
+    batch = handle.look(at_once=True)
+    outcome = batch.outcome
+    if outcome is None:
+        outcome = "cancelled" if batch.status == "cancelling" else "completed"
+        if batch.problem is not None:
+            outcome = "failed"
+        elif handle.folder.index.exists():
+            outcome = _close_lines(handle, outcome)
+        handle.set(outcome=outcome)
+    options = handle.options()
+    write_results(handle.folder, order=options.order)
+    if options.output is not None:
+        for kind, path in (("output", handle.folder.output), ("errors", handle.folder.errors)):
+            copy_whole(path, Path(options.output) / f"{handle.id}.{kind}.jsonl")
+    handle.end(outcome, problem=batch.problem)
+
+
+def _close_lines(handle: Handle, outcome: str) -> str:
+    """Wait a little for the lines under way, and answer all others with an error; give the last status."""
+    with (
+        closing(Lines(handle.folder)) as lines,
+        closing(handle.open_outbox()) as outbox,
+        closing(handle.open_collector(lines)) as collector,
+    ):
+        until = time.monotonic() + _GRACE_S
+        while collector.count < outbox.position.lines and time.monotonic() < until:
+            collector.collect(wait_ms=_IDLE_MS)
+        rest = np.flatnonzero(~collector.answered).tolist()
+        if rest and outcome == "completed":
+            outcome = "expired"
+        error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
+        for row in rest:
+            custom_id, _ = lines.read(row)
+            collector.write_undone(row, refused_entry(handle.id, lines.number(row), custom_id, error))
+        collector.save()
+    return outcome

@@ -1,0 +1,177 @@
+"""What people and programs ask of batches: hand a file in, pause it, cancel it, take its results."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import Engine
+
+from workers.batches.folders import Store
+from workers.batches.lines import read_lines
+from workers.batches.requests import Options
+from workers.errors import UsageError
+from workers.storage.batches import Batch, Batches, BatchFile
+from workers.storage.engine import transaction
+
+#: OpenAI's completion window.
+DEFAULT_WINDOW = timedelta(hours=24)
+_COPY_BYTES = 1024 * 1024
+#: Errors that a second try cannot mend: the line itself is at fault.
+_LASTING = frozenset(
+    {
+        "too_large",
+        "wrong_encoding",
+        "not_json",
+        "invalid_line",
+        "invalid_body",
+        "duplicate_custom_id",
+        "empty",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A batch that was handed in, and earlier ones of the same content."""
+
+    batch: Batch
+    twins: tuple[str, ...] = ()
+
+
+def keep_file(
+    source: BinaryIO, *, filename: str, purpose: str, engine: Engine, store: Store, tenant: str = ""
+) -> BatchFile:
+    """Copy a file into the store, in pieces, and say what was kept."""
+    draft, digest, size = store.draft(), hashlib.sha256(), 0
+    try:
+        with draft.open("wb") as written:
+            while piece := source.read(_COPY_BYTES):
+                written.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            written.flush()
+            os.fsync(written.fileno())
+        file_id = f"file-{uuid.uuid4().hex}"
+        draft.replace(store.file(file_id))
+    finally:
+        draft.unlink(missing_ok=True)
+    with transaction(engine) as session:
+        return Batches(session).add_file(
+            file_id, filename=filename, purpose=purpose, size=size, sha256=digest.hexdigest(), tenant=tenant
+        )
+
+
+def submit(
+    file: BatchFile, options: Options, *, engine: Engine, window: timedelta = DEFAULT_WINDOW, tenant: str = ""
+) -> Submitted:
+    """Make a batch of a file that is kept; a batcher takes it up."""
+    with transaction(engine) as session:
+        batches = Batches(session)
+        twins = tuple(twin.id for twin in batches.twins(file.sha256))
+        batch = batches.create(
+            f"batch_{uuid.uuid4().hex}",
+            input_file=file.id,
+            options=options.as_dict(),
+            deadline=batches.now() + window,
+            tenant=tenant,
+        )
+        batches.note(batch.id, "submitted", file=file.filename, sha256=file.sha256, twins=list(twins))
+    return Submitted(batch=batch, twins=twins)
+
+
+def pause(engine: Engine, batch_id: str, *, paused: bool) -> Batch:
+    """Stop dispatching, or go on; what is under way is answered. ``UsageError`` where the batch has ended."""
+    with transaction(engine) as session:
+        batches = Batches(session)
+        batch = batches.get(batch_id)
+        if batch.ended:
+            raise UsageError(f"{batch_id} is {batch.status}: nothing of it runs any more")
+        if batch.paused != paused:
+            batches.set(batch_id, paused=paused)
+            batches.note(batch_id, "paused" if paused else "resumed")
+        return batches.get(batch_id)
+
+
+def cancel(engine: Engine, batch_id: str) -> Batch:
+    """Ask for an end; twice is the same as once, and a batch that has ended stays as it is."""
+    with transaction(engine) as session:
+        batches = Batches(session)
+        batches.get(batch_id)
+        since = ("validating", "in_progress", "finalizing")
+        if batches.move(batch_id, "cancelling", since=since, cancelling_at=batches.now(), outcome=None):
+            batches.note(batch_id, "cancelling")
+        return batches.get(batch_id)
+
+
+def results(store: Store, batch: Batch) -> dict[str, Path]:
+    """Give the files of a batch that has ended: ``output`` and ``errors``; ``UsageError`` before."""
+    if not batch.ended:
+        raise UsageError(f"{batch.id} is {batch.status}: its files are complete when it has ended")
+    folder = store.batch(batch.id)
+    return {
+        name: path for name, path in (("output", folder.output), ("errors", folder.errors)) if path.exists()
+    }
+
+
+def retry_failed(
+    engine: Engine, store: Store, batch_id: str, *, options: Options | None = None, most_bytes: int
+) -> Submitted:
+    """Make a batch of those lines of an ended batch that a second try may answer.
+
+    ``UsageError`` where there are none. The new batch has the old one's options, its budget less what was
+    spent of it, unless other ``options`` are given.
+    """
+    with transaction(engine) as session:
+        batches = Batches(session)
+        batch = batches.get(batch_id)
+        file = batches.file(batch.input_file)
+    errors = results(store, batch).get("errors")
+    numbers = set() if errors is None else set(_read_mendable(errors))
+    if not numbers or file is None:
+        raise UsageError(f"{batch_id} has no failed line that a second try may answer")
+    if options is None:
+        options = _less(Options.read(batch.options), batch)
+    draft = store.draft()
+    with draft.open("wb") as written:
+        for line in read_lines(store.file(batch.input_file), max_bytes=most_bytes):
+            if line.number in numbers:
+                written.write(line.value + b"\n")
+    try:
+        with draft.open("rb") as again:
+            kept = keep_file(
+                again,
+                filename=f"retry of {file.filename}",
+                purpose="batch",
+                engine=engine,
+                store=store,
+                tenant=batch.tenant,
+            )
+    finally:
+        draft.unlink()
+    submitted = submit(kept, options, engine=engine, tenant=batch.tenant)
+    with transaction(engine) as session:
+        Batches(session).note(submitted.batch.id, "retries", batch=batch_id, lines=len(numbers))
+    return submitted
+
+
+def _less(options: Options, batch: Batch) -> Options:
+    if options.budget_usd is None:
+        return options
+    left = options.budget_usd - float(batch.spent_usd)
+    if left <= 0:
+        raise UsageError(f"{batch.id} has spent its budget: give another one by --budget-usd")
+    return replace(options, budget_usd=left)
+
+
+def _read_mendable(errors: Path) -> Iterable[int]:
+    with errors.open("rb") as file:
+        for raw in file:
+            entry: dict[str, Any] = json.loads(raw)
+            if (entry.get("error") or {}).get("code") not in _LASTING:
+                yield int(entry["line"])

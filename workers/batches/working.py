@@ -1,0 +1,128 @@
+"""The second stage of a batch: dispatch its lines, collect their replies, plan again on the way."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+
+import numpy as np
+
+from workers.batches.collecting import Collector
+from workers.batches.dispatching import Dispatcher
+from workers.batches.handle import Handle
+from workers.batches.ingest import Lines
+from workers.batches.outbox import Outbox
+from workers.batches.planning import read_plan
+from workers.batches.preparing import embed, plan
+from workers.batches.vectors import Vectors
+from workers.router import RoutingView
+
+#: Lines of one transaction.
+_CHUNK = 256
+#: Lines under way before the first are answered; as many more as are answered come later.
+_FIRST_WINDOW = 256
+_IDLE_MS = 50
+#: A plan is made anew each time so many lines, or this part of all, were answered.
+_REPLAN_LINES, _REPLAN_PARTS = 500, 20
+#: Answers before what they cost is held against what was predicted.
+_LEAST_ANSWERS = 50
+
+
+class Working:
+    """A batch in progress, with all that it holds open; close it after any error and open another.
+
+    Opening finds where to go on: the lines that were dispatched from Kafka, those that were answered from
+    Postgres and the files.
+    """
+
+    def __init__(self, handle: Handle, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._handle = handle
+        self._stack = ExitStack()
+        try:
+            self._view: RoutingView = handle.view()
+            self._lines = self._stack.enter_context(closing(Lines(handle.folder)))
+            self._vectors: Vectors = self._stack.enter_context(
+                closing(embed(handle, self._lines, self._view))
+            )
+            self._outbox: Outbox = self._stack.enter_context(closing(handle.open_outbox()))
+            self._collector: Collector = self._stack.enter_context(
+                closing(handle.open_collector(self._lines))
+            )
+        except BaseException:
+            self._stack.close()
+            raise
+        self._planned_at = self._collector.count
+        self._dispatcher = Dispatcher(
+            lines=self._lines,
+            vectors=self._vectors,
+            wishes=handle.wishes(),
+            signer=handle.place.signer,
+            settings=handle.place.settings,
+            rng=np.random.default_rng(),
+            now=now,
+        )
+
+    def run(self) -> None:
+        """Work until all lines are answered, the deadline passes, somebody cancels, or the process stops."""
+        handle = self._handle
+        while not handle.place.stop.is_set() and (batch := handle.look()).status == "in_progress":
+            if handle.is_late():
+                handle.note("late", unanswered=len(self._lines) - self._collector.count)
+                handle.finalize()
+                return
+            self._follow_view()
+            sent = 0 if batch.paused else self._dispatch()
+            self._collector.collect(wait_ms=0 if sent else _IDLE_MS)
+            if self._collector.count == len(self._lines):
+                handle.finalize()
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self._stack.close()
+
+    def _dispatch(self) -> int:
+        """Dispatch the next lines that there is room and money for; give how many."""
+        begin, answered = self._outbox.position.lines, self._collector.count
+        window = min(self._handle.place.settings.batch_window, _FIRST_WINDOW + answered)
+        rows = range(begin, min(begin + _CHUNK, answered + window, len(self._lines)))
+        in_force = read_plan(self._handle.look().plan)
+        if not rows or in_force is None:
+            return 0
+        purse = self._handle.purse(self._collector, self._outbox)
+        found = self._dispatcher.dispatch(rows, self._view, in_force, purse)
+        if found.lines:
+            self._outbox.commit(found.records, lines=found.lines, reserved_usd=found.reserved_usd)
+        return found.lines
+
+    def _follow_view(self) -> None:
+        """Take over what was published since, and plan anew where that or the answers' cost asks for it."""
+        view = self._handle.view()
+        moved = view.snapshot.versions != self._view.snapshot.versions
+        if view.snapshot.cluster_map.fingerprint != self._view.snapshot.cluster_map.fingerprint:
+            raise OSError("the cluster map in force has another embedder: the lines are embedded anew")
+        self._view = view
+        answered = self._collector.count
+        since = max(_REPLAN_LINES, len(self._lines) // _REPLAN_PARTS)
+        if answered - self._planned_at < (since // 5 if moved else since):
+            return
+        self._planned_at = answered
+        self._replan("error rates, prices or lengths have changed" if moved else "")
+
+    def _replan(self, reason: str) -> None:
+        in_force, begin = read_plan(self._handle.look().plan), self._outbox.position.lines
+        if in_force is None or in_force.error_per_usd is None or begin >= len(self._lines):
+            return
+        tally, correction = self._collector.tally, 1.0
+        if self._collector.count >= _LEAST_ANSWERS and tally.predicted_usd > 0 and tally.spent_usd > 0:
+            correction = float(tally.spent_usd / tally.predicted_usd)
+        costs = f"{self._collector.count} lines cost {correction:.3f} of what was predicted for them"
+        found = plan(
+            self._handle,
+            self._lines,
+            self._vectors,
+            self._view,
+            self._handle.purse(self._collector, self._outbox),
+            at=begin,
+            reason="; ".join(filter(None, (reason, costs))),
+            correction=correction,
+        )
+        self._handle.keep_plan(found)

@@ -1,0 +1,297 @@
+"""``uniroute batch``: run a file of requests under one budget and one deadline, and follow it."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
+from workers.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from workers.storage.batches import Batch
+
+command = typer.Typer(no_args_is_help=True, help="Run files of requests, route each line, keep to a budget.")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_POLL_S = 0.5
+
+BatchId = Annotated[str, typer.Argument(help="As submit printed it.")]
+
+
+@command.command("submit")
+def submit(
+    file: Annotated[
+        Path, typer.Argument(help="OpenAI Batch JSONL, plain, gzip or zstd.", exists=True, dir_okay=False)
+    ],
+    *,
+    budget_usd: Annotated[float | None, typer.Option(help="The most all lines together may cost.")] = None,
+    deadline: Annotated[str, typer.Option(help="Time from now: 90s, 30m, 6h, 2d.")] = "24h",
+    policy: Annotated[
+        str | None, typer.Option(help="A policy in force, instead of the plan's lambda.")
+    ] = None,
+    min_quality: Annotated[
+        float | None, typer.Option(help="The least mean of 1 - predicted error, met at the least cost.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A folder to copy the results to.")] = None,
+    order: Annotated[str, typer.Option(help="Of the output file: completion or input.")] = "completion",
+    tenant: Annotated[str, typer.Option(help="Who pays.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until it has ended.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; call nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand in a file; a batcher (`uniroute serve batcher`) takes it up."""
+    from workers.batches.folders import Store
+    from workers.batches.requests import Options
+    from workers.batches.submission import keep_file
+    from workers.batches.submission import submit as hand_in
+
+    options = Options(
+        budget_usd=budget_usd,
+        policy=policy,
+        min_quality=min_quality,
+        order=order,
+        output=None if output is None else str(output.resolve()),
+    )
+    window, settings = read_duration(deadline), read_settings()
+    if dry_run:
+        from workers.batches.trial import plan_file, read_view
+
+        with open_engine(settings) as engine:
+            plan = plan_file(file, options, view=read_view(engine, settings), settings=settings)
+        if as_json:
+            print_json(plan)
+        else:
+            _print_plan(plan)
+        return
+    store = Store(settings.batches_folder)
+    with open_engine(settings) as engine:
+        with file.open("rb") as source:
+            kept = keep_file(
+                source, filename=file.name, purpose="batch", engine=engine, store=store, tenant=tenant
+            )
+        submitted = hand_in(kept, options, engine=engine, window=window, tenant=tenant)
+        if submitted.twins:
+            typer.echo(f"The same content was submitted before, as {submitted.twins[0]}.", err=True)
+        if wait:
+            _follow(engine, submitted.batch.id)
+            return
+    if as_json:
+        print_json({"id": submitted.batch.id, "twins": submitted.twins})
+    else:
+        typer.echo(submitted.batch.id)
+
+
+@command.command("list")
+def show_list(*, as_json: AsJson = False) -> None:
+    """List the newest batches."""
+    from workers.storage.batches import Batches
+    from workers.storage.engine import transaction
+
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        found = Batches(session).list()
+    if as_json:
+        print_json([_describe(batch) for batch in found])
+        return
+    rows = [
+        (
+            batch.id,
+            _status(batch),
+            f"{batch.completed}/{batch.failed}/{batch.total}",
+            f"{batch.spent_usd:.4f}",
+            "" if batch.budget_usd is None else f"{batch.budget_usd:.4f}",
+            f"{batch.created_at:%Y-%m-%d %H:%M}",
+        )
+        for batch in found
+    ]
+    print_table(("id", "status", "done/failed/all", "USD", "budget", "submitted"), rows, empty="No batches.")
+
+
+@command.command("show")
+def show(batch_id: BatchId, *, as_json: AsJson = False) -> None:
+    """Show where a batch stands, its plan and its journal."""
+    from workers.storage.batches import Batches
+    from workers.storage.engine import transaction
+
+    with open_engine(read_settings()) as engine, transaction(engine) as session:
+        batches = Batches(session)
+        batch, journal = batches.get(batch_id), batches.journal(batch_id)
+    if as_json:
+        entries = [{"at": one.at, "event": one.event, **one.facts} for one in journal]
+        print_json({**_describe(batch), "journal": entries})
+        return
+    typer.echo(_sentence(batch))
+    typer.echo(f"repeated calls {batch.repeated_calls}, second replies dropped {batch.duplicated}")
+    for one in journal:
+        facts = ", ".join(f"{name} {_brief(value)}" for name, value in one.facts.items() if name != "llms")
+        typer.echo(f"  {one.at:%H:%M:%S}  {one.event}  {facts}")
+
+
+@command.command("watch")
+def watch(batch_id: BatchId) -> None:
+    """Show progress until the batch has ended; Ctrl-C leaves it running."""
+    with open_engine(read_settings()) as engine:
+        _follow(engine, batch_id)
+
+
+@command.command("pause")
+def pause(batch_id: BatchId) -> None:
+    """Dispatch nothing more until it is resumed; what is under way is answered."""
+    _set_paused(batch_id, paused=True)
+
+
+@command.command("resume")
+def resume(batch_id: BatchId) -> None:
+    """Go on."""
+    _set_paused(batch_id, paused=False)
+
+
+@command.command("cancel")
+def cancel(batch_id: BatchId) -> None:
+    """End it; what is finished is kept. Twice is the same as once."""
+    from workers.batches.submission import cancel as ask
+
+    with open_engine(read_settings()) as engine:
+        typer.echo(f"{batch_id} is {ask(engine, batch_id).status}")
+
+
+@command.command("fetch")
+def fetch(
+    batch_id: BatchId, *, output: Annotated[Path, typer.Option(help="The folder to copy to.")] = Path()
+) -> None:
+    """Copy the output and the error file of a batch that has ended."""
+    from workers.batches.finishing import copy_whole
+    from workers.batches.folders import Store
+    from workers.batches.submission import results
+    from workers.storage.batches import Batches
+    from workers.storage.engine import transaction
+
+    settings = read_settings()
+    with open_engine(settings) as engine, transaction(engine) as session:
+        batch = Batches(session).get(batch_id)
+    for kind, path in results(Store(settings.batches_folder), batch).items():
+        target = output / f"{batch_id}.{kind}.jsonl"
+        copy_whole(path, target)
+        typer.echo(str(target))
+
+
+@command.command("retry-failed")
+def retry_failed(
+    batch_id: BatchId,
+    *,
+    budget_usd: Annotated[float | None, typer.Option(help="Instead of what is left of the old one.")] = None,
+) -> None:
+    """Make a new batch of the failed lines that a second try may answer."""
+    from workers.batches.folders import Store
+    from workers.batches.requests import Options
+    from workers.batches.submission import retry_failed as retry
+
+    settings = read_settings()
+    with open_engine(settings) as engine:
+        submitted = retry(
+            engine,
+            Store(settings.batches_folder),
+            batch_id,
+            options=None if budget_usd is None else Options(budget_usd=budget_usd),
+            most_bytes=2 * settings.max_prompt_bytes,
+        )
+    typer.echo(submitted.batch.id)
+
+
+def read_duration(text: str) -> timedelta:
+    """Read 90s, 30m, 6h or 2d; ``UsageError`` otherwise."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no time: give a number with s, m, h or d, 6h for example")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def _set_paused(batch_id: str, *, paused: bool) -> None:
+    from workers.batches.submission import pause as ask
+
+    with open_engine(read_settings()) as engine:
+        ask(engine, batch_id, paused=paused)
+    typer.echo(f"{batch_id} is {'paused' if paused else 'running'}")
+
+
+def _follow(engine: "Engine", batch_id: str) -> None:
+    """Show the batch until it has ended."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from workers.storage.batches import Batches
+    from workers.storage.engine import transaction
+
+    console = Console()
+    seen: tuple[float, int] | None = None
+    try:
+        with Live(console=console, transient=True, refresh_per_second=4) as live:
+            while True:
+                with transaction(engine) as session:
+                    batch = Batches(session).get(batch_id)
+                done, now = batch.completed + batch.failed, time.monotonic()
+                seen = seen or (now, done)
+                rate = (done - seen[1]) / (now - seen[0]) if now > seen[0] else 0.0
+                left = f", {(batch.total - done) / rate:.0f} s left" if rate > 0 and not batch.ended else ""
+                live.update(f"{_sentence(batch)}, {rate:.0f} lines/s{left}{_top(batch)}")
+                if batch.ended:
+                    break
+                time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        console.print(f"The batch goes on: uniroute batch watch {batch_id}")
+        raise typer.Exit(130) from None
+    console.print(_sentence(batch))
+    if batch.status == "failed":
+        console.print(batch.problem or "")
+        raise typer.Exit(FAILED)
+
+
+def _describe(batch: "Batch") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(batch), "budget_usd": batch.budget_usd}
+
+
+def _status(batch: "Batch") -> str:
+    return f"{batch.status}, paused" if batch.paused and not batch.ended else batch.status
+
+
+def _sentence(batch: "Batch") -> str:
+    budget = "" if batch.budget_usd is None else f" of {batch.budget_usd:.4f}"
+    return (
+        f"{batch.id} {_status(batch)}: {batch.completed} done, {batch.failed} failed of {batch.total}, "
+        f"{batch.spent_usd:.4f}{budget} USD"
+    )
+
+
+def _top(batch: "Batch") -> str:
+    shares = sorted(batch.llms.items(), key=lambda pair: -pair[1]["lines"])[:3]
+    return "".join(
+        f"\n  {name}: {share['lines']:.0f} lines, {share['usd']:.4f} USD" for name, share in shares
+    )
+
+
+def _brief(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    low, high = plan["quality_interval"]
+    typer.echo(
+        f"{plan['lines']} lines, {plan['input_tokens']:.0f} input tokens, {plan['bad']} bad lines\n"
+        f"predicted: {plan['total_usd']:.4f} USD, quality {plan['quality']:.4f} ({low:.4f} to {high:.4f})\n"
+        f"binds: {plan.get('binds') or 'nothing'}"
+    )
+    if plan.get("short_usd"):
+        typer.echo(f"the budget misses the cheapest service by {plan['short_usd']:.4f} USD")
+    rows = [
+        (name, f"{share['lines']:.0f}", f"{share['usd']:.4f}")
+        for name, share in sorted(plan["llms"].items(), key=lambda pair: -pair[1]["lines"])
+    ]
+    print_table(("LLM", "lines", "USD"), rows, empty="No line can be served.")
