@@ -34,10 +34,11 @@ from workers.calls.retries import RetryPolicy
 from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
 from workers.errors import UsageError, WaitableError, WorkersError
-from workers.executor import CallableLLM, Cancels, Executor, Gates
+from workers.executor import AnswerCache, CallableLLM, Cancels, DatabaseStore, Executor, Gates
 from workers.health import BELIEVED_S, HealthBoard, HealthReporter
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
+from workers.router.pacing import Pacers, PostgresBank
 from workers.settings import Role, Settings
 from workers.storage.engine import make_engine, transaction
 from workers.storage.snapshots import PublishedState, SnapshotSource, load_state
@@ -133,12 +134,14 @@ def build_router(settings: Settings, stack: ExitStack) -> TransactionLoop:
     stack.enter_context(SnapshotSource(engine, on_state=keeper.update, on_problem=_report("router")))
     topics = (Topics(settings.topic_prefix).prompts,)
     config = LoopConfig.from_settings(settings, role="router", topics=topics)
+    books = _budget_engine(settings, stack)
     router = Router(
         view=lambda: keeper.view,
         signer=_signer(settings),
         settings=settings,
         rng=np.random.default_rng(),
-        purses=Purses(_lender(settings, config.transactional_id, stack)),
+        purses=Purses(_lender(books, config.transactional_id, stack)),
+        pacers=Pacers(PostgresBank(books, slot=config.transactional_id)),
         failing=_follow_health(settings, stack).failing,
     )
     return TransactionLoop(
@@ -178,6 +181,7 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     executor = Executor(
         gates=gates,
         cancels=cancels,
+        cache=AnswerCache(DatabaseStore(engine), claim_s=2 * settings.call_timeout_s),
         caller=EndpointCaller(
             timeout_s=settings.call_timeout_s, max_connections=_LLMS_AT_FULL_LOAD * settings.max_in_flight
         ),
@@ -375,8 +379,8 @@ def _metrics_page() -> Callable[..., object]:
     return metrics
 
 
-def _lender(settings: Settings, slot: str, stack: ExitStack) -> Lender:
-    """Give what lends to this router, with what an earlier process of its slot was lent claimed back."""
+def _budget_engine(settings: Settings, stack: ExitStack) -> Engine:
+    """Give a way to the books that keeps no prompt waiting for long."""
     engine = make_engine(
         settings.database_url,
         application_name="uniroute-router-budgets",
@@ -385,6 +389,11 @@ def _lender(settings: Settings, slot: str, stack: ExitStack) -> Lender:
         pool_size=1,
     )
     stack.callback(engine.dispose)
+    return engine
+
+
+def _lender(engine: Engine, slot: str, stack: ExitStack) -> Lender:
+    """Give what lends to this router, with what an earlier process of its slot was lent claimed back."""
     lender = Lender(engine, slot=slot)
 
     def claim_back() -> None:

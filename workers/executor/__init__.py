@@ -1,8 +1,9 @@
 """The executor: call the LLM a dispatch names, and answer on the caller's reply topic."""
 
+from workers.executor.cache import AnswerCache, DatabaseStore
 from workers.executor.cancels import Cancels
 from workers.executor.gates import Gates
 from workers.executor.handling import Executor
 from workers.executor.llms import CallableLLM
 
-__all__ = ["CallableLLM", "Cancels", "Executor", "Gates"]
+__all__ = ["AnswerCache", "CallableLLM", "Cancels", "DatabaseStore", "Executor", "Gates"]

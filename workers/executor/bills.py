@@ -24,6 +24,8 @@ class Bill:
     repeated_calls: int = 0
     #: ``ok``, or the class of the error reply.
     outcome: str = "ok"
+    #: Where an answer came from that may be kept; empty where the prompt asked for none of it.
+    cache: str = ""
     #: Of the call that answered.
     answered: Usage | None = None
     #: USD of calls that may have been billed without anybody knowing, as estimated.
@@ -36,8 +38,10 @@ class Bill:
 
     @property
     def cost_usd(self) -> float | None:
-        """USD of the calls whose usage the endpoint told; ``None`` where none did."""
+        """USD of the calls whose usage the endpoint told; ``None`` where none did, 0 where none was made."""
         known = [call.cost_usd for call in self.calls if call.cost_usd is not None]
+        if not self.calls and self.cache:
+            return 0.0
         return sum(known) if known else None
 
     @property

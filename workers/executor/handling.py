@@ -13,6 +13,7 @@ from workers.calls.gates import Admission, Gate, GateClosedError
 from workers.calls.retries import RetryPolicy
 from workers.errors import WaitableError
 from workers.executor.bills import Bill
+from workers.executor.cache import AnswerCache, cache_key
 from workers.executor.cancels import Cancelled, Cancels
 from workers.executor.dispatches import Dispatch, read_dispatch
 from workers.executor.gates import Gates
@@ -28,6 +29,8 @@ _REGISTRY_LAG_S = 10.0
 _REGISTRY_POLL_S = 0.5
 #: A turn that was given so long before the log knew of the call is taken anew: the pace is the endpoint's.
 _STALE_TURN_S = 0.25
+#: Nobody waits longer for an answer that another prompt is getting.
+_LONGEST_WAIT_S = 3_600.0
 #: Nobody waits longer for an LLM whose breaker stays open.
 _PATIENCE_S = 120.0
 #: Classes of errors after which another LLM may do better.
@@ -66,6 +69,7 @@ class Executor:
         rng: random.Random,
         gates: Gates | None = None,
         cancels: Cancels | None = None,
+        cache: AnswerCache | None = None,
         is_stale: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Any] = asyncio.sleep,
@@ -78,6 +82,7 @@ class Executor:
         self._topics = Topics(settings.topic_prefix)
         self._gates = gates or Gates(topics=self._topics, most=settings.max_in_flight)
         self._cancels = cancels or Cancels()
+        self._cache = cache
         self._is_stale = is_stale
         self._now = now
         self._sleep = sleep
@@ -92,15 +97,14 @@ class Executor:
         bill = Bill(started=self._now(), calls=list(dispatch.earlier_calls))
         try:
             with self._cancels.watch(dispatch.prompt_id):
-                answer = await self._answer(dispatch, bill, start)
+                value = await self._answer_once(dispatch, bill, start)
         except Cancelled:
             return self._fail(dispatch, bill, _GaveUp("cancelled", "the caller cancelled the prompt"))
         except _GaveUp as given_up:
             if dispatch.fallbacks and given_up.error_class in _FALLS_BACK:
                 return [handed_on(dispatch, bill, self._topics)]
             return self._fail(dispatch, bill, given_up)
-        bill.answered = answer.usage
-        return self._finish(dispatch, bill, answer.value)
+        return self._finish(dispatch, bill, value)
 
     def _finish(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
         now = self._now()
@@ -132,10 +136,25 @@ class Executor:
             waited_s += _REGISTRY_POLL_S
         return llm
 
-    async def _answer(self, dispatch: Dispatch, bill: Bill, start: Start) -> Answer:
-        """Call until an answer comes or there is no use in another call: the one retry loop."""
-        self._left_s(dispatch)
+    async def _answer_once(self, dispatch: Dispatch, bill: Bill, start: Start) -> bytes:
+        """Answer from what is kept, where the caller lets it; else call."""
+        left_s = self._left_s(dispatch)
         llm = await self._find(dispatch.llm)
+        if not dispatch.cache_s or self._cache is None:
+            return await self._answer(dispatch, llm, bill, start)
+        try:
+            async with asyncio.timeout(min(left_s, _LONGEST_WAIT_S)):
+                value, bill.cache = await self._cache.answer(
+                    cache_key(dispatch, llm.endpoint),
+                    keep_s=dispatch.cache_s,
+                    make=lambda: self._answer(dispatch, llm, bill, start),
+                )
+        except TimeoutError:
+            raise _expired() from None
+        return value
+
+    async def _answer(self, dispatch: Dispatch, llm: CallableLLM, bill: Bill, start: Start) -> bytes:
+        """Call until an answer comes or there is no use in another call: the one retry loop."""
         gate = self._gates.gate(dispatch.llm, llm.limits)
         output_tokens = dispatch.output_tokens(llm.output_tokens)
         estimate_usd = llm.estimate_usd(input_tokens=dispatch.input_tokens, output_tokens=output_tokens)
@@ -152,7 +171,8 @@ class Executor:
             told = outcome.usage if isinstance(outcome, Answer) else outcome
             bill.add(dispatch.llm, llm, told, seconds=seconds, estimate_usd=estimate_usd)
             if isinstance(outcome, Answer):
-                return outcome
+                bill.answered = outcome.usage
+                return outcome.value
             wait_s = self._retries.wait(calls, outcome, left_s=self._time_left(dispatch), rng=self._rng)
             if wait_s is None:
                 raise _GaveUp(outcome.error_class, outcome.sentence) from outcome

@@ -128,6 +128,8 @@ def _facts(bill: Bill) -> Headers:
         facts.append((messages.CALLS, encode_calls(bill.calls)))
     if bill.repeated_calls:
         facts.append((messages.REPEATED_CALLS, str(bill.repeated_calls).encode()))
+    if bill.cache:
+        facts.append((messages.CACHE, bill.cache.encode()))
     if bill.cost_usd is not None:
         facts.append((messages.COST_USD, repr(bill.cost_usd).encode()))
     return tuple(facts)

@@ -1,0 +1,133 @@
+"""Equal prompts are answered once, for callers who ask for it."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from scripted_calls import Bench, Script, always, answer, body_of, dispatch, headers_of
+from sqlalchemy import Engine
+
+from workers.calls.errors import CallError
+from workers.errors import WaitableError
+from workers.executor import AnswerCache, DatabaseStore
+from workers.storage.cached_answers import CachedAnswers
+from workers.storage.engine import make_engine, transaction
+
+KEY = b"k" * 32
+
+
+class Memory:
+    """A store that is here, or away."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.answers: dict[bytes, bytes | None] = {}
+        self._away = away
+
+    def find(self, key: bytes) -> bytes | None:
+        """As the database's."""
+        if self._away:
+            raise WaitableError("Postgres", "it is away")
+        return self.answers.get(key)
+
+    def claim(self, key: bytes, *, seconds: float) -> bool:
+        """As the database's."""
+        assert seconds > 0
+        return self.answers.setdefault(key, None) is None
+
+    def keep(self, key: bytes, answer: bytes, *, seconds: float) -> None:
+        """As the database's."""
+        assert seconds > 0
+        if self._away:
+            raise WaitableError("Postgres", "it is away")
+        self.answers[key] = answer
+
+    def release(self, key: bytes) -> None:
+        """As the database's."""
+        self.answers.pop(key, None)
+
+
+def bench(script: Script, *, away: bool = False) -> Bench:
+    """An executor with a cache."""
+    return Bench({"a": script}, cache=AnswerCache(Memory(away=away), claim_s=60.0))
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_equal_prompts_in_flight_are_called_for_once(*, away: bool) -> None:
+    """Five at once make one call, also while the store is away; four replies cost nothing and say so."""
+    made = bench(always(answer()), away=away)
+    replies = made.handle(*(dispatch(prompt_id=f"p-{n}", cache_seconds="60") for n in range(5)))
+    sources = [headers_of(reply)["cache"] for reply, _ in replies]
+
+    assert len(made.caller.calls) == 1
+    assert sorted(sources) == ["miss", "shared", "shared", "shared", "shared"]
+    assert [headers_of(reply)["cost-usd"] for reply, _ in replies].count("0.0") == 4
+    assert len({reply.value for reply, _ in replies}) == 1
+
+
+def test_an_answer_is_kept() -> None:
+    """A later equal prompt is a hit: no call, no cost."""
+    made = bench(always(answer()))
+    made.handle(dispatch(cache_seconds="60"))
+    [[reply, usage]] = made.handle(dispatch(prompt_id="p-2", cache_seconds="60"))
+
+    assert headers_of(reply)["cache"] == "hit"
+    assert (headers_of(reply)["attempt"], body_of(usage)["cost_usd"]) == ("0", 0.0)
+    assert len(made.caller.calls) == 1
+
+
+def test_tenants_share_nothing_and_others_are_not_asked() -> None:
+    """Another tenant's equal prompt is called for, and so is one that did not opt in."""
+    made = bench(always(answer()))
+    made.handle(dispatch(tenant="one", cache_seconds="60"))
+    made.handle(dispatch(tenant="two", cache_seconds="60"), dispatch(tenant="one"))
+
+    assert len(made.caller.calls) == 3
+
+
+def test_a_failure_is_not_kept() -> None:
+    """The next in line makes its own call."""
+    made = bench(lambda call: (0.0, CallError("bad_request", "no") if call == 0 else answer()))
+    replies = made.handle(*(dispatch(prompt_id=f"p-{n}", cache_seconds="60") for n in range(3)))
+
+    assert sorted("choices" in body_of(reply) for reply, _ in replies) == [False, True, True]
+    assert len(made.caller.calls) == 2
+
+
+@pytest.fixture
+def engine(migrated_url: str) -> Iterator[Engine]:
+    """A database with the tables."""
+    made = make_engine(migrated_url)
+    yield made
+    made.dispose()
+
+
+@pytest.mark.stack
+def test_one_process_claims_an_answer(engine: Engine) -> None:
+    """A second claim is refused until the first is kept, released or void; then the answer is found."""
+    store = DatabaseStore(engine)
+
+    assert [store.claim(KEY, seconds=60.0), store.claim(KEY, seconds=60.0)] == [True, False]
+
+    store.release(KEY)
+
+    assert [store.claim(KEY, seconds=0.0), store.claim(KEY, seconds=60.0)] == [True, True]
+    assert store.find(KEY) is None
+
+    store.keep(KEY, b"yes", seconds=60.0)
+
+    assert (store.find(KEY), store.claim(KEY, seconds=60.0)) == (b"yes", False)
+
+
+@pytest.mark.stack
+def test_a_kept_answer_expires(engine: Engine) -> None:
+    """Past its time it is not found, and may be made anew."""
+    with transaction(engine) as session:
+        answers = CachedAnswers(session)
+        answers.claim(KEY, seconds=60.0)
+        answers.keep(KEY, b"yes", seconds=-1.0)
+    began = time.monotonic()
+    store = DatabaseStore(engine)
+
+    assert store.find(KEY) is None
+    assert store.claim(KEY, seconds=60.0)
+    assert time.monotonic() - began < 10

@@ -1,0 +1,199 @@
+"""What becomes of a prompt whose LLM fails: retries, budgets, fallbacks, dead letters, cancels, deadlines."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from scripted_calls import NOW, Bench, always, answer, body_of, dispatch, headers_of
+from warped_time import run_warped
+
+from workers.calls.errors import CallError
+from workers.executor.dispatches import read_dispatch
+from workers.messages import Message, Record
+from workers.settings import Settings
+
+SERVER = CallError("server", "the endpoint answered 500")
+
+
+def as_message(record: Record) -> Message:
+    """What an executor of its topic consumes."""
+    return Message(
+        topic=record.topic,
+        partition=0,
+        offset=0,
+        timestamp_ms=0,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
+
+
+def calls_of(record: Record) -> list[Any]:
+    """LLM, outcome and cost of each call on a record's header."""
+    return [(call[0], call[1], call[5]) for call in json.loads(headers_of(record)["calls"])]
+
+
+def test_each_call_is_on_the_reply() -> None:
+    """Two failures and an answer, in order, with what is known of their cost: 30 tokens for 0.03 USD."""
+    bench = Bench({"a": lambda call: (1.0, SERVER if call < 2 else answer())})
+    [[reply, usage]] = bench.handle(dispatch())
+
+    assert calls_of(reply) == [("a", "server", None), ("a", "server", None), ("a", "ok", pytest.approx(0.03))]
+    assert headers_of(reply)["attempt"] == "3"
+    assert len(body_of(usage)["calls"]) == 3
+    assert [attempt for _, _, attempt, _ in bench.caller.calls] == [1, 2, 3]
+
+
+def test_calls_of_earlier_lives_are_on_the_reply() -> None:
+    """A reply says how often its calls were begun before."""
+    bench = Bench({"a": always(answer())}, earlier=2)
+    [[reply, _]] = bench.handle(dispatch())
+
+    assert headers_of(reply)["repeated-calls"] == "2"
+
+
+def test_a_prompt_is_handed_on_to_its_first_fallback() -> None:
+    """It goes to the fallback's own topic and lane, with what was tried, and no reply yet."""
+    bench = Bench({"a": always(SERVER), "b": always(answer())})
+    [[handed]] = bench.handle(dispatch(fallbacks="b,c", lane="batch"))
+    read = read_dispatch(as_message(handed), Settings())
+
+    assert handed.topic == "uniroute.dispatch-batch.b"
+    assert (read.llm, read.fallbacks, read.fallback_from) == ("b", ("c",), "a")
+    assert [call.outcome for call in read.earlier_calls] == ["server"] * 3
+
+
+def test_a_fallbacks_reply_says_so() -> None:
+    """The LLM that answered, the one that was chosen, all calls and their cost; and no decision to credit."""
+    bench = Bench({"a": always(CallError("auth", "no")), "b": always(answer())})
+    [[handed]] = bench.handle(dispatch(fallbacks="b"))
+    [[reply, _]] = bench.handle(as_message(handed))
+    headers = headers_of(reply)
+
+    assert (headers["llm"], headers["fallback-from"]) == ("b", "a")
+    assert calls_of(reply) == [("a", "auth", None), ("b", "ok", pytest.approx(0.03))]
+    assert "decision-id" not in headers
+
+
+def test_a_prompt_that_is_refused_for_what_it_is_has_no_fallback() -> None:
+    """Another LLM is not shown what the first refused as bad or against its policy."""
+    for error_class in ("bad_request", "content_policy"):
+        bench = Bench({"a": always(CallError(error_class, "no")), "b": always(answer())})
+        [[reply, _]] = bench.handle(dispatch(fallbacks="b"))
+
+        assert body_of(reply)["error"]["code"] == error_class
+
+
+def test_another_call_must_be_within_the_budget() -> None:
+    """0.05 USD and 44 tokens expected (24 of 96 bytes, 20 out): a timeout that may cost as much ends it."""
+    bench = Bench({"a": always(answer(), seconds=100.0)})
+    [[reply, _]] = bench.handle(dispatch(max_cost_usd="0.05"))
+
+    assert body_of(reply)["error"]["code"] == "budget"
+    assert len(bench.caller.calls) == 1
+
+
+def test_calls_that_cost_nothing_leave_the_budget_as_it_is() -> None:
+    """A refusal costs nothing: the prompt is tried again."""
+    bench = Bench({"a": lambda call: (0.0, SERVER if call < 2 else answer())})
+    [[reply, _]] = bench.handle(dispatch(max_cost_usd="0.05"))
+
+    assert "choices" in body_of(reply)
+
+
+@pytest.mark.parametrize(
+    ("choice", "topics"),
+    [
+        ("reply", ["uniroute.replies.app", "uniroute.usage"]),
+        ("dead-letter", ["uniroute.dlq.dispatch.a", "uniroute.usage"]),
+        ("both", ["uniroute.replies.app", "uniroute.dlq.dispatch.a", "uniroute.usage"]),
+    ],
+)
+def test_a_failure_ends_as_the_prompt_asked(choice: str, topics: list[str]) -> None:
+    """An error reply, a dead letter that can be redriven, or both."""
+    bench = Bench({"a": always(SERVER)})
+    [records] = bench.handle(dispatch(on_failure=choice))
+
+    assert [record.topic for record in records] == topics
+
+
+def test_a_prompt_past_its_deadline_is_not_called_for() -> None:
+    """It is answered as expired, and never as a dead letter."""
+    bench = Bench({"a": always(answer())})
+    [[reply, _]] = bench.handle(dispatch(deadline=NOW.isoformat(), on_failure="dead-letter"))
+
+    assert body_of(reply)["error"]["code"] == "expired"
+    assert bench.caller.calls == []
+
+
+def test_a_prompt_expires_while_it_waits_for_its_turn() -> None:
+    """Behind a hundred calls that hang, it is answered when its deadline comes."""
+    bench = Bench({"a": always(answer(), seconds=50.0)})
+    late = (NOW + timedelta(seconds=10)).isoformat()
+    *_, [reply, _] = bench.handle(
+        *(dispatch(prompt_id=f"p-{number}") for number in range(100)), dispatch(deadline=late)
+    )
+
+    assert body_of(reply)["error"]["code"] == "expired"
+    assert len(bench.caller.calls) == 100
+
+
+def test_a_cancel_stops_a_call_in_flight() -> None:
+    """The connection is dropped, the reply says cancelled, and its neighbour is answered."""
+    bench = Bench({"a": always(answer(), seconds=30.0)})
+
+    async def run() -> list[Any]:
+        executor = bench.build()
+        tasks = [
+            asyncio.create_task(executor.handle(dispatch(prompt_id=name), bench.start))
+            for name in ("stays", "goes")
+        ]
+        await asyncio.sleep(5.0)
+        await asyncio.to_thread(bench.cancels.cancel, "goes")
+        return [await task for task in tasks]
+
+    [stays, _], [goes, _] = run_warped(run())
+
+    assert "choices" in body_of(stays)
+    assert body_of(goes)["error"]["code"] == "cancelled"
+    assert bench.caller.cancelled == 1
+
+
+def test_a_cancel_that_comes_first_is_heeded() -> None:
+    """What is cancelled before it is dispatched is not called for."""
+    bench = Bench({"a": always(answer())})
+    bench.cancels.cancel("p-1")
+    [[reply, _]] = bench.handle(dispatch())
+
+    assert body_of(reply)["error"]["code"] == "cancelled"
+    assert bench.caller.calls == []
+
+
+def test_a_prompt_with_a_fallback_does_not_wait_for_a_failing_endpoint() -> None:
+    """Ten failures open the breaker; who has another LLM goes there at once and without a call."""
+    bench = Bench({"a": always(SERVER), "b": always(answer())}, attempts=1)
+    first = bench.handle(*(dispatch(prompt_id=f"p-{number}", fallbacks="b") for number in range(50)))
+
+    assert {records[0].topic for records in first} == {"uniroute.dispatch.b"}
+    assert bench.states[0] == ("a", "open")
+
+
+def test_a_prompt_without_a_fallback_waits_for_the_endpoint_to_come_back() -> None:
+    """While the breaker is open nobody calls but one probe at a time; then all are answered."""
+    bench = Bench({"a": lambda call: (0.1, SERVER if call < 12 else answer())}, attempts=20)
+    replies = bench.handle(*(dispatch(prompt_id=f"p-{number}") for number in range(10)))
+    times = [at for *_, at in bench.caller.calls]
+
+    assert all("choices" in body_of(reply) for reply, _ in replies)
+    assert sum(0.1 < at < 2.0 for at in times) == 0
+    assert len(times) == 22
+
+
+def test_an_endpoint_that_stays_away_is_given_up_in_the_end() -> None:
+    """With no deadline a prompt is told after its attempts and two minutes' patience at most each."""
+    bench = Bench({"a": always(SERVER)}, attempts=3)
+    replies = bench.handle(*(dispatch(prompt_id=f"p-{number}") for number in range(30)))
+
+    assert {body_of(reply)["error"]["code"] for reply, _ in replies} == {"server"}
