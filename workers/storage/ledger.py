@@ -8,8 +8,9 @@ where *settled* is the sum of the replies' costs, *untold* what had been reserve
 endpoint told no usage, *reserved* that of the committed decisions whose usage is not booked yet, and *lent*
 what open grants hold that no booked decision has drawn. A grant is made only out of what the left side leaves
 of the budget, under a lock on the tenant. So *excess* comes from one thing alone, calls that cost more than
-was reserved for them: it is at most the sum of cost - reservation over the prompts that were in flight when
-the budget ran out. (An operator who lowers a budget below the left side is obeyed within a lease.)
+was reserved for them. It is at most the sum of cost - reservation over the prompts that were in flight when
+the last grant was made, or were decided out of grants that were open then: afterwards nothing is lent. (An
+operator who lowers a budget below the left side is obeyed within a lease.)
 
 Everything that moves money is in the usage topic, which the learner books in one database transaction, each
 entry once:

@@ -18,8 +18,8 @@ from workers.storage.grants import NANO, Grant, Grants
 #: Nothing is reserved from a grant later than this after it was asked for.
 LEASE_S = 60.0
 #: The part of what is left of a budget that a router is lent at once. A budget of B is spent in about
-#: 20 ln(B / 20 c) grants where a prompt costs c, and no router holds more than a twentieth of what the others
-#: are refused.
+#: 20 (1 + ln(B / 20 c)) grants where a prompt costs c, and what one router holds while others are refused is
+#: small.
 _SHARE = 1 / 20
 #: A tenant that was refused, or whose budget could not be read, is not asked for again for so long.
 _REFUSED_S = 1.0

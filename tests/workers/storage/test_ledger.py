@@ -168,6 +168,20 @@ def test_grants_asked_for_at_once_never_exceed_the_budget(books: Engine) -> None
     assert parts(balance(books))[0] == "0.99"
 
 
+def test_an_overrun_is_what_was_in_flight_and_no_more(books: Engine) -> None:
+    """Ten calls of .1 reserved that cost .15 spend 1.5 of 1 USD, .05 more for each; nothing is lent after."""
+    for number in range(10):
+        grant = lend(books, "0.1")
+        book(books, reservation(f"d-{number}", grant.id if grant else 0, 0.1))
+    full = [lend(books, "0.001")]
+    for number in range(10):
+        book(books, settlement(f"d-{number}", 0.15))
+        full.append(lend(books, "0.001"))
+
+    assert full == [None] * 11
+    assert parts(balance(books)) == ["0", "0", "1.5", "0", "-0.5"]
+
+
 def test_a_released_grant_gives_back_what_no_decision_took(books: Engine) -> None:
     """Of .4 the .1 that a decision took stays reserved, and .3 may be lent again."""
     grant = lend(books, "0.4")
