@@ -15,6 +15,7 @@ from routing.quality.pool_prior import fit_pool_prior
 from workers.decision_ids import DecisionSigner
 from workers.messages import DecisionRecord, Message
 from workers.router import Router, RoutingView, build_view
+from workers.router.pacing import Pacers
 from workers.settings import Settings
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
@@ -86,6 +87,7 @@ class Office:
         *headers: tuple[str, bytes],
         now: Callable[[], datetime] = lambda: NOW,
         model: str = "auto",
+        pacers: Pacers | None = None,
     ) -> list[DecisionRecord]:
         """Route one prompt per text and give the decisions as they are logged."""
         view = self.view()
@@ -95,6 +97,7 @@ class Office:
             settings=Settings(),
             rng=np.random.default_rng(self.sent),
             now=now,
+            pacers=pacers,
         )
         batch = [
             Message(

@@ -31,6 +31,7 @@ from workers.storage.feedback import Feedback, FeedbackEntry
 from workers.storage.ledger import Ledger
 from workers.storage.lengths import LengthCounts, Lengths, LengthsVersion
 from workers.storage.llms import LLMs
+from workers.storage.policy_spend import PolicySpend
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
@@ -249,6 +250,7 @@ def prune_versions(engine: Engine) -> int:
     keep_since = datetime.now(UTC) - _KEEP_RATES
     with transaction(engine) as session:
         Ledger(session).prune(before=keep_since)
+        PolicySpend(session).prune(before=keep_since)
         return sum(
             versions.prune(map_version, keep_since=keep_since)
             for map_version in ClusterMaps(session).list()

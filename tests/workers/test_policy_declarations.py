@@ -72,7 +72,7 @@ def test_a_budget_says_what_is_paced(per: str, seconds: float) -> None:
     """USD for an hour or a day, with the lambda it starts from."""
     found = read_policy("p", {"kind": "budget", "usd": 20, "per": per})
 
-    assert found.budget == Budget(usd=20.0, period_s=seconds, error_per_usd=0.0)
+    assert found.budget == Budget(usd=20.0, period_s=seconds)
 
 
 def test_what_a_policy_names_is_known() -> None:

@@ -1,6 +1,6 @@
 """Policies as people declare them: read from a file or from Postgres, checked, and built."""
 
-from workers.policies.declarations import Budget, Declaration, build_policy, check_llms, read_policy
+from workers.policies.declarations import PERIODS, Budget, Declaration, build_policy, check_llms, read_policy
 from workers.policies.files import load_policy_bodies, load_policy_file, read_policies
 
 #: The policy of a prompt that names none.
@@ -8,6 +8,7 @@ DEFAULT_POLICY = "default"
 
 __all__ = [
     "DEFAULT_POLICY",
+    "PERIODS",
     "Budget",
     "Declaration",
     "build_policy",

@@ -34,8 +34,8 @@ class Budget:
 
     usd: float
     period_s: float
-    #: Lambda before anything was spent.
-    error_per_usd: float = 0.0
+    #: Lambda before anything was spent; ``None``: whoever paces chooses it.
+    error_per_usd: float | None = None
 
     def in_force(self, *, error_per_usd: float, remaining_usd: float, spent_usd: float = 0.0) -> Ceiling:
         """Give the policy of one batch: the lambda of the moment, under what is left of the period."""
@@ -118,13 +118,13 @@ def _equivalent_to(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declara
 
 
 def _budget(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
-    start = body.number("error_per_usd", least=0.0, most=_GREATEST) if "error_per_usd" in body else 0.0
+    start = body.number("error_per_usd", least=0.0, most=_GREATEST) if "error_per_usd" in body else None
     budget = Budget(
         usd=body.number("usd", above=0.0, most=_GREATEST),
         period_s=PERIODS[body.choice("per", tuple(PERIODS), default="day")],
         error_per_usd=start,
     )
-    return Declaration(kind=kind, policy=Lagrangian(start), fallbacks=fallbacks, budget=budget)
+    return Declaration(kind=kind, policy=Lagrangian(start or 0.0), fallbacks=fallbacks, budget=budget)
 
 
 def _threshold(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:

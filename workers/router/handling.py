@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from routing.decisions import Decisions, Prompts, decide
+from routing.decisions import Decisions, Prompts
 from routing.embedders import FloatMatrix
-from routing.errors import InvalidInputError, NoCandidateError, UnknownLLMError
+from routing.errors import InvalidInputError, UnknownLLMError
 from routing.policies import UniformSource
 from routing.requests import Limits
 from workers.decision_ids import DecisionFacts, DecisionSigner
@@ -17,6 +17,8 @@ from workers.messages import Message, Record
 from workers.policies import DEFAULT_POLICY
 from workers.prompts import Prompt, read_prompt, read_reply_topic
 from workers.router.budgets import SHORTAGES, degrade, refuse_spending
+from workers.router.deciding import decide_batch, refuse_choice
+from workers.router.pacing import Pacers, lend_all
 from workers.router.records import (
     Decided,
     decision_record,
@@ -42,7 +44,8 @@ class Router:
     ``view`` gives what to decide from, as of now; ``None`` while there is none yet, and then the batch waits.
     One view serves a whole batch. What a prompt may cost is reserved from ``purses`` where its tenant has a
     budget; without any, no tenant's budget is known. LLMs that are ``failing`` are not chosen while there is
-    another; decisions that this changes are marked as degraded.
+    another; decisions that this changes are marked as degraded. ``pacers`` keep the pace of policies that
+    spend a budget; without any, this router shares a budget with nobody.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class Router:
         rng: UniformSource,
         purses: Purses | None = None,
         failing: Callable[[], frozenset[str]] = frozenset,
+        pacers: Pacers | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._purses = purses or Purses(lend_nothing)
         self._failing = failing
+        self._pacers = pacers or Pacers(lend_all)
         self._view = view
         self._signer = signer
         self._settings = settings
@@ -122,10 +127,11 @@ class Router:
             limits=limits,
         )
         try:
-            decisions = decide(asked, view.snapshot, named.declaration.policy, rng=self._rng)
+            found = decide_batch(asked, view.snapshot, named, rng=self._rng, pacers=self._pacers, now=now)
         except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
             problem = PoisonError("unusable_policy", f"policy {policy} cannot choose: {error}")
             return [self._refuse(prompt.message, problem) for prompt in prompts]
+        decisions = found.decisions
         stuck = [row for row in range(len(prompts)) if decisions.llms[row] < 0] if failing else []
         again = iter(
             self._route([prompts[row] for row in stuck], embeddings[stuck], view, policy, around=False)
@@ -133,7 +139,7 @@ class Router:
             else ()
         )
         return [
-            (next(again) if failing else [self._error_reply(prompt, _no_candidate(decisions, row))])
+            (next(again) if failing else [self._error_reply(prompt, refuse_choice(named, decisions, row))])
             if decisions.llms[row] < 0
             else self._charge(
                 Decided(
@@ -145,6 +151,7 @@ class Router:
                     snapshot=view.snapshot,
                     token=self._sign(prompt, decisions, row, now),
                     now=now,
+                    pace=found.pace(row),
                     degraded=_FAILING if not around or _wanted(prompt, failing) else "",
                 ),
                 view,
@@ -244,7 +251,3 @@ def _check_names(prompt: Prompt, view: RoutingView) -> str:
         listed = ", ".join(sorted(view.policies)) or "none"
         raise PoisonError("unknown_policy", f"no policy is named {policy[:80]!r}; in force: {listed}")
     return policy
-
-
-def _no_candidate(decisions: Decisions, row: int) -> PoisonError:
-    return PoisonError("no_candidate", str(NoCandidateError(decisions.removed(row))))
