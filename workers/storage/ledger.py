@@ -135,6 +135,17 @@ class Ledger:
             for llm, *counts in rows
         ]
 
+    def totals(self, tenant: str) -> tuple[int, Decimal, Decimal]:
+        """Give the replies that a tenant ever had, and its USD that are reserved and settled."""
+        row = self._session.execute(
+            select(
+                func.coalesce(func.sum(SpendRow.replies), 0),
+                func.coalesce(func.sum(SpendRow.reserved_usd), 0),
+                func.coalesce(func.sum(SpendRow.settled_usd), 0),
+            ).where(SpendRow.tenant == tenant)
+        ).one()
+        return int(row[0]), row[1], row[2]
+
     def tenants_seen(self) -> tuple[str, ...]:
         """Give the names of all who ever spent anything."""
         return tuple(sorted(self._session.scalars(select(SpendRow.tenant).distinct())))

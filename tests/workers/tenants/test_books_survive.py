@@ -1,0 +1,109 @@
+"""The books balance whatever dies: real routers, executor, learner, broker and Postgres, simulated LLMs."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exactly_once import CommittedReader, make_ids, produce
+from installations import Installation
+
+from workers.local.simulated.process import ServerProcess
+from workers.local.stack import LocalStack
+from workers.storage.engine import transaction
+from workers.storage.ledger import Ledger
+from workers.storage.snapshots import load_state
+from workers.storage.tenants import Tenant, Tenants
+from workers.topics import create_topics, reply_topic
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+BODY = b'{"model": "auto", "messages": [{"role": "user", "content": "what red apple"}]}'
+QUICK = {"UNIROUTE_SESSION_TIMEOUT_MS": "1500", "UNIROUTE_MAX_BATCH": "8"}
+#: For anything to happen, the start of a process on a busy machine included.
+PATIENCE_S = 120.0
+PROMPTS = 300
+
+
+@pytest.fixture
+def installation(stack: LocalStack, migrated_url: str, tmp_path: Path) -> Iterator[Installation]:
+    """One LLM that is called in earnest, and a tenant that can pay for about half of the prompts."""
+    created = Installation.create(
+        kafka_bootstrap=stack.endpoints.kafka_bootstrap, database_url=migrated_url, folder=tmp_path
+    )
+    with created, ServerProcess.start() as server:
+        created.register("sim-generalist", usd_per_mtok=1_000.0, base_url=server.base_url)
+        create_topics(created.settings, [reply_topic(replies_of(created), created.settings)])
+        with transaction(created.engine) as session:
+            [llm] = load_state(session).registered.values()
+        # Every prompt reserves the same: its 14 bytes, and the answer that is expected.
+        reserved = (14 / 4 + llm.llm.expected_output_tokens) * 1e-3
+        with transaction(created.engine) as session:
+            Tenants(session).add(Tenant(name="acme", usd_per_day=reserved * PROMPTS / 2))
+        yield created
+
+
+def replies_of(installation: Installation) -> str:
+    """Name the caller's reply topic."""
+    return f"{installation.settings.reply_prefix}app"
+
+
+def send(installation: Installation, ids: list[bytes]) -> None:
+    """Produce prompts of the tenant's."""
+    headers = [("uniroute-reply-to", replies_of(installation).encode()), ("uniroute-tenant", b"acme")]
+    produce(
+        installation.settings.kafka_bootstrap,
+        installation.topics.prompts,
+        dict.fromkeys(ids, BODY),
+        headers=headers,
+    )
+
+
+def headers_of(record: Any) -> Mapping[str, str]:
+    """Give a record's headers as text."""
+    return {name: value.decode() for name, value in record.headers}
+
+
+def read_spend(installation: Installation) -> tuple[int, Decimal, Decimal]:
+    """Give the replies booked for the tenant, what is reserved and what is settled."""
+    with transaction(installation.engine) as session:
+        return Ledger(session).totals("acme")
+
+
+def test_books_balance_after_sigkill_of_every_role(installation: Installation) -> None:
+    """What is settled is what the replies say, to the last digit; nothing stays reserved; the budget holds.
+
+    Two processes, each a router, executor and learner, are killed amid their work and started again.
+    """
+    ids = make_ids(PROMPTS)
+    send(installation, ids)
+    workers = [installation.serve("all", slot=slot, environment=QUICK) for slot in "01"]
+    with CommittedReader(installation.settings.kafka_bootstrap, [replies_of(installation)]) as replies:
+        for number, worker in enumerate(workers):
+            wanted = 40 * (1 + number)
+            replies.read_until(lambda found, least=wanted: len(found.records) >= least, timeout_s=PATIENCE_S)
+            worker.kill()
+            installation.serve("all", slot=str(number), environment=QUICK)
+        replies.read_until(lambda found: found.ids.keys() >= set(ids), timeout_s=PATIENCE_S)
+        replies.read_to_end()
+        answered = [one for one in replies.records if b'"error"' not in (one.value or b"")]
+        refused = [json.loads(one.value)["error"]["code"] for one in replies.records if one not in answered]
+        costs = [Decimal(headers_of(one)["uniroute-cost-usd"]) for one in answered]
+        ids_seen = replies.ids
+    deadline = time.monotonic() + PATIENCE_S
+    while (booked := read_spend(installation))[0] < len(answered):
+        assert time.monotonic() < deadline, booked
+    with transaction(installation.engine) as session:
+        acme = Tenants(session).get("acme")
+    reserved = (acme.usd_per_day or 0.0) / (PROMPTS / 2)
+    overrun = sum(max(0.0, float(cost) - reserved) for cost in costs)
+
+    assert ids_seen == Counter(ids)
+    assert set(refused) == {"budget_exhausted"}
+    assert booked == (len(answered), Decimal(0), sum(costs))
+    assert float(sum(costs)) <= (acme.usd_per_day or 0.0) + overrun
+    assert len(answered) > PROMPTS / 4
