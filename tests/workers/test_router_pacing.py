@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from workers.errors import WaitableError
 from workers.policies import Budget
 from workers.replay import apply_policies, replay
-from workers.router.pacing import Pacers, PostgresBank, lend_all, period_start
+from workers.router.pacing import Books, Pacers, PostgresBank, lend_all, period_start
 from workers.storage.engine import make_engine, transaction
 from workers.storage.policy_spend import Lent, PolicySpend
 
@@ -19,25 +19,20 @@ HOUR = Budget(usd=10.0, period_s=3_600.0)
 BEGIN = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
 
 
-class Books:
-    """A bank in memory for any number of routers, which can be away."""
+class Outage:
+    """Books that can be away."""
 
     def __init__(self) -> None:
-        self.lent = 0.0
-        self.prompts = 0
+        self.books = Books()
         self.away = False
 
     def __call__(
-        self, _policy: str, budget: Budget, _start: datetime, *, need_usd: float, prompts: int
+        self, policy: str, budget: Budget, start: datetime, *, need_usd: float, prompts: int
     ) -> Lent:
-        """Lend a twentieth of what is left, or what is needed."""
+        """Lend as the books do, or not at all."""
         if self.away:
             raise WaitableError("Postgres", "gone")
-        left = max(budget.usd - self.lent, 0.0)
-        usd = min(left, max(need_usd, left / 20)) if need_usd > 0 else 0.0
-        self.lent += usd
-        self.prompts += prompts
-        return Lent(usd=usd, total_usd=self.lent, prompts=self.prompts)
+        return self.books(policy, budget, start, need_usd=need_usd, prompts=prompts)
 
 
 @pytest.fixture
@@ -86,7 +81,7 @@ def test_a_budget_ends_on_its_target(routers: int) -> None:
 
 def test_what_was_lent_is_all_that_is_spent_while_the_books_are_away() -> None:
     """Nothing is left when it is gone; and it goes on when the books are back."""
-    books = Books()
+    books = Outage()
     pacers = Pacers(books)
     before = pacers.extend("p", HOUR, 1.0, BEGIN)
     books.away = True

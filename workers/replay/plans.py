@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,22 @@ from sqlalchemy import Engine
 
 from routing.decisions import Decisions
 from routing.llms import Price
+from routing.snapshot import Snapshot
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
-from workers.policies import check_llms, read_policy
+from workers.policies import Declaration, check_llms, read_policy
 from workers.replay.again import Change, decide_as_logged
 from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
+from workers.router.deciding import decide_batch
+from workers.router.pacing import Books, Pacers
 from workers.storage.engine import transaction
 from workers.storage.snapshots import load_state
 
 Bodies = Mapping[str, Mapping[str, Any]]
+#: Decisions, and the row of one prompt among them.
+Place = tuple[Decisions, int]
+#: Prompts in a batch between two moves of lambda.
+_PACED = 16
 
 
 @dataclass(slots=True)
@@ -65,24 +73,26 @@ class Plan:
     clusters: dict[str, Move] = field(default_factory=dict)
     changed: list[Change] = field(default_factory=list)
 
-    def count(self, record: DecisionRecord, before: Decisions, after: Decisions, row: int) -> None:
-        """Count one prompt, decided both ways in the same row of two batches."""
-        was, now = before.llm(row) or "none", after.llm(row) or "none"
+    def count(self, record: DecisionRecord, before: Place, after: Place) -> None:
+        """Count one prompt, decided both ways."""
+        was, now = (place[0].llm(place[1]) or "none" for place in (before, after))
         self.decisions += 1
         for move in (
             self.total,
             self.tenants.setdefault(record.tenant or "none", Move()),
             self.clusters.setdefault(str(record.cells[0]), Move()),
         ):
-            move.before.add(before, row)
-            move.after.add(after, row)
+            move.before.add(*before)
+            move.after.add(*after)
             move.moved += was != now
-        self.llms.setdefault(was, Move()).before.add(before, row)
-        self.llms.setdefault(now, Move()).after.add(after, row)
+        self.llms.setdefault(was, Move()).before.add(*before)
+        self.llms.setdefault(now, Move()).after.add(*after)
         if was != now:
             self.llms[was].moved += 1
             self.llms[now].moved += 1
-            self.changed.append(Change(prompt_id=record.prompt_id, before=was, after=after.llm(row)))
+            self.changed.append(
+                Change(prompt_id=record.prompt_id, before=was, after=None if now == "none" else now)
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Give the plan as JSON has it, names in order."""
@@ -111,12 +121,13 @@ def plan_from_log(
 ) -> Plan:
     """Decide logged traffic again, each prompt from the state it was decided from, with changes.
 
-    ``bodies`` stand in for the policies of their names, ``prices`` for those of their LLMs. Raises
+    ``bodies`` stand in for the policies of their names, ``prices`` for those of their LLMs; a budget that
+    stays has the lambda it had. Raises
     ``UsageError`` where a version is not kept, and ``UnknownLLMError`` for a policy that names an LLM which
     was not there yet.
     """
     changed = {name: read_policy(name, body) for name, body in (bodies or {}).items()}
-    plan = Plan()
+    plan, pacers = Plan(), Pacers(Books())
     groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
     for record in records:
         groups.setdefault(state_of(record), []).append(record)
@@ -127,11 +138,12 @@ def plan_from_log(
             for part, before in decide_as_logged(group, snapshot):
                 name = name_of(part[0].policy)
                 if name in changed:
-                    after = decide_logged(part, other, changed[name].policy, fill_draws=True)
+                    places = _decide(part, other, name, changed[name], pacers)
                 else:
                     [(_, after)] = decide_as_logged(part, other)
+                    places = [(after, row) for row in range(len(part))]
                 for row, record in enumerate(part):
-                    plan.count(record, before, after, row)
+                    plan.count(record, (before, row), places[row])
     return plan
 
 
@@ -159,13 +171,31 @@ def plan_from_now(engine: Engine, records: Sequence[DecisionRecord], *, bodies: 
             plan.left_out += len(group)
             continue
         before = current.get(name) or changed[name]
-        first = decide_logged(group, state.snapshot, before.policy, fill_draws=True)
-        after = first
+        first = after = _decide(group, state.snapshot, name, before, Pacers(Books()))
         if name in changed:
-            after = decide_logged(group, state.snapshot, changed[name].policy, fill_draws=True)
+            after = _decide(group, state.snapshot, name, changed[name], Pacers(Books()))
         for row, record in enumerate(group):
-            plan.count(record, first, after, row)
+            plan.count(record, first[row], after[row])
     return plan, state.version
+
+
+def _decide(
+    records: Sequence[DecisionRecord], snapshot: Snapshot, name: str, declared: Declaration, pacers: Pacers
+) -> list[Place]:
+    """Decide logged prompts by a policy, in their order; a budget is paced as if they came just now."""
+    places: list[Place] = []
+    size = len(records) if declared.budget is None else _PACED
+    for start in range(0, len(records), size):
+        part = records[start : start + size]
+        decisions = decide_batch(
+            name,
+            declared,
+            partial(decide_logged, part, snapshot, fill_draws=True),
+            pacers=pacers,
+            now=part[0].decided_at,
+        ).decisions
+        places += [(decisions, row) for row in range(len(part))]
+    return places
 
 
 def name_of(policy: str) -> str:

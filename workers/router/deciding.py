@@ -1,17 +1,17 @@
 """Decides prompts by one policy; where it spends a budget, within what is lent and at the lambda of now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from routing.decisions import Decisions, Prompts, decide
+from routing.decisions import Decisions
 from routing.errors import NoCandidateError
-from routing.policies import UniformSource
-from routing.snapshot import Snapshot
+from routing.policies import Policy
 from workers.errors import PoisonError
 from workers.messages import Pace
-from workers.policies import PERIODS
+from workers.policies import PERIODS, Declaration
 from workers.router.pacing import Pacers
 from workers.router.views import NamedPolicy
 
@@ -30,28 +30,30 @@ class Batch:
 
 
 def decide_batch(
-    prompts: Prompts,
-    snapshot: Snapshot,
-    named: NamedPolicy,
+    name: str,
+    declaration: Declaration,
+    decide: Callable[[Policy], Decisions],
     *,
-    rng: UniformSource,
     pacers: Pacers,
     now: datetime,
 ) -> Batch:
-    """Decide a batch; raises as ``routing.decisions.decide`` and the policy do."""
-    budget = named.declaration.budget
+    """Decide a batch by the policy of a name; ``decide`` gives the decisions of its prompts by a policy.
+
+    It is asked twice where a budget has less left than the batch would cost. Raises what ``decide`` raises.
+    """
+    budget = declaration.budget
     if budget is None:
-        return Batch(decisions=decide(prompts, snapshot, named.declaration.policy, rng=rng))
-    pace = pacers.open(named.name, budget, now)
+        return Batch(decisions=decide(declaration.policy))
+    pace = pacers.open(name, budget, now)
     policy = budget.in_force(error_per_usd=pace.error_per_usd, remaining_usd=pace.remaining_usd)
-    decisions = decide(prompts, snapshot, policy.policy, rng=rng)
+    decisions = decide(policy.policy)
     wanted = float(np.nansum(decisions.predicted_costs))
     if wanted > pace.remaining_usd:
-        pace = pacers.extend(named.name, budget, wanted - pace.remaining_usd, now)
+        pace = pacers.extend(name, budget, wanted - pace.remaining_usd, now)
         policy = budget.in_force(error_per_usd=pace.error_per_usd, remaining_usd=pace.remaining_usd)
-        decisions = decide(prompts, snapshot, policy, rng=rng)
+        decisions = decide(policy)
     costs = np.nan_to_num(decisions.predicted_costs)
-    pacers.spend(named.name, budget, costs[decisions.llms >= 0].tolist(), now)
+    pacers.spend(name, budget, costs[decisions.llms >= 0].tolist(), now)
     before = np.concatenate([[0.0], np.cumsum(costs)[:-1]])
     return Batch(
         decisions=decisions,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from routing.decisions import Decisions, Prompts
+from routing.decisions import Decisions, Prompts, decide
 from routing.embedders import FloatMatrix
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.policies import UniformSource
@@ -127,7 +127,13 @@ class Router:
             limits=limits,
         )
         try:
-            found = decide_batch(asked, view.snapshot, named, rng=self._rng, pacers=self._pacers, now=now)
+            found = decide_batch(
+                policy,
+                named.declaration,
+                lambda chooser: decide(asked, view.snapshot, chooser, rng=self._rng),
+                pacers=self._pacers,
+                now=now,
+            )
         except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
             problem = PoisonError("unusable_policy", f"policy {policy} cannot choose: {error}")
             return [self._refuse(prompt.message, problem) for prompt in prompts]

@@ -146,6 +146,24 @@ class PostgresBank:
             )
 
 
+class Books:
+    """Lends to the routers of one process, or to none that lives: for what only tries a budget out."""
+
+    def __init__(self) -> None:
+        self._lent: dict[tuple[str, datetime], Lent] = {}
+
+    def __call__(
+        self, policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int
+    ) -> Lent:
+        """Lend at least ``need_usd``, or all that is left, and note the prompts."""
+        before = self._lent.get((policy, period_start), Lent(usd=0.0, total_usd=0.0, prompts=0))
+        left = max(budget.usd - before.total_usd, 0.0)
+        usd = min(left, max(need_usd, left * _SHARE)) if need_usd > 0 else 0.0
+        lent = Lent(usd=usd, total_usd=before.total_usd + usd, prompts=before.prompts + prompts)
+        self._lent[policy, period_start] = lent
+        return lent
+
+
 def lend_all(policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int) -> Lent:  # noqa: ARG001
     """Lend whatever is asked for: for a router that shares its budget with nobody, and keeps no books."""
     return Lent(usd=need_usd, total_usd=0.0, prompts=prompts)

@@ -152,3 +152,17 @@ def test_a_rollback_is_a_new_version_with_the_old_body(office: Office) -> None:
         roll_back(office.engine, "default", version=9)
     with pytest.raises(UsageError, match="no policy is named 'other'"):
         roll_back(office.engine, "other")
+
+
+def test_a_budget_is_tried_on_logged_traffic(office: Office) -> None:
+    """Ten rounds of four prompts at .00258 or .000258 USD under .02 a day: never above it."""
+    records = office.traffic(10)
+    bodies = {"default": {"kind": "budget", "usd": 0.02, "per": "day"}}
+
+    now, _ = plan_from_now(office.engine, records, bodies=bodies)
+    then = plan_from_log(office.engine, records, bodies=bodies)
+
+    for plan in (now.as_json(), then.as_json()):
+        assert plan["total"]["before"]["usd"] == pytest.approx(20 * 0.00258 + 20 * 0.000258)
+        assert 0 < plan["total"]["after"]["usd"] <= 0.02
+        assert plan["llms"]["large"]["after"]["share"] < 0.5
