@@ -5,12 +5,18 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from workers.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.local.demo.options import Options
+    from workers.storage.batches import Batch
 
 command = typer.Typer()
 
@@ -27,12 +33,21 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the tasks and of the simulated answers.")] = 0,
     concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at any time.")] = 64,
+    faults: Annotated[
+        Path | None, typer.Option(help="A fault scenario for the simulated LLMs, in TOML or JSON.")
+    ] = None,
     kill_router: Annotated[
         bool, typer.Option("--kill-router", help="SIGKILL the router mid-run and start it again.")
     ] = False,
     replay_check: Annotated[
         bool, typer.Option("--replay-check", help="Decide everything again from the log and compare.")
     ] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Submit the prompts as one offline batch under a budget instead.")
+    ] = False,
+    budget_share: Annotated[
+        float, typer.Option(min=0.001, help="With --batch: of what the best single LLM would cost.")
+    ] = 0.5,
     report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Route prompts to simulated LLMs over a private, real Kafka and Postgres, and show what it is worth."""
@@ -55,6 +70,7 @@ def demo(
         outcomes=outcomes,
         seed=seed,
         concurrency=concurrency,
+        faults=faults,
         kill_router=kill_router,
         replay_check=replay_check,
     )
@@ -63,6 +79,11 @@ def demo(
     def say(what: str) -> None:
         console.print(f"[dim]{time.monotonic() - begun:5.1f} s[/dim]  {what}")
 
+    if batch:
+        figures = _run_batch(console, options, budget_share, say)
+        if report is not None:
+            report.write_text(json.dumps({"batch": figures}, indent=2) + "\n")
+        return
     try:
         with Display(console, prompts) as display:
             figures = run_demo(options, say=say, show=display.update)
@@ -75,6 +96,28 @@ def demo(
     if figures["lost"] or figures["duplicate_replies"]:
         console.print("[red]A prompt was lost or answered twice: this must never happen.[/red]")
         raise typer.Exit(1)
+
+
+def _run_batch(
+    console: Console, options: "Options", budget_share: float, say: "Callable[[str], None]"
+) -> dict[str, Any]:
+    """Run the batch, show its figures, give them; exit code 1 where a line came out twice or not at all."""
+    from workers.local.demo.batch import run_batch_demo
+
+    def show(found: "Batch") -> None:
+        status.update(f"{found.status}: {found.completed} of {found.total}, {found.spent_usd:.4f} USD")
+
+    try:
+        with console.status("") as status:
+            figures = run_batch_demo(options, budget_shares=[budget_share], say=say, show=show)[0]
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started has ended.")
+        raise typer.Exit(_INTERRUPTED) from None
+    console.print({name: value for name, value in figures.items() if name != "llms"})
+    if figures["duplicated"] or figures["missing"]:
+        console.print("[red]A line was lost or answered twice: this must never happen.[/red]")
+        raise typer.Exit(1)
+    return figures
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -185,6 +185,19 @@ class Service:
         """End the process by SIGKILL and wait until it, its children and its guard have gone."""
         self._end(signal.SIGKILL, within=KILL_SECONDS)
 
+    def freeze(self) -> None:
+        """Stop the process and its children as a paused machine would; ``wake`` lets them go on."""
+        self._tell_family(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let the process and its children go on."""
+        self._tell_family(signal.SIGCONT)
+
+    def _tell_family(self, number: signal.Signals) -> None:
+        process = self._find()
+        for one in [process, *_children(process)] if process is not None else []:
+            _send(one, number)
+
     def _find(self) -> psutil.Process | None:
         record = self._read_record()
         return record.find() if record else None

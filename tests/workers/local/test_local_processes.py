@@ -320,3 +320,17 @@ def test_a_zombie_counts_as_gone() -> None:
 
     assert gone
     assert found is None
+
+
+def test_a_frozen_process_goes_on_when_woken(start: StartSleeper) -> None:
+    """It lives and does nothing while it is frozen; it is the same process afterwards."""
+    service = start()
+    process = psutil.Process(service.pid)
+
+    service.freeze()
+    frozen = process.status()
+    service.wake()
+
+    assert frozen == psutil.STATUS_STOPPED
+    assert process.status() != psutil.STATUS_STOPPED
+    assert service.pid == process.pid

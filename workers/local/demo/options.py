@@ -18,6 +18,8 @@ class Options:
     train: int = 2_000
     #: Prompts without a reply at any time: the run is a closed loop.
     concurrency: int = 64
+    #: What goes wrong with calls to the simulated LLMs; ``None`` for nothing.
+    faults: Path | None = None
     #: Kill the router by SIGKILL a third into the run, and start it again.
     kill_router: bool = False
     #: Decide everything again afterwards, from what was logged.

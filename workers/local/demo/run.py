@@ -15,6 +15,7 @@ from workers.local.demo.stage import Say, Stage
 from workers.local.demo.traffic import Auditor, Tally, Traffic
 from workers.local.simulated.answers import AnswerSource
 from workers.local.simulated.builtin import BuiltinSource
+from workers.local.simulated.faults import read_scenario
 from workers.local.simulated.playback import PlaybackSource
 from workers.messages import DecisionRecord
 from workers.reading import read_all
@@ -30,6 +31,7 @@ _SETTLE_SECONDS = 30.0
 def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Report:
     """Run once in a temporary folder; everything started ends with the call, however it ends."""
     source = open_source(options)
+    check_faults(options, source)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uniroute-demo-")))
         stage = Stage(options, source, folder=folder, stack=stack, say=say)
@@ -78,6 +80,12 @@ def open_source(options: Options) -> AnswerSource:
     if options.outcomes is not None:
         return PlaybackSource.read(options.outcomes)
     return BuiltinSource(seed=options.seed)
+
+
+def check_faults(options: Options, source: AnswerSource) -> None:
+    """Raise ``UsageError`` for a scenario that the simulated LLMs would refuse, before anything starts."""
+    if options.faults is not None:
+        read_scenario(options.faults, llms=[llm.name for llm in source.llms])
 
 
 def _await_feedback(engine: Engine, sent: int) -> int:

@@ -1,15 +1,18 @@
 """Sets the stage: stack, simulated LLMs, cluster map, registered LLMs, and the workers' processes."""
 
+import json
 import secrets
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import SecretStr
@@ -40,35 +43,59 @@ from workers.topics import create_topics, llm_topics
 
 _READY_SECONDS = 60.0
 _MODEL = "all-MiniLM-L6-v2"
+_FIRST_SLOT = "0"
 
 #: Told what is being done, for people.
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """A role's process of one slot."""
+
+    role: Role
+    slot: str
+    port: int
+    service: Service
+
+
 class Stage:
-    """A private installation in ``folder``; everything it starts ends with ``stack``."""
+    """A private installation in ``folder``; everything it starts ends with ``stack``.
+
+    A worker's name is its role's, with its slot behind a dash where that is not the first. ``environment``
+    is added to that of every worker.
+    """
 
     def __init__(
-        self, options: Options, source: AnswerSource, *, folder: Path, stack: ExitStack, say: Say
+        self,
+        options: Options,
+        source: AnswerSource,
+        *,
+        folder: Path,
+        stack: ExitStack,
+        say: Say,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._options = options
         self._source = source
         self._folder = folder
         self._stack = stack
         self._say = say
-        self._processes: dict[str, Service] = {}
-        self._ports: dict[str, int] = {}
+        self._environment = dict(environment or {})
+        self._workers: dict[str, _Worker] = {}
 
     def start(self) -> None:
         """Start Kafka, Postgres and the server of the simulated LLMs, and prepare the installation."""
         self._say(f"Starting a private Kafka, a private Postgres and {len(self._source.llms)} simulated LLMs")
         llms = self._launch_llms()
-        local = LocalStack(self._folder / "stack")
+        #: Its Kafka and its Postgres.
+        self.local = local = LocalStack(self._folder / "stack")
         self._stack.enter_context(local)
         self.settings = Settings(
             kafka_bootstrap=local.endpoints.kafka_bootstrap,
             database_url=local.endpoints.database_url,
             signing_key=SecretStr(secrets.token_urlsafe(32)),
+            batches_folder=self._folder / "batches",
         )
         install(self.settings)
         self.engine: Engine = make_engine(self.settings.database_url, application_name="uniroute-demo")
@@ -113,61 +140,98 @@ class Stage:
         self._say(f"Starting {', '.join(roles)}, each in a process of its own")
         self._stack.callback(self.stop_roles)
         for role in roles:
-            self._ports[role] = choose_ports(1)[0]
-            self._processes[role] = Service(role, self._folder, outlive=False)
-            self.start_role(role)
+            self.launch(role)
+
+    def launch(self, role: Role, *, slot: str = _FIRST_SLOT) -> str:
+        """Start one worker without waiting for it, and give its name; ``stop_roles`` ends it."""
+        name = role if slot == _FIRST_SLOT else f"{role}-{slot}"
+        self._workers[name] = _Worker(
+            role=role,
+            slot=slot,
+            port=choose_ports(1)[0],
+            service=Service(name, self._folder, outlive=False),
+        )
+        self.start_role(name)
+        return name
 
     def await_roles(self) -> None:
-        """Return when every role that was launched serves; a ``ServiceError`` where one does not."""
-        for role, process in self._processes.items():
-            healthy = partial(_answers, f"http://127.0.0.1:{self._ports[role]}/healthz")
-            process.wait_until(healthy, timeout=_READY_SECONDS)
+        """Return when every worker that was launched serves; a ``ServiceError`` where one does not."""
+        for name, worker in self._workers.items():
+            worker.service.wait_until(partial(self.is_healthy, name), timeout=_READY_SECONDS)
 
-    def start_role(self, role: str) -> None:
-        """Start one role's process."""
-        settings = self.settings
-        self._processes[role].start(
+    def is_healthy(self, name: str) -> bool:
+        """Tell whether a worker says that it serves."""
+        return _answers(f"http://127.0.0.1:{self._workers[name].port}/healthz")
+
+    def service(self, name: str) -> Service:
+        """Give a worker's process: to kill it, to freeze it, to see whether it lives."""
+        return self._workers[name].service
+
+    def start_role(self, name: str) -> None:
+        """Start a worker that was launched before and has ended."""
+        settings, worker = self.settings, self._workers[name]
+        worker.service.start(
             Command(
                 arguments=[
                     sys.executable,
                     "-m",
                     "workers",
                     "serve",
-                    role,
+                    worker.role,
+                    "--slot",
+                    worker.slot,
                     "--web-port",
-                    str(self._ports[role]),
+                    str(worker.port),
                 ],
                 folder=self._folder,
                 environment={
                     "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
                     "UNIROUTE_DATABASE_URL": settings.database_url,
+                    "UNIROUTE_BATCHES_FOLDER": str(settings.batches_folder),
                     "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
                     "UNIROUTE_REFIT_INTERVAL_S": "1",
                     # Many processes share the cores, and the matrices are small.
                     "OPENBLAS_NUM_THREADS": "1",
+                    **self._environment,
                 },
             )
         )
 
-    def kill_role(self, role: str) -> None:
-        """End one role's process by SIGKILL."""
-        self._processes[role].kill()
+    def kill_role(self, name: str) -> None:
+        """End one worker by SIGKILL."""
+        self._workers[name].service.kill()
 
     def stop_roles(self) -> None:
-        """Ask every role to end, all at once, and wait; nothing to do for one that has ended."""
+        """Ask every worker to end, all at once, and wait; nothing to do for one that has ended."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Service.stop, self._processes.values()))
+            list(pool.map(Service.stop, [worker.service for worker in self._workers.values()]))
+
+    def read_calls(self) -> list[dict[str, Any]]:
+        """Give every call that the simulated LLMs had, by their own account."""
+        address = f"{self._llm_url.removesuffix('/v1')}/calls"
+        with urllib.request.urlopen(address, timeout=30) as response:  # noqa: S310 (our own loopback address)
+            calls: list[dict[str, Any]] = json.load(response)["calls"]
+        return calls
 
     def _launch_llms(self) -> Service:
         """Start the server of the simulated LLMs without waiting for it."""
         port = choose_ports(1)[0]
         options = self._options
         source = ["--outcomes", str(options.outcomes)] if options.outcomes else ["--seed", str(options.seed)]
+        faults = ["--faults", str(options.faults.resolve())] if options.faults else []
         server = Service("simulated-llms", self._folder, outlive=False)
         self._stack.callback(server.stop)
         server.start(
             Command(
-                arguments=[sys.executable, "-m", "workers.local.simulated", "--port", str(port), *source],
+                arguments=[
+                    sys.executable,
+                    "-m",
+                    "workers.local.simulated",
+                    "--port",
+                    str(port),
+                    *source,
+                    *faults,
+                ],
                 folder=self._folder,
                 environment={},
             )

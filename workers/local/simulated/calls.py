@@ -15,6 +15,8 @@ class ReceivedCall:
     attempt: int
     #: Calls that the LLM had had before.
     earlier_calls: int
+    #: Which try it is by the caller's own count, from 1; ``None`` where it did not say.
+    callers_attempt: int | None = None
     #: Seconds since the server started.
     at_s: float
     #: The fault that struck, as scenario files name it.
@@ -28,6 +30,7 @@ class ReceivedCall:
             "prompt_id": self.prompt_id,
             "llm": self.llm,
             "attempt": self.attempt,
+            "callers_attempt": self.callers_attempt,
             "at_s": round(self.at_s, 6),
             "fault": self.fault,
             "answered": self.answered,
@@ -42,13 +45,16 @@ class CallLog:
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._by_llm: Counter[str] = Counter()
 
-    def receive(self, prompt_id: str, llm: str, *, at_s: float) -> ReceivedCall:
+    def receive(
+        self, prompt_id: str, llm: str, *, at_s: float, callers_attempt: int | None = None
+    ) -> ReceivedCall:
         """Count a call as it arrives; what becomes of it is written into the returned record."""
         call = ReceivedCall(
             prompt_id=prompt_id,
             llm=llm,
             attempt=self._attempts[prompt_id, llm],
             earlier_calls=self._by_llm[llm],
+            callers_attempt=callers_attempt,
             at_s=at_s,
         )
         self._attempts[prompt_id, llm] += 1

@@ -42,6 +42,8 @@ from workers.local.simulated.sending import Payload, send
 
 #: A caller names its prompt here, percent-encoded; ``metadata.prompt_id``, ``user`` and the text come after.
 PROMPT_ID_HEADER = "x-uniroute-prompt-id"
+#: And here which try this is, from 1: a caller that lost its memory in a crash begins anew.
+ATTEMPT_HEADER = "x-uniroute-attempt"
 _JSON = "application/json"
 _MOST_BODY_BYTES = 64 * 2**20
 _BACKLOG = 4096
@@ -108,7 +110,13 @@ class SimulatedServer:
             return web.Response(status=error.status, body=body, content_type=_JSON)
         known, label = await self._identify(request, chat)
         now = self._clock()
-        received = self._log.receive(label, chat.model, at_s=now - self._started)
+        attempt = request.headers.get(ATTEMPT_HEADER, "")
+        received = self._log.receive(
+            label,
+            chat.model,
+            at_s=now - self._started,
+            callers_attempt=int(attempt) if attempt.isdecimal() else None,
+        )
         plan = self._plan(received, now)
         received.fault = fault_kind(plan.fault)
         refusal = _refuse(plan)
