@@ -13,6 +13,7 @@ from routing.policies.lagrangian import Lagrangian
 from routing.policies.limits import Allowed, Limit, allowed_llms
 from routing.policies.named import Fixed, Threshold, calibrate_threshold
 from routing.policies.pacing import Ceiling, Pacing, PacingState, left_per_prompt
+from routing.policies.planning import PlannedPacing, PlannedState, SpendingPlan, plan_spending
 from routing.policies.presets import PRESET_WEIGHTS, Preset, preset_policy
 
 __all__ = [
@@ -30,11 +31,14 @@ __all__ = [
     "Mixture",
     "Pacing",
     "PacingState",
+    "PlannedPacing",
+    "PlannedState",
     "Policy",
     "Preset",
     "QualityFloor",
     "Randomised",
     "Scored",
+    "SpendingPlan",
     "Threshold",
     "UniformSource",
     "Weighted",
@@ -45,6 +49,7 @@ __all__ = [
     "calibrate_threshold",
     "certify_equivalence",
     "left_per_prompt",
+    "plan_spending",
     "preset_policy",
     "probabilities_of",
 ]

@@ -1,14 +1,14 @@
-"""A budget spent over recorded traffic: lambda follows what was paid, under a ceiling that nothing breaks."""
+"""A budget spent over recorded traffic: each prompt at the lambda that what is left affords, never more."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.policies import Candidates, Lagrangian, LoggedDraws, Pacing, left_per_prompt
+from routing.policies import Candidates, Lagrangian, LoggedDraws, PlannedPacing, PlannedState, SpendingPlan
 
 #: What is held back from the target, so that the last answers' lengths cannot break the ceiling.
-_RESERVE = 0.002
+_RESERVE = 0.001
 _NO_DRAWS = LoggedDraws(np.empty(0))
 
 
@@ -18,6 +18,9 @@ class Paced:
 
     #: (n,): columns, -1 where nothing fitted into what was left.
     llms: NDArray[np.int64]
+    #: (n,): USD that were paid, and whether the answer was cut off there.
+    costs: NDArray[np.float64]
+    cut: NDArray[np.bool_]
     #: Whether the budget was in the way: lambda was above 0 for most of the prompts.
     constrained: bool
 
@@ -28,27 +31,29 @@ def pace(
     paid: NDArray[np.float64],
     *,
     budget_usd: float,
-    start: float,
+    plan: SpendingPlan,
 ) -> Paced:
     """Choose for n prompts in their order, paying (n, H) ``paid`` USD as soon as each is chosen.
 
     Each prompt is offered what fits into the remainder of ``budget_usd`` even if its answer is as long as
-    hardly any (``ceilings``, (n, H)); from ``start`` on, lambda follows the spending (``Pacing``), and its
-    target what is left per prompt still to come.
+    hardly any (``ceilings``, (n, H)), and sent at the lambda of ``PlannedPacing``. An answer that is longer
+    still is cut off where the remainder ends, as the ``max_tokens`` of a call does it.
     """
     n = len(ceilings)
-    goal = budget_usd * (1 - _RESERVE)
-    pacing = Pacing(target_usd=goal / max(n, 1))
-    state = pacing.start(start)
+    pacing = PlannedPacing(plan=plan, budget_usd=budget_usd * (1 - _RESERVE), prompts=max(n, 1))
+    state = PlannedState()
     llms = np.full(n, -1, dtype=np.int64)
+    costs, cut = np.zeros(n), np.zeros(n, dtype=np.bool_)
     pressed = 0
     for row in range(n):
+        error_per_usd = pacing.error_per_usd(state)
+        pressed += error_per_usd > 0
         one = candidates.rows(slice(row, row + 1))
-        fitting = replace(one, allowed=one.allowed & (ceilings[row] <= budget_usd - state.spent_usd)[None])
-        llms[row] = Lagrangian(state.error_per_usd).choose(fitting, rng=_NO_DRAWS).llms[0]
-        cost = float(paid[row, llms[row]]) if llms[row] >= 0 else 0.0
-        pressed += state.error_per_usd > 0
-        target = left_per_prompt(goal, state.spent_usd + cost, n - row - 1)
-        state = pacing.advance(state, [cost])
-        pacing = pacing.retarget(max(target, 1e-3 * goal / max(n, 1)))
-    return Paced(llms=llms, constrained=pressed * 2 > n)
+        left = budget_usd - state.spent_usd
+        fitting = replace(one, allowed=one.allowed & (ceilings[row] <= left)[None])
+        llms[row] = Lagrangian(error_per_usd).choose(fitting, rng=_NO_DRAWS).llms[0]
+        if llms[row] >= 0:
+            cut[row] = paid[row, llms[row]] > left
+            costs[row] = min(float(paid[row, llms[row]]), left)
+        state = pacing.advance(state, float(costs[row]))
+    return Paced(llms=llms, costs=costs, cut=cut, constrained=pressed * 2 > n)

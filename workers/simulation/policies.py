@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
-from routing.policies import Candidates
+from routing.policies import Candidates, plan_spending
 from routing.snapshot import Snapshot
 from workers.errors import UsageError
 from workers.simulation.pacing import pace
-from workers.simulation.promises import Evidence, Prepared, Spending, prepare, warm_start
+from workers.simulation.promises import Evidence, Prepared, Spending, prepare
 from workers.simulation.recorded import MOST_LABELS, Matrix, Recorded, Rows
 
 #: A budget ends on its target if it ends within this share of it.
@@ -44,12 +44,14 @@ class Outcome:
     target: float | None
     #: Whether it came out; ``None`` where nothing was promised.
     target_met: bool | None
+    #: Prompts by LLM.
+    calls: Mapping[str, int]
     #: Whether nothing that was chosen broke a limit: an LLM's name, or a budget's ceiling.
     limits_kept: bool
     #: Prompts that got no LLM.
     unserved: int
-    #: Prompts by LLM.
-    calls: Mapping[str, int]
+    #: Prompts whose answer was cut off where a budget ended; they score 0.
+    cut: int = 0
 
     @property
     def kept(self) -> bool:
@@ -179,15 +181,21 @@ class _Traffic:
             budget = (spending.share_of_best or 0.0) * self.best.cost_usd
         if budget <= 0:
             raise InvalidInputError("share_of_best", "the best single LLM costs nothing here: give usd")
-        start = spending.start
-        if start is None:
-            start = warm_start(self.evidence, budget / len(self.paid))
-        paced = pace(self.candidates, self.ceilings, self.paid, budget_usd=budget, start=start)
-        done = self._sum_up(prepared, paced.llms)
-        spent = done.cost_usd
+        paced = pace(
+            self.candidates,
+            self.ceilings,
+            self.paid,
+            budget_usd=budget,
+            plan=plan_spending(self.evidence.known),
+        )
+        done = self._sum_up(prepared, np.where(paced.cut, -1, paced.llms))
+        spent = float(paced.costs.sum())
         on_target = abs(spent / budget - 1) <= BUDGET_TOLERANCE
         return replace(
             done,
+            cost_usd=spent,
+            unserved=int((paced.llms < 0).sum()),
+            cut=int(paced.cut.sum()),
             target=budget,
             target_met=on_target or (spent <= budget and not paced.constrained),
             limits_kept=spent <= budget * (1 + 1e-9),

@@ -14,7 +14,6 @@ from routing.policies import (
     Lagrangian,
     Policy,
     Threshold,
-    calibrate_budget,
     calibrate_floor_on_labels,
     calibrate_threshold,
     certify_equivalence,
@@ -72,8 +71,6 @@ class Spending:
 
     usd: float | None
     share_of_best: float | None
-    #: The first lambda; ``None``: the one at which evidence would cost as much.
-    start: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +167,14 @@ def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:  # noqa: AR
     values.choice("per", ("hour", "day"), default="day")
     if "per" in values and given[0] != "usd":
         raise values.error(f"per belongs to usd: {given[0]} says it all")
-    start = values.number("error_per_usd", least=0.0, most=1e15) if "error_per_usd" in values else None
+    if "error_per_usd" in values:
+        values.number("error_per_usd", least=0.0, most=1e15)
     share = amount if given[0] == "share_of_best" else None
     return Prepared(
         kind="budget",
-        policy=Lagrangian(start or 0.0),
+        policy=Lagrangian(0.0),
         promise=Promise(kind="spend"),
-        spending=Spending(usd=None if share is not None else amount, share_of_best=share, start=start),
+        spending=Spending(usd=None if share is not None else amount, share_of_best=share),
         live={"kind": "budget", "usd": amount, "per": _period(given[0], body)} if share is None else None,
     )
 
@@ -210,11 +208,6 @@ def _describe(policy: Policy) -> Body_:
     if isinstance(policy, Fixed):
         return {"kind": "fixed", "llm": policy.llm}
     return {"kind": "lagrangian", "error_per_usd": getattr(policy, "error_per_usd", None)}
-
-
-def warm_start(evidence: Evidence, mean_cost_usd: float) -> float:
-    """Give the lambda at which prompts are expected to cost this much each."""
-    return min(calibrate_budget(evidence.known, mean_cost_usd).error_per_usd, 1e12)
 
 
 _READERS: Mapping[str, Callable[[str, Body_, Evidence], Prepared]] = {
