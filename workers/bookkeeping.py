@@ -113,7 +113,7 @@ def _settlement(record: UsageRecord, facts: DecisionFacts) -> Settlement:
         tenant=record.tenant or DEFAULT_TENANT,
         llm=record.llm,
         failed=record.outcome != "ok",
-        usd=record.cost_usd,
+        usd=record.cost_usd if record.attempts else 0.0,  # nobody was called: it was kept from before
         input_tokens=_bounded(record.input_tokens),
         output_tokens=_bounded(record.output_tokens),
     )

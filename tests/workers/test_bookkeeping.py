@@ -98,6 +98,7 @@ def usage(
     seconds: float = 1.0,
     cost_usd: float | None = 0.1,
     outcome: str = "ok",
+    attempts: int = 1,
     decision_id: str | None = None,
 ) -> Message:
     """Make the record of an answer."""
@@ -107,7 +108,7 @@ def usage(
         decision_id=decision_id or sign(number, llm=llm, cell=cell),
         llm=llm,
         outcome=outcome,
-        attempts=1,
+        attempts=attempts,
         seconds=seconds,
         tenant="acme",
         input_tokens=None if tokens is None else tokens[0],
@@ -240,6 +241,15 @@ def test_what_teaches_nothing_is_still_paid_for(engine: Engine) -> None:
     assert records == [[]] * 4
     assert settled(engine) == Decimal("0.4")
     assert counts.replies.sum() == 0
+
+
+def test_an_answer_that_was_kept_costs_nothing(engine: Engine) -> None:
+    """Nobody was called for it: its cost is known, and is 0."""
+    book(engine, usage(1, attempts=0, cost_usd=None, tokens=None), usage(2, cost_usd=None))
+    with transaction(engine) as session:
+        [spend] = Ledger(session).spend("acme", since=DAY, until=DAY)
+
+    assert (spend.replies, spend.untold, spend.settled) == (2, 1, Decimal(0))
 
 
 def test_absurd_tokens_are_bounded(engine: Engine) -> None:
