@@ -1,0 +1,148 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from workers.batches.folders import BatchFolder
+from workers.batches.ingest import Ingested, Lines, StoppedError, ingest
+from workers.batches.lines import read_lines
+from workers.batches.requests import Wishes
+from workers.settings import Settings
+
+SETTINGS = Settings(max_prompt_bytes=2_000)
+WISHES = Wishes(batch_id="batch_1", reply_to="uniroute.replies.batches.batch_1")
+
+
+def make_line(custom_id: str = "a", *, content: str = "hello", **changes: object) -> bytes:
+    """One good line of a batch file."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": content}]}
+    line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps({**line, **changes}).encode() + b"\n"
+
+
+def ingest_bytes(folder: Path, content: bytes) -> tuple[Ingested, list[dict[str, object]]]:
+    """Check a file's lines; give the counts, and line and class of each that was refused."""
+    source = folder / "in.jsonl"
+    source.write_bytes(content)
+    batch = BatchFolder(folder / "batch")
+    found = ingest(source, batch, WISHES, SETTINGS)
+    entries = [json.loads(raw) for raw in batch.invalid.read_bytes().splitlines()]
+    return found, [{"line": one["line"], "code": one["error"]["code"]} for one in entries]
+
+
+def test_each_bad_line_has_its_reason_and_the_rest_go_on(tmp_path: Path) -> None:
+    """A line is refused alone, with its number and a class that says why."""
+    content = b"".join(
+        [
+            make_line("a"),
+            b"\n",  # blank lines count, and are no lines
+            b"{half\n",
+            make_line("a", content="again"),
+            make_line("b", url="/v1/embeddings"),
+            make_line("c", content="x" * 10_000),
+            b"\xff\xfe\xfa\n",
+            make_line("d", body={"model": "auto", "messages": []}),
+            make_line(""),
+            make_line("e")[:-20],  # the file ends in the middle of a line
+        ]
+    )
+
+    found, refused = ingest_bytes(tmp_path, content)
+
+    assert found == Ingested(good=1, bad=8)
+    assert [(one["line"], one["code"]) for one in refused] == [
+        (3, "not_json"),
+        (4, "duplicate_custom_id"),
+        (5, "invalid_line"),
+        (6, "too_large"),
+        (7, "wrong_encoding"),
+        (8, "invalid_body"),
+        (9, "invalid_line"),
+        (10, "not_json"),
+    ]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_compressed_files_are_read_as_plain_ones(tmp_path: Path, pack: object) -> None:
+    """Gzip and zstd are told by their first bytes; a byte-order mark is passed over."""
+    content = b"\xef\xbb\xbf" + make_line("a") + make_line("b").rstrip(b"\n")
+
+    found, refused = ingest_bytes(tmp_path, pack(content))  # type: ignore[operator]
+
+    assert found == Ingested(good=2, bad=0)
+    assert refused == []
+
+
+def test_a_file_that_breaks_off_keeps_its_whole_lines(tmp_path: Path) -> None:
+    """Of a cut gzip file the lines before the cut are good, and one entry says that it was cut."""
+    lines = [make_line(f"line {number}", content=f"{number * 7919 % 10007}" * 50) for number in range(200)]
+    packed = gzip.compress(b"".join(lines))
+
+    found, refused = ingest_bytes(tmp_path, packed[: len(packed) // 2])
+
+    assert 0 < found.good < 200
+    assert refused == [{"line": found.good + 1, "code": "truncated_file"}]
+
+
+def test_utf_16_is_told_in_its_first_line(tmp_path: Path) -> None:
+    """A file in another encoding is one error, not a million."""
+    found, refused = ingest_bytes(tmp_path, make_line().decode().encode("utf-16"))
+
+    assert found == Ingested(good=0, bad=1)
+    assert refused == [{"line": 1, "code": "wrong_encoding"}]
+
+
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    """Nothing in, nothing out, no error: the batch says that it is empty."""
+    assert ingest_bytes(tmp_path, b"") == (Ingested(good=0, bad=0), [])
+
+
+def test_a_long_line_is_never_held_whole(tmp_path: Path) -> None:
+    """A line of 20 MB is read past in pieces, its size is told, and the next line is good."""
+    path = tmp_path / "in.jsonl"
+    with path.open("wb") as file:
+        for _ in range(20):
+            file.write(b"x" * 1_000_000)
+        file.write(b"\n" + make_line())
+
+    long, good = list(read_lines(path, max_bytes=1_000))
+
+    assert long.problem is not None
+    assert long.problem.error_class == "too_large"
+    assert "20000001 bytes" in long.problem.sentence
+    assert long.value == b""
+    assert (good.number, good.problem) == (2, None)
+
+
+def test_good_lines_are_found_by_row_and_by_number(tmp_path: Path) -> None:
+    """What was written is read back: id, body, tokens, limits."""
+    ingest_bytes(
+        tmp_path,
+        b"{bad\n"
+        + make_line("one")
+        + make_line("två", content="x" * 400, body=json.loads(make_line())["body"]),
+    )
+
+    lines = Lines(BatchFolder(tmp_path / "batch"))
+
+    assert len(lines) == 2
+    assert [lines.number(row) for row in range(2)] == [2, 3]
+    assert (lines.find(2), lines.find(3), lines.find(1), lines.find(4)) == (0, 1, None, None)
+    assert lines.read(1)[0] == "två"
+    assert json.loads(lines.read(0)[1])["messages"][0]["content"] == "hello"
+    assert lines.tokens(slice(0, 1)).tolist() == [1.25]
+    lines.close()
+
+
+def test_ingest_stops_soon_and_leaves_nothing_complete(tmp_path: Path) -> None:
+    """A batch that is cancelled while it is checked has no complete index."""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(make_line())
+    folder = BatchFolder(tmp_path / "batch")
+
+    with pytest.raises(StoppedError):
+        ingest(source, folder, WISHES, SETTINGS, stopped=lambda: True)
+
+    assert not folder.index.exists()
