@@ -41,6 +41,7 @@ KINDS = (
         # An error of .1 is worth a call at .002 USD: .1 / .002 = 50 per USD.
         ({"kind": "lagrangian", "error_per_reference": 0.1, "reference_cost_usd": 0.002}, Lagrangian(50.0)),
         ({"kind": "quality-floor", "tolerance": 0.02}, QualityFloor(margin=0.02)),
+        ({"kind": "quality-floor", "d": 0.02, "over": "prompt"}, QualityFloor(margin=0.02)),
         (
             {"kind": "quality-floor", "tolerance": 0.02, "on": "upper"},
             QualityFloor(margin=0.02, confidence=0.95),
@@ -71,8 +72,9 @@ def test_every_kind_is_built(body: dict[str, Any], expected: object) -> None:
 def test_a_budget_says_what_is_paced(per: str, seconds: float) -> None:
     """USD for an hour or a day, with the lambda it starts from."""
     found = read_policy("p", {"kind": "budget", "usd": 20, "per": per})
+    same = read_policy("p", {"kind": "budget", f"usd_per_{per}": 20})
 
-    assert found.budget == Budget(usd=20.0, period_s=seconds)
+    assert found.budget == same.budget == Budget(usd=20.0, period_s=seconds)
 
 
 def test_what_a_policy_names_is_known() -> None:
@@ -111,6 +113,10 @@ def test_what_a_policy_names_is_known() -> None:
         ),
         ({"kind": "quality-floor", "tolerance": 0, "on": "top"}, "on is 'top': known are mean, upper"),
         ({"kind": "quality-floor", "tolerance": 0, "confidence": 0.9}, "confidence belongs to `on: upper`"),
+        ({"kind": "quality-floor", "d": 0, "over": "traffic"}, "`uniroute policy simulate` calibrates it"),
+        ({"kind": "quality-floor", "d": 0, "tolerance": 0}, r"give tolerance \(or, in its place, d\)"),
+        ({"kind": "budget"}, r"give usd \(or, in its place, usd_per_hour or usd_per_day\)"),
+        ({"kind": "budget", "usd_per_day": 1, "per": "day"}, "usd_per_day says it all"),
         ({"kind": "budget", "usd": 0}, "usd is 0: give a number above 0"),
         ({"kind": "budget", "usd": 1, "per": "week"}, "per is 'week': known are hour, day"),
         ({"kind": "threshold", "strong": "a", "weak": "a", "threshold": 0}, "strong and weak are both 'a'"),

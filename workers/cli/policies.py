@@ -106,12 +106,13 @@ def plan(
 ) -> None:
     """Decide the last prompts again as if FILE were in force, and show what would move."""
     from workers.cli.plans import describe_changes, print_plan
-    from workers.policies import load_policy_file
-    from workers.replay import hash_plan, plan_from_now, read_decisions
+    from workers.policies import load_policy_bodies
+    from workers.replay import complete_presets, hash_plan, plan_from_now, read_decisions
 
-    settings, bodies = read_settings(), load_policy_file(file)
+    settings, declared = read_settings(), load_policy_bodies(file)
     records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
     with open_engine(settings) as engine:
+        bodies = complete_presets(engine, declared)
         with transaction(engine) as session:
             before = {name: body for name, (_, body) in Policies(session).current().items()}
         found, state = plan_from_now(engine, records, bodies=bodies)
@@ -142,12 +143,19 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Put the policies of FILE in force, all or none; others stay. Routers follow within a second."""
-    from workers.policies import load_policy_file
-    from workers.replay import STALE, apply_policies, hash_plan, plan_from_now, read_decisions
+    from workers.policies import load_policy_bodies
+    from workers.replay import (
+        STALE,
+        apply_policies,
+        complete_presets,
+        hash_plan,
+        plan_from_now,
+        read_decisions,
+    )
 
-    settings, bodies = read_settings(), load_policy_file(file)
+    settings, declared = read_settings(), load_policy_bodies(file)
     with open_engine(settings) as engine:
-        state = None
+        bodies, state = complete_presets(engine, declared), None
         if plan is not None:
             records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
             found, state = plan_from_now(engine, records, bodies=bodies)

@@ -27,15 +27,16 @@ def replay(
 ) -> None:
     """Decide logged prompts again; unchanged, exit code 1 unless every bit is the same."""
     from workers.cli.plans import print_plan
-    from workers.policies import load_policy_file
-    from workers.replay import plan_from_log, read_decisions
+    from workers.policies import load_policy_bodies
+    from workers.replay import complete_presets, plan_from_log, read_decisions
     from workers.replay import replay as decide_again
 
     settings = read_settings()
-    bodies = None if policy is None else load_policy_file(policy)
+    declared = None if policy is None else load_policy_bodies(policy)
     charged = None if prices is None else read_prices(prices)
     records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
     with open_engine(settings) as engine:
+        bodies = None if declared is None else complete_presets(engine, declared)
         if bodies or charged:
             plan = plan_from_log(engine, records, bodies=bodies, prices=charged)
             identical, changed = plan.decisions - len(plan.changed), plan.changed

@@ -99,11 +99,13 @@ def _lagrangian(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaratio
 
 
 def _quality_floor(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    _check_over(body)
     on_upper = body.choice("on", ("mean", "upper"), default="mean") == "upper"
     if "confidence" in body and not on_upper:
         raise body.error("confidence belongs to `on: upper`: the mean has none")
+    key = _one_of(body, ("tolerance", "d"))
     policy = QualityFloor(
-        margin=body.number("tolerance", least=0.0, most=1.0),
+        margin=body.number(key, least=0.0, most=1.0),
         confidence=_confidence(body) if on_upper else 0.5,
     )
     return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
@@ -111,6 +113,7 @@ def _quality_floor(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declara
 
 def _equivalent_to(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
     reference = body.llm("reference")
+    _check_over(body)
     policy = EquivalentTo(
         reference=reference, margin=body.number("delta", least=0.0, most=1.0), confidence=_confidence(body)
     )
@@ -119,10 +122,14 @@ def _equivalent_to(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declara
 
 def _budget(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
     start = body.number("error_per_usd", least=0.0, most=_GREATEST) if "error_per_usd" in body else None
+    key = _one_of(body, ("usd", "usd_per_hour", "usd_per_day"))
+    if key != "usd" and "per" in body:
+        raise body.error(f"per belongs to usd: {key} says it all")
+    period = (
+        body.choice("per", tuple(PERIODS), default="day") if key == "usd" else key.removeprefix("usd_per_")
+    )
     budget = Budget(
-        usd=body.number("usd", above=0.0, most=_GREATEST),
-        period_s=PERIODS[body.choice("per", tuple(PERIODS), default="day")],
-        error_per_usd=start,
+        usd=body.number(key, above=0.0, most=_GREATEST), period_s=PERIODS[period], error_per_usd=start
     )
     return Declaration(kind=kind, policy=Lagrangian(start or 0.0), fallbacks=fallbacks, budget=budget)
 
@@ -156,6 +163,22 @@ def _preset(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
     return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
 
 
+def _one_of(body: Body, keys: tuple[str, ...]) -> str:
+    """Give the one of these keys that is there."""
+    given = [key for key in keys if key in body]
+    if len(given) != 1:
+        raise body.error(f"give {keys[0]} (or, in its place, {' or '.join(keys[1:])})")
+    return given[0]
+
+
+def _check_over(body: Body) -> None:
+    if body.choice("over", ("prompt", "traffic"), default="prompt") == "traffic":
+        raise body.error(
+            "over: traffic is a promise of an average, which needs graded prompts: "
+            "`uniroute policy simulate` calibrates it and tells the policy to apply"
+        )
+
+
 def _confidence(body: Body) -> float:
     return body.number("confidence", least=0.5, most=0.9999) if "confidence" in body else _CONFIDENCE
 
@@ -165,9 +188,9 @@ _Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
 #: Of each kind, the keys it knows beside the common ones, and what reads them.
 _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
     "lagrangian": (("error_per_usd", "error_per_reference", "reference_cost_usd"), _lagrangian),
-    "quality-floor": (("tolerance", "on", "confidence"), _quality_floor),
-    "equivalent-to": (("reference", "delta", "confidence"), _equivalent_to),
-    "budget": (("usd", "per", "error_per_usd"), _budget),
+    "quality-floor": (("tolerance", "d", "on", "confidence", "over"), _quality_floor),
+    "equivalent-to": (("reference", "delta", "confidence", "over"), _equivalent_to),
+    "budget": (("usd", "per", "usd_per_hour", "usd_per_day", "error_per_usd"), _budget),
     "threshold": (("strong", "weak", "threshold", "per_usd"), _threshold),
     "fixed": (("llm",), _fixed),
     "weighted": (("weights",), _weighted),

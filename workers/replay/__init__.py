@@ -1,7 +1,7 @@
 """Decides logged traffic again: as it was, to hold the two against each other, or with something changed."""
 
 from workers.replay.again import Change, Replay, replay
-from workers.replay.applying import STALE, apply_policies, hash_plan, roll_back
+from workers.replay.applying import STALE, apply_policies, complete_presets, hash_plan, roll_back
 from workers.replay.logged import read_decisions
 from workers.replay.plans import Move, Plan, plan_from_log, plan_from_now
 
@@ -12,6 +12,7 @@ __all__ = [
     "Plan",
     "Replay",
     "apply_policies",
+    "complete_presets",
     "hash_plan",
     "plan_from_log",
     "plan_from_now",

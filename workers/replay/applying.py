@@ -3,9 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine
 
+from routing.policies import PRESET_WEIGHTS
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.policies import check_llms, read_policy
@@ -14,8 +17,34 @@ from workers.storage.engine import transaction
 from workers.storage.llms import LLMs
 from workers.storage.policies import Policies
 from workers.storage.routing_state import RoutingState
+from workers.storage.snapshots import load_state
 
 _HASH_LENGTH = 16
+#: Of a prompt whose cost presets are weighed on.
+_TYPICAL_TOKENS = 500.0
+
+
+def complete_presets(engine: Engine, bodies: Bodies) -> dict[str, dict[str, Any]]:
+    """Give presets that name no ``reference_cost_usd`` the one of now: the dearest LLM's for 500 tokens in.
+
+    It is written into the body, so that it stays what it was when other LLMs join. Raises ``UsageError``
+    where it is needed and no map is in force.
+    """
+    completed = {name: dict(body) for name, body in bodies.items()}
+    lacking = [
+        body
+        for body in completed.values()
+        if body.get("kind") in PRESET_WEIGHTS and "reference_cost_usd" not in body
+    ]
+    if lacking:
+        with transaction(engine) as session:
+            snapshot = load_state(session).snapshot
+        if snapshot is None or not snapshot.llms:
+            raise UsageError("no LLM is in force that a preset could be weighed on: give reference_cost_usd")
+        dearest = float(snapshot.predict_costs(np.array([_TYPICAL_TOKENS])).max())
+        for body in lacking:
+            body["reference_cost_usd"] = float(f"{max(dearest, 1e-9):.3g}")
+    return completed
 
 
 def hash_plan(bodies: Bodies, records: Sequence[DecisionRecord], plan: Plan, *, state_version: int) -> str:

@@ -7,7 +7,15 @@ from logged_traffic import Office
 from routing.errors import InvalidInputError
 from routing.llms import Price
 from workers.errors import UsageError
-from workers.replay import apply_policies, hash_plan, plan_from_log, plan_from_now, replay, roll_back
+from workers.replay import (
+    apply_policies,
+    complete_presets,
+    hash_plan,
+    plan_from_log,
+    plan_from_now,
+    replay,
+    roll_back,
+)
 from workers.storage.engine import transaction
 from workers.storage.policies import Policies
 from workers.storage.prices import Prices
@@ -166,3 +174,21 @@ def test_a_budget_is_tried_on_logged_traffic(office: Office) -> None:
         assert plan["total"]["before"]["usd"] == pytest.approx(20 * 0.00258 + 20 * 0.000258)
         assert 0 < plan["total"]["after"]["usd"] <= 0.02
         assert plan["llms"]["large"]["after"]["share"] < 0.5
+
+
+def test_a_preset_is_weighed_on_the_dearest_llm_of_its_day(office: Office) -> None:
+    """500 tokens in and 256 out of ``large``, at 10 USD per million: .00756 USD, from then on."""
+    completed = complete_presets(
+        office.engine, {"thrifty": {"kind": "cost-first"}, "mine": {"kind": "fixed"}}
+    )
+    apply_policies(office.engine, {"thrifty": completed["thrifty"]})
+    with transaction(office.engine) as session:
+        Prices(session).set("large", DOUBLED["large"])
+
+    again = complete_presets(office.engine, {"thrifty": completed["thrifty"]})
+
+    assert completed == {
+        "thrifty": {"kind": "cost-first", "reference_cost_usd": 0.00756},
+        "mine": {"kind": "fixed"},
+    }
+    assert again["thrifty"] == completed["thrifty"]
