@@ -105,6 +105,11 @@ class Recorded:
             deviations=snapshot.predict_deviations(weights),
         )
 
+    def expected_tokens(self, rows: Rows) -> Matrix:
+        """Give the tokens, (m, H), that calls of these prompts are expected to take, in and out."""
+        weights, input_tokens = self.placement.weights[rows], self.input_tokens[rows]
+        return input_tokens[:, None] + self.lengths.expected_tokens(weights, input_tokens)
+
     def cost_quantiles(self, rows: Rows, quantile: float) -> Matrix:
         """Give the USD, (m, H), that calls of these prompts exceed with probability 1 - ``quantile``."""
         weights, input_tokens = self.placement.weights[rows], self.input_tokens[rows]
