@@ -70,8 +70,9 @@ class Decided:
 
     @property
     def ceiling_usd(self) -> float:
-        """USD that the call hardly exceeds, which is what has to be reserved for it."""
-        return float(self.decisions.ceilings[self.row, self.decisions.llms[self.row]])
+        """USD that a call of the LLM, or of one that stands in for it, hardly exceeds: what is reserved."""
+        columns = [self.decisions.names.index(name) for name in (self.llm, *self.fallbacks)]
+        return float(self.decisions.ceilings[self.row, columns].max())
 
     @property
     def versions(self) -> messages.Versions:

@@ -56,6 +56,10 @@ SNAPSHOT = Snapshot(
 )
 
 
+#: Takes ``tiny``, and ``small`` where that gives no answer.
+FRUGAL = {"kind": "lagrangian", "error_per_usd": 1e9, "fallbacks": ["small"]}
+
+
 class Books:
     """Lends 0.0025 USD in one grant, and then no more; or nothing but excuses."""
 
@@ -81,7 +85,8 @@ def route(
         policies={
             name: NamedPolicy.build(name, 1, {"kind": "lagrangian", "error_per_usd": 0.0})
             for name in ("default", "own")
-        },
+        }
+        | {"frugal": NamedPolicy.build("frugal", 1, FRUGAL)},
         tenants={} if tenant is None else {tenant.name: tenant},
     )
     router = Router(
@@ -142,6 +147,13 @@ def test_a_decision_says_what_it_reserved() -> None:
     assert (reserved.tenant, reserved.grant, reserved.reserved_usd) == ("acme", 7, 0.001)
     assert reserved.decision_id == headers_of(dispatch)["uniroute-decision-id"]
     assert (decision_of([decision]).tenant, decision_of([decision]).reserved_usd) == ("acme", 0.001)
+
+
+def test_what_may_stand_in_is_reserved_for() -> None:
+    """A call of ``tiny`` costs .00001 USD; ``small``, which answers in its place, ten times that."""
+    [records] = route(ACME, ("policy", "frugal"))
+
+    assert (decision_of(records).llm, decision_of(records).reserved_usd) == ("tiny", 0.0001)
 
 
 def test_beyond_the_budget_there_is_an_error_reply() -> None:
