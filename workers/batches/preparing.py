@@ -119,7 +119,9 @@ def make_goal(options: Options, view: RoutingView, purse: Purse, *, correction: 
     """Give what a plan is to meet with the money that is left; ``UsageError`` for an unknown policy."""
     # Lines under way are taken to cost what is expected of them, not what they reserve.
     committed = float(purse.spent_usd) + correction * purse.expected_under_way_usd
-    budget = None if purse.budget_usd is None else max(0.0, float(purse.budget_usd) - committed)
+    budget = None
+    if purse.budget_usd is not None:
+        budget = max(0.0, float(purse.budget_usd - purse.held_usd) - committed)
     name = options.policy
     if name is None and options.budget_usd is None and options.min_quality is None:
         name = DEFAULT_POLICY

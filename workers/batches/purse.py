@@ -33,6 +33,11 @@ class Purse:
         return self.reserved_usd - self.settled_usd
 
     @property
+    def held_usd(self) -> Decimal:
+        """Held back for what lines under way will cost beyond their reservations."""
+        return _HELD_OVERRUNS * max(Decimal(0), self.largest_overrun_usd)
+
+    @property
     def expected_under_way_usd(self) -> float:
         """What lines under way are expected to cost."""
         return float(self.under_way_usd) / RESERVE_FACTOR
@@ -42,8 +47,7 @@ class Purse:
         """What may still be reserved; ``None``: any amount."""
         if self.budget_usd is None:
             return None
-        held = _HELD_OVERRUNS * self.largest_overrun_usd
-        return max(Decimal(0), self.budget_usd - self.spent_usd - self.under_way_usd - held)
+        return max(Decimal(0), self.budget_usd - self.spent_usd - self.under_way_usd - self.held_usd)
 
 
 def reservation(expected_usd: float) -> Decimal:

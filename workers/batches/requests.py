@@ -1,8 +1,9 @@
 """One line of OpenAI's batch file: its envelope, and the prompt that it becomes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 import msgspec
@@ -15,6 +16,7 @@ from workers.settings import Settings
 
 ENDPOINT = "/v1/chat/completions"
 _MAX_ID_BYTES = 512
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ORDERS = ("completion", "input")
 
 
@@ -41,6 +43,8 @@ class Options:
     #: Where the results are copied to when they are complete: a folder.
     output: str | None = None
     metadata: Mapping[str, str] | None = None
+    #: The time for it, as it was asked for.
+    window: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None and not 0 < self.budget_usd < 1e9:  # noqa: PLR2004
@@ -81,6 +85,14 @@ class Wishes:
         if self.tenant:
             found = (*found, (messages.TENANT, self.tenant.encode()))
         return found
+
+
+def read_duration(text: str) -> timedelta:
+    """Read 90s, 30m, 6h or 2d; ``UsageError`` otherwise."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text[:40]!r} is no time: give a number with s, m, h or d, 6h for example")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
 def read_envelope(value: bytes) -> LineEnvelope:

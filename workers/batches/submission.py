@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from sqlalchemy import Engine
 
@@ -44,27 +44,55 @@ class Submitted:
     twins: tuple[str, ...] = ()
 
 
+class Intake:
+    """Takes a file in by pieces, and keeps it once it is whole; leaving the block before drops it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._draft = store.draft()
+        self._file = self._draft.open("wb")
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._file.write(piece)
+        self._digest.update(piece)
+        self._size += len(piece)
+
+    def keep(self, *, filename: str, purpose: str, engine: Engine, tenant: str = "") -> BatchFile:
+        """Keep the file under an id of its own, and say what was kept."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        file_id = f"file-{uuid.uuid4().hex}"
+        self._draft.replace(self._store.file(file_id))
+        with transaction(engine) as session:
+            return Batches(session).add_file(
+                file_id,
+                filename=filename,
+                purpose=purpose,
+                size=self._size,
+                sha256=self._digest.hexdigest(),
+                tenant=tenant,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+
 def keep_file(
     source: BinaryIO, *, filename: str, purpose: str, engine: Engine, store: Store, tenant: str = ""
 ) -> BatchFile:
     """Copy a file into the store, in pieces, and say what was kept."""
-    draft, digest, size = store.draft(), hashlib.sha256(), 0
-    try:
-        with draft.open("wb") as written:
-            while piece := source.read(_COPY_BYTES):
-                written.write(piece)
-                digest.update(piece)
-                size += len(piece)
-            written.flush()
-            os.fsync(written.fileno())
-        file_id = f"file-{uuid.uuid4().hex}"
-        draft.replace(store.file(file_id))
-    finally:
-        draft.unlink(missing_ok=True)
-    with transaction(engine) as session:
-        return Batches(session).add_file(
-            file_id, filename=filename, purpose=purpose, size=size, sha256=digest.hexdigest(), tenant=tenant
-        )
+    with Intake(store) as intake:
+        while piece := source.read(_COPY_BYTES):
+            intake.write(piece)
+        return intake.keep(filename=filename, purpose=purpose, engine=engine, tenant=tenant)
 
 
 def submit(

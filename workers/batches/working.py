@@ -22,7 +22,7 @@ _CHUNK = 256
 _FIRST_WINDOW = 256
 _IDLE_MS = 50
 #: A plan is made anew each time so many lines, or this part of all, were answered.
-_REPLAN_LINES, _REPLAN_PARTS = 500, 20
+_REPLAN_LINES, _REPLAN_PARTS = 100, 20
 #: Answers before what they cost is held against what was predicted.
 _LEAST_ANSWERS = 50
 

@@ -1,14 +1,11 @@
 """``uniroute batch``: run a file of requests under one budget and one deadline, and follow it."""
 
-import re
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
-from workers.errors import UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
 
 command = typer.Typer(no_args_is_help=True, help="Run files of requests, route each line, keep to a budget.")
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _POLL_S = 0.5
 
 BatchId = Annotated[str, typer.Argument(help="As submit printed it.")]
@@ -46,7 +42,7 @@ def submit(
 ) -> None:
     """Hand in a file; a batcher (`uniroute serve batcher`) takes it up."""
     from workers.batches.folders import Store
-    from workers.batches.requests import Options
+    from workers.batches.requests import Options, read_duration
     from workers.batches.submission import keep_file
     from workers.batches.submission import submit as hand_in
 
@@ -179,6 +175,36 @@ def fetch(
         typer.echo(str(target))
 
 
+@command.command("serve")
+def serve(
+    *,
+    bind: Annotated[str, typer.Option(help="Another address than loopback needs tokens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the HTTP server.")] = 8321,
+) -> None:
+    """Serve OpenAI's Files and Batches: a client needs another base_url, and nothing else.
+
+    Tokens are in UNIROUTE_BATCH_TOKENS, as JSON: {"TENANT": "TOKEN"}.
+    """
+    import asyncio
+    import contextlib
+
+    from workers.batch_server import BatchServer, read_tokens
+
+    settings = read_settings()
+
+    async def run() -> None:
+        with open_engine(settings) as engine:
+            server = BatchServer(engine=engine, settings=settings, tokens=read_tokens(settings))
+            typer.echo(f"{await server.start(bind=bind, port=port)}/v1")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await server.stop()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
 @command.command("retry-failed")
 def retry_failed(
     batch_id: BatchId,
@@ -200,14 +226,6 @@ def retry_failed(
             most_bytes=2 * settings.max_prompt_bytes,
         )
     typer.echo(submitted.batch.id)
-
-
-def read_duration(text: str) -> timedelta:
-    """Read 90s, 30m, 6h or 2d; ``UsageError`` otherwise."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if found is None or float(found[1]) == 0:
-        raise UsageError(f"{text!r} is no time: give a number with s, m, h or d, 6h for example")
-    return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
 def _set_paused(batch_id: str, *, paused: bool) -> None:

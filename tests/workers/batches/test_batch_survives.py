@@ -1,92 +1,16 @@
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from installations import Installation
+from batch_benches import Bench
 
-from workers.batches.folders import Store
-from workers.batches.requests import ENDPOINT, Options
-from workers.batches.submission import cancel, keep_file, pause, results, retry_failed, submit
+from workers.batches.requests import Options
+from workers.batches.submission import cancel, pause, retry_failed, submit
 from workers.errors import UsageError
-from workers.local.simulated.process import ServerProcess
-from workers.storage.batches import Batch, Batches
+from workers.storage.batches import Batches
 from workers.storage.engine import transaction
 
 pytestmark = pytest.mark.stack
-
-LLMS = ("sim-novice", "sim-scribe")
-
-
-@dataclass(slots=True)
-class Bench:
-    """An installation with two simulated LLMs, and batches in a folder of its own."""
-
-    installation: Installation
-    store: Store
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What its processes are told."""
-        return {"UNIROUTE_BATCHES_FOLDER": str(self.store.root), "UNIROUTE_BATCH_WINDOW": "400"}
-
-    def serve(self, role: str) -> Any:
-        """Start a role."""
-        return self.installation.serve(role, environment=self.environment)
-
-    def submit(self, lines: int, options: Options | None = None) -> str:
-        """Hand in a batch of so many different lines."""
-        path = self.folder / "requests.jsonl"
-        with path.open("w") as file:
-            for number in range(lines):
-                text = f"what red apple, number {number}"
-                body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
-                line = {"custom_id": f"id {number}", "method": "POST", "url": ENDPOINT, "body": body}
-                file.write(json.dumps(line) + "\n")
-        engine = self.installation.engine
-        with path.open("rb") as source:
-            kept = keep_file(source, filename=path.name, purpose="batch", engine=engine, store=self.store)
-        return submit(kept, options or Options(), engine=engine).batch.id
-
-    def wait(self, batch_id: str, until: Callable[[Batch], bool], *, timeout_s: float = 60) -> Batch:
-        """Wait for a batch to come so far."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with transaction(self.installation.engine) as session:
-                batch = Batches(session).get(batch_id)
-            if until(batch):
-                return batch
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{batch}")
-            time.sleep(0.05)
-
-    def entries(self, batch: Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Give what stands in the output and in the error file."""
-        found = results(self.store, batch)
-        output, errors = (
-            [json.loads(raw) for raw in found[name].read_bytes().splitlines()]
-            for name in ("output", "errors")
-        )
-        return output, errors
-
-
-@pytest.fixture
-def bench(kafka_bootstrap: str, migrated_url: str, tmp_path: Path) -> Iterator[Bench]:
-    """A bench without any process but the simulated LLMs."""
-    with (
-        ServerProcess.start(["--latency-scale", "0.02"]) as llms,
-        Installation.create(
-            kafka_bootstrap=kafka_bootstrap, database_url=migrated_url, folder=tmp_path
-        ) as installation,
-    ):
-        for name, score, price in zip(LLMS, (0.5, 0.9), (0.1, 2.0), strict=True):
-            installation.register(name, score=score, usd_per_mtok=price, base_url=llms.base_url)
-        yield Bench(installation, Store(tmp_path / "batches"), tmp_path)
 
 
 def test_every_line_comes_out_once_whoever_is_killed(bench: Bench) -> None:
