@@ -197,7 +197,14 @@ def test_readers_see_what_they_are_promised(session: Session) -> None:
     assert re.search(r"^small, 0\.\d+ USD$", session.find("uniroute send").err, flags=re.MULTILINE)
     assert len([reply for reply in replies if re.match(r"small \d\S* \S", reply)]) == 2
     assert session.find("FeedbackRow").out == "2\n"
-    assert re.search(r"default +\d+ +lagrangian +20\.0", session.find("uniroute policy list").out)
+    assert re.search(
+        r"default +\d+ +lagrangian +error_per_usd: 20\.0", session.find("uniroute policy list").out
+    )
+    planned = session.find("uniroute policy plan").out
+    assert "+ careful: kind: quality-floor, tolerance: 0.02" in planned
+    assert "Policy careful version 1 is in force." in planned
+    assert "small is the only LLM that the limits leave." in planned
+    assert re.search(r"(\d+) of \1 decisions came out the same, bit for bit\.", planned)
     assert session.find("uniroute llm remove").out == "small is retired.\n"
 
 

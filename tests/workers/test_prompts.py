@@ -39,6 +39,10 @@ def test_wishes_are_read_from_headers() -> None:
             ("uniroute-candidates", b"small, large"),
             ("uniroute-policy", b"thrifty"),
             ("uniroute-deadline", b"2030-01-31T12:00:00Z"),
+            ("uniroute-excluded", b"tiny,old"),
+            ("uniroute-capabilities", b"tools, audio"),
+            ("uniroute-languages", b"de"),
+            ("uniroute-tenant", b"acme"),
         )
     )
 
@@ -47,6 +51,10 @@ def test_wishes_are_read_from_headers() -> None:
     assert prompt.limits.max_cost_usd == 0.002
     assert prompt.limits.max_error == 0.25
     assert prompt.limits.candidates == {"small", "large"}
+    assert prompt.limits.excluded == {"tiny", "old"}
+    assert prompt.limits.capabilities == {"tools", "audio"}
+    assert prompt.limits.languages == {"de"}
+    assert prompt.tenant == "acme"
     assert prompt.policy == "thrifty"
     assert prompt.deadline is not None
     assert prompt.deadline.isoformat() == "2030-01-31T12:00:00+00:00"

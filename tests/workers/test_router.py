@@ -232,6 +232,28 @@ def test_policies_of_one_batch_do_not_mix() -> None:
     assert [read_decision(records).prompt_id for records in routed] == [f"p-{row}" for row in range(6)]
 
 
+@pytest.mark.parametrize(
+    ("headers", "removed"),
+    [
+        ((("uniroute-excluded", b"large, small"),), "large: excluded; small: excluded"),
+        ((("uniroute-capabilities", b"tools,audio"),), "large: capabilities; small: capabilities"),
+        ((("uniroute-languages", b"de"),), "large: languages; small: languages"),
+        (
+            (("uniroute-candidates", b"small"), ("uniroute-excluded", b"small")),
+            "large: candidates; small: excl",
+        ),
+        ((("uniroute-max-cost-usd", b"0.00001"),), "large: max_cost; small: max_cost"),
+        ((("uniroute-max-error", b"0.01"),), "large: max_error; small: max_error"),
+    ],
+)
+def test_each_limit_of_a_header_is_named(headers: tuple[tuple[str, bytes], ...], removed: str) -> None:
+    """With the LLMs that it removed."""
+    [reply] = route(ask(HARD, *headers))
+
+    assert read_error(reply)["code"] == "no_candidate"
+    assert removed in read_error(reply)["message"]
+
+
 def test_limits_that_leave_nothing_are_named() -> None:
     """The caller is told which limit removed which LLM; nothing is dispatched and nothing dead-lettered."""
     # ``small`` has no tools, ``large`` costs .00102.
