@@ -8,7 +8,7 @@ export UV_DEFAULT_INDEX := $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL))
 export HF_HUB_OFFLINE ?= 1
 ARGS ?=
 
-.PHONY: help setup demo test lint format bench requirements clean
+.PHONY: help setup demo chaos test lint format bench requirements clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ $(READY): deploy/requirements/bootstrap.txt deploy/requirements/dev.txt pyprojec
 
 demo: $(READY)  ## run the whole path on this machine: make demo ARGS="--prompts 500"
 	@$(BIN)/uniroute demo $(ARGS)
+
+chaos: $(READY)  ## break every part under traffic: make chaos ARGS="--prompts 500"
+	@$(BIN)/uniroute chaos $(ARGS)
 
 test: $(READY)  ## run the tests: make test ARGS="-k pool_prior"
 	@$(BIN)/pytest $(ARGS)

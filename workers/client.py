@@ -119,13 +119,15 @@ class Client:
         deadline: datetime | None = None,
         candidates: Sequence[str] = (),
         tenant: str | None = None,
+        on_failure: str | None = None,
         **body: Any,  # noqa: ANN401 (any field of OpenAI's body)
     ) -> str:
         """Produce a prompt and give its id.
 
         ``prompt`` is a text or a list of OpenAI messages; ``body`` holds any further field of an OpenAI
-        chat.completions body. The prompt is safe with Kafka once ``flush`` has returned. Raises
-        ``UsageError`` for a body that is too large for routers.
+        chat.completions body. ``on_failure`` says what becomes of a prompt that no LLM answers: ``reply`` (an
+        error reply, the default), ``dead-letter`` or ``both``. The prompt is safe with Kafka once ``flush``
+        has returned. Raises ``UsageError`` for a body that is too large for routers.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -137,6 +139,7 @@ class Client:
             messages.DEADLINE: deadline.astimezone(UTC).isoformat() if deadline else None,
             messages.CANDIDATES: ",".join(candidates) or None,
             messages.TENANT: tenant,
+            messages.ON_FAILURE: on_failure,
             messages.TRACEPARENT: f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01",
         }
         headers = tuple((name, str(value).encode()) for name, value in wishes.items() if value is not None)

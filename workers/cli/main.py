@@ -15,6 +15,7 @@ from workers.cli import console
 #: a second of imports: no other command should wait for it.
 MODULES = {
     "demo": "demo",
+    "chaos": "chaos",
     "up": "stack",
     "down": "stack",
     "status": "stack",
@@ -33,6 +34,8 @@ MODULES = {
     "db": "database",
     "embedder": "embedder",
     "evaluate": "evaluate",
+    "assign": "assign",
+    "learn": "learn",
 }
 #: Other names of the same; not listed.
 ALIASES = {"embedders": "embedder"}

@@ -458,6 +458,7 @@ def test_calls_are_listed_in_order() -> None:
         facts = [(c["prompt_id"], c["attempt"], c["fault"], c["answered"]) for c in listed]
         assert facts == [(PROMPT.prompt_id, 0, "server_error", False), (PROMPT.prompt_id, 1, None, True)]
         assert [c["llm"] for c in every] == [LLM, LLM, "sim-novice"]
+        assert [c["callers_attempt"] for c in every] == [None, None, None]
         assert 0 <= every[0]["at_s"] <= every[1]["at_s"] <= every[2]["at_s"]
 
     run(test)

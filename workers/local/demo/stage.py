@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -31,6 +32,7 @@ from workers.local.demo.tuning import tune_error_per_usd
 from workers.local.ports import choose_ports
 from workers.local.processes import Command, Service, ServiceError
 from workers.local.simulated.answers import AnswerSource, Prompt
+from workers.local.simulated.faults import Scenario
 from workers.local.stack import LocalStack
 from workers.onboarding import KnownErrors, fit_map, onboard
 from workers.policies import DEFAULT_POLICY
@@ -212,6 +214,14 @@ class Stage:
         with urllib.request.urlopen(address, timeout=30) as response:  # noqa: S310 (our own loopback address)
             calls: list[dict[str, Any]] = json.load(response)["calls"]
         return calls
+
+    def set_faults(self, scenario: Scenario) -> None:
+        """Replace what goes wrong with calls to the simulated LLMs; the scenario's clock starts anew."""
+        request = urllib.request.Request(  # noqa: S310 (our own loopback address)
+            f"{self._llm_url.removesuffix('/v1')}/faults", data=msgspec.json.encode(scenario), method="PUT"
+        )
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 (as above)
+            pass
 
     def _launch_llms(self) -> Service:
         """Start the server of the simulated LLMs without waiting for it."""

@@ -1,0 +1,86 @@
+"""The endurance run: how it counts, and that nothing is lost while everything is broken once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.local.chaos.accounts import Ends, count_repeated
+
+KEYS = {
+    "prompts": int,
+    "replies": int,
+    "dead_letters": int,
+    "lost": int,
+    "duplicate_replies": int,
+    "repeated_calls": int,
+    "repeated_calls_seen_by_llms": int,
+    "crashes_not_caused": int,
+    "seconds": float,
+    "events": list,
+}
+
+
+def call(prompt_id: str, llm: str, attempt: int | None) -> dict[str, Any]:
+    """One call as the simulated LLMs list it."""
+    return {"prompt_id": prompt_id, "llm": llm, "callers_attempt": attempt}
+
+
+def test_a_call_made_again_is_a_second_first_try() -> None:
+    """Retries are second tries; another LLM, and a caller that does not count, begin nothing anew."""
+    calls = [
+        call("a", "x", 1),
+        call("a", "x", 2),
+        call("a", "x", 1),
+        call("a", "x", 1),
+        call("a", "y", 1),
+        call("b", "x", 1),
+        call("b", "x", None),
+    ]
+
+    assert count_repeated(calls) == 2
+
+
+def test_every_prompt_has_one_end() -> None:
+    """One reply or one dead letter; neither is lost, both or two are duplicates."""
+    ends = Ends(
+        replies=Counter({"once": 1, "twice": 2, "both": 1}),
+        dead_letters=Counter({"letter": 1, "both": 1}),
+        repeated_calls=0,
+    )
+    ids = ("once", "twice", "both", "letter", "neither")
+
+    assert ends.count_lost(ids) == 1
+    assert ends.count_duplicates(ids) == 2
+
+
+@pytest.mark.stack
+@pytest.mark.model
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_while_everything_breaks(tmp_path: Path) -> None:
+    """Workers killed and frozen, the broker killed, Postgres away, an LLM failing: one end for each prompt."""
+    report = tmp_path / "chaos.json"
+    arguments = ["chaos", "--prompts", "200", "--away", "3", "--report", str(report)]
+
+    done = subprocess.run(  # noqa: S603  # this interpreter and this package
+        [sys.executable, "-m", "workers", *arguments],
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert {name: type(found[name]) for name in KEYS} == KEYS
+    assert found["replies"] + found["dead_letters"] == found["prompts"] == 200
+    assert (found["lost"], found["duplicate_replies"], found["crashes_not_caused"]) == (0, 0, 0)
+    assert found["repeated_calls"] >= found["repeated_calls_seen_by_llms"]
+    assert len(found["events"]) == 8
+    assert all(event["recovered_in_s"] is not None for event in found["events"])

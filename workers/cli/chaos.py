@@ -1,0 +1,74 @@
+"""``uniroute chaos``: break every part of an installation under traffic, and count how prompts end."""
+
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from workers.errors import UsageError
+
+command = typer.Typer()
+
+_INTERRUPTED = 130
+
+
+@command.command("chaos")
+def chaos(
+    *,
+    prompts: Annotated[int, typer.Option(min=100, help="Prompts to send.")] = 5_000,
+    seed: Annotated[int, typer.Option(help="Of the tasks and of the simulated answers.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at any time.")] = 96,
+    faults: Annotated[
+        Path | None,
+        typer.Option(help="A fault scenario for the simulated LLMs; every kind, rarely, where not given."),
+    ] = None,
+    away: Annotated[float, typer.Option(min=1.0, help="Seconds for which Postgres is away.")] = 30.0,
+    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+) -> None:
+    """Kill and freeze workers, kill the broker, take Postgres away, fail LLMs: no prompt may be lost."""
+    try:
+        from workers.local.chaos.display import Display, show_report  # only with the extra
+        from workers.local.chaos.options import Options
+        from workers.local.chaos.run import run_chaos
+    except ImportError as error:
+        raise UsageError(
+            f"the endurance run needs {error.name}: pip install 'uniroute[local,export,openvino]'"
+        ) from error
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
+    console = Console()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = Options(prompts=prompts, seed=seed, concurrency=concurrency, away_s=away)
+    if faults is not None:
+        options = replace(options, faults=faults)
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"[dim]{time.monotonic() - begun:5.1f} s[/dim]  ", end="")
+        console.print(what, markup=False)
+
+    try:
+        with Display(console, prompts) as display:
+            figures = run_chaos(options, say=say, show=display.update)
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started has ended.")
+        raise typer.Exit(_INTERRUPTED) from None
+    show_report(console, figures)
+    if report is not None:
+        report.write_text(json.dumps(figures, indent=2) + "\n")
+    if figures["lost"] or figures["duplicate_replies"] or figures["crashes_not_caused"]:
+        console.print("[red]A prompt was lost or ended twice, or a worker died by itself.[/red]")
+        raise typer.Exit(1)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM end the run as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
