@@ -79,6 +79,15 @@ def router() -> dict[str, Any]:
         return dict(bench_router.run(Path(folder)))
 
 
+def executor() -> dict[str, Any]:
+    """The executor beside a bare openai client."""
+    from benchmarks import bench_executor
+
+    with _stack() as stack:
+        stack.kafka.start()
+        return dict(bench_executor.run(stack.kafka.bootstrap))
+
+
 @contextmanager
 def _stack() -> Iterator[LocalStack]:
     with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
@@ -91,7 +100,7 @@ def _stack() -> Iterator[LocalStack]:
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     benchmark.__name__: benchmark
-    for benchmark in (routing, assignment, transactions, storage, embedding, router)
+    for benchmark in (routing, assignment, transactions, storage, embedding, router, executor)
 }
 
 if __name__ == "__main__":

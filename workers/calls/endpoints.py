@@ -3,9 +3,11 @@
 import asyncio
 import zlib
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import httpx2
 import msgspec
 import openai
@@ -17,8 +19,16 @@ from workers.calls.pressure import read_pressure
 from workers.calls.usage import Usage
 
 
+class _Said(msgspec.Struct):
+    """A choice's message; what it holds is the caller's to read."""
+
+
+class _Choice(msgspec.Struct):
+    message: _Said
+
+
 class _Completion(msgspec.Struct):
-    choices: list[msgspec.Raw]
+    choices: list[_Choice]
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -99,8 +109,10 @@ class EndpointCaller:
             raise CallError("timeout", "the endpoint did not answer in time") from error
         except openai.OpenAIError as error:
             raise classify(error, secret=client.api_key if endpoint.api_key_ref else "") from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError) as error:
             raise CallError("connection", f"the connection broke off: {type(error).__name__}") from error
+        except Exception as error:  # the libraries' errors at hostile answers are no closed set
+            raise CallError("bad_response", f"the answer cannot be read: {type(error).__name__}") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -115,8 +127,12 @@ class EndpointCaller:
                 api_key=resolve_key(endpoint.api_key_ref),
                 max_retries=0,
                 timeout=self._timeout_s,
-                http_client=openai.DefaultAsyncHttpxClient(
-                    limits=self._limits, event_hooks={"response": [bound_body]}
+                # A quarter of the CPU of the default one, whose pool looks at every connection for each call.
+                http_client=openai.DefaultAioHttpClient(
+                    limits=self._limits,
+                    event_hooks={"response": [bound_body]},
+                    follow_redirects=False,  # nobody else is shown a prompt or a key
+                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 ),
             )
         return self._clients[key]
@@ -133,6 +149,7 @@ def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
 
 def _read_answer(content: bytes, *, pressure_s: float) -> Answer:
     try:
+        msgspec.json.decode(content)  # a typed decoder skips other fields unread, bad UTF-8 included
         completion = msgspec.json.decode(content, type=_Completion)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CallError("bad_response", f"the answer is no chat completion: {error}") from error

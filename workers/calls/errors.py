@@ -1,5 +1,6 @@
 """What can go wrong with a call to an LLM, in nine classes."""
 
+import aiohttp
 import openai
 
 from workers.calls.usage import Usage
@@ -14,6 +15,7 @@ _BY_CODE = {
     "content_filter": "content_policy",
     "content_policy_violation": "content_policy",
 }
+_CLIENT_ERROR = 400
 _SERVER_ERROR = 500
 
 
@@ -49,7 +51,7 @@ class CallError(WorkersError):
 
 def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:
     """Give the class of an error of the openai client; ``secret`` does not appear in its sentence."""
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) and not _was_disconnected(error):
         return CallError("timeout", "the endpoint did not answer in time")
     if isinstance(error, openai.APIStatusError):
         return _classify_status(error, secret)
@@ -59,11 +61,19 @@ def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:
     return CallError("bad_response", f"the endpoint's answer could not be read: {type(error).__name__}")
 
 
+def _was_disconnected(error: openai.APITimeoutError) -> bool:
+    """Whether a timeout is none: httpx's adapter to aiohttp calls every broken connection so."""
+    cause = error.__cause__.__cause__ if error.__cause__ is not None else None
+    return isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(cause, TimeoutError)
+
+
 def _classify_status(error: openai.APIStatusError, secret: str) -> CallError:
     status = error.status_code
     error_class = _BY_STATUS.get(status) or _BY_CODE.get(str(error.code))
     if error_class is None:
         error_class = "server" if status >= _SERVER_ERROR else "bad_request"
+        if status < _CLIENT_ERROR:  # a redirect, which is not followed: the address is registered wrongly
+            error_class = "bad_response"
     if error_class == "auth":  # the endpoint's own words may quote a part of the key
         return CallError("auth", f"the endpoint answered {status}: check the key the LLM is registered with")
     sentence = f"the endpoint answered {status}: {_hide(error.message, secret)[:300]}"

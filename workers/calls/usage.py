@@ -18,13 +18,16 @@ class Usage(msgspec.Struct, frozen=True):
 
     prompt_tokens: Count
     completion_tokens: Count
-    prompt_tokens_details: PromptDetails | None = None
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def cached_tokens(self) -> int:
-        """Those of the prompt that the provider had in its cache; 0 where it does not say."""
-        told = 0 if self.prompt_tokens_details is None else self.prompt_tokens_details.cached_tokens or 0
-        return min(told, self.prompt_tokens)
+        """Those of the prompt that the provider had in its cache; 0 where it does not say readably."""
+        try:
+            details = msgspec.json.decode(self.prompt_tokens_details, type=PromptDetails | None)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return 0
+        return 0 if details is None else min(details.cached_tokens or 0, self.prompt_tokens)
 
     @property
     def total(self) -> int:
