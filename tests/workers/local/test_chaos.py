@@ -63,7 +63,7 @@ def test_every_prompt_has_one_end() -> None:
 @pytest.mark.model
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_while_everything_breaks(tmp_path: Path) -> None:
-    """Workers killed and frozen, the broker killed, Postgres away, an LLM failing: one end for each prompt."""
+    """Workers killed and frozen, the broker killed, Postgres away, an LLM failing: one end per prompt."""
     report = tmp_path / "chaos.json"
     arguments = ["chaos", "--prompts", "200", "--away", "3", "--report", str(report)]
 
