@@ -107,7 +107,7 @@ def plan(
     """Decide the last prompts again as if FILE were in force, and show what would move."""
     from workers.cli.plans import describe_changes, print_plan
     from workers.policies import load_policy_bodies
-    from workers.replay import complete_presets, hash_plan, plan_from_now, read_decisions
+    from workers.replay import complete_presets, hash_plan, name_of, plan_from_now, read_decisions
 
     settings, declared = read_settings(), load_policy_bodies(file)
     records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
@@ -122,6 +122,8 @@ def plan(
         print_json({"hash": name, "changes": changes, **found.as_json()})
         return
     typer.echo("\n".join(changes) if changes else "  no policy would change")
+    for unasked in sorted(bodies.keys() - {name_of(record.policy) for record in records}):
+        typer.echo(f"  none of these decisions was made by {unasked}")
     typer.echo()
     print_plan(found)
     window = "".join(f" {option} {value}" for option, value in (("--from", since), ("--to", until)) if value)

@@ -3,7 +3,7 @@
 from workers.replay.again import Change, Replay, replay
 from workers.replay.applying import STALE, apply_policies, complete_presets, hash_plan, roll_back
 from workers.replay.logged import read_decisions
-from workers.replay.plans import Move, Plan, plan_from_log, plan_from_now
+from workers.replay.plans import Move, Plan, name_of, plan_from_log, plan_from_now
 
 __all__ = [
     "STALE",
@@ -14,6 +14,7 @@ __all__ = [
     "apply_policies",
     "complete_presets",
     "hash_plan",
+    "name_of",
     "plan_from_log",
     "plan_from_now",
     "read_decisions",

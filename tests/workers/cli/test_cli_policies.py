@@ -123,6 +123,7 @@ def test_policies_are_planned_applied_and_rolled_back(
         "  ~ default: error_per_usd: 20.0 -> 1000.0",
     ]
     assert "40 of 40 decisions would go to another LLM." in text
+    assert "none of these decisions was made by canary" in text
     assert f"--plan {plan['hash']}" in text
     assert again["decisions"] == 41
     assert applied == {"default": 2, "canary": 1}
