@@ -139,7 +139,7 @@ def require_support(log: LoggedDecisions, policy: Matrix) -> None:
 
 
 def _around(terms: Vector, effective: float, confidence: float) -> Estimate:
-    """Give the mean of the terms with Student's t interval, unbounded where one decision has all the weight."""
+    """Give the mean of the terms with Student's t interval; unbounded if one has all the weight."""
     value = float(terms.mean())
     freedom = effective - 1
     if freedom <= 0:

@@ -16,7 +16,9 @@ from routing.learning.drift import (
     DriftState,
     MixReport,
     MixRule,
+    Watch,
     compare_mix,
+    follow_llm,
     watch_errors,
 )
 from routing.learning.onboarding import (
@@ -47,6 +49,7 @@ __all__ = [
     "SourceTrust",
     "StoppingRule",
     "TrustRule",
+    "Watch",
     "cap_masses",
     "cautious_rates",
     "combine_counts",
@@ -54,6 +57,7 @@ __all__ = [
     "deal_probes",
     "estimate_trust",
     "expected_losses",
+    "follow_llm",
     "spread_lambdas",
     "watch_errors",
 ]

@@ -1,6 +1,6 @@
 """Noticing that an LLM, or the mix of prompts, is no longer what it was."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,14 +29,27 @@ class DriftRule:
     #: Change of an LLM's overall error that should be noticed soon.
     jump: float = 0.2
     #: Feedbacks of an LLM, on average, between two false alarms of each kind.
-    feedbacks_per_false_worse: float = 14_000.0
-    feedbacks_per_false_better: float = 100_000.0
+    feedbacks_per_false_worse: float = 12_500.0
+    feedbacks_per_false_better: float = 50_000.0
+    #: The same of an LLM that is known to have got worse: to look at it again in vain costs little.
+    feedbacks_per_false_return: float = 1_000.0
+    #: Feedbacks after which an LLM that got better is steady again.
+    settling: int = 150
 
     def __post_init__(self) -> None:
         if not 0 < self.jump < 1:
             raise InvalidInputError("jump", f"must be in (0, 1), not {self.jump!r}")
-        if not min(self.feedbacks_per_false_worse, self.feedbacks_per_false_better) >= 1:
-            raise InvalidInputError("feedbacks_per_false_worse", "must be at least 1")
+        if (
+            not min(
+                self.feedbacks_per_false_worse,
+                self.feedbacks_per_false_better,
+                self.feedbacks_per_false_return,
+            )
+            >= 1
+        ):
+            raise InvalidInputError(
+                "feedbacks_per_false_worse", "and those of other alarms must be at least 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +82,10 @@ def watch_errors(
 
     Parameters: ``errors`` (n,) observed and ``predicted`` (n,) before each was seen, in [0, 1]; ``level`` the
     LLM's overall predicted error. *Worse* means that a share of what the LLM gets right fails, so that its
-    level rises by ``jump``; *better* that a share of what it gets wrong succeeds. With predictions made from
-    all earlier feedback, these are likelihood ratios of what is seen, learning included. After an alarm the
-    rest of the rows is not read: start anew with ``DriftState()``.
+    level rises by ``jump``; *better* that a share of what it gets wrong succeeds. Predict from all earlier
+    feedback since the last alarm, nothing forgotten: then these are likelihood ratios of what is seen,
+    learning included, and the longer the LLM is watched the better they tell. After an alarm the rest of the
+    rows is not read: start anew with ``DriftState()``.
 
     A CUSUM with threshold h runs (exp(b) - 1 - b) / I feedbacks to a false alarm, b = h + 1.166 sqrt(2 I), I
     the mean information of a feedback; h follows from the rule. Sources: Page 1954; Siegmund 1985 (the
@@ -109,6 +123,49 @@ def watch_errors(
     if not alarms.size:
         return state, None
     return state, Alarm(row=last, change="worse" if too_bad[last] else "better")
+
+
+Standing = Literal["steady", "worse", "returning"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """How one LLM stands.
+
+    *worse* after an alarm for the worse, *returning* after one for the better, *steady* again once
+    ``rule.settling`` feedbacks have come without another. While it is not steady its old counts say little
+    and routes may avoid it, so it needs probes to be seen at all.
+    """
+
+    state: DriftState = field(default_factory=DriftState)
+    standing: Standing = "steady"
+    #: Feedbacks still to come while *returning*.
+    remaining: int = 0
+
+    @property
+    def wants_probes(self) -> bool:
+        """Whether the LLM should be asked beside the replies, so that its recovery can be seen."""
+        return self.standing != "steady"
+
+
+def follow_llm(
+    rule: DriftRule, watch: Watch, errors: ArrayLike, predicted: ArrayLike, *, level: float
+) -> tuple[Watch, Alarm | None]:
+    """Take in feedback as ``watch_errors`` does, and say how the LLM stands after it.
+
+    After an alarm the caller shrinks the LLM's counts, which describe what it was.
+    """
+    if watch.standing == "worse":
+        rule = replace(rule, feedbacks_per_false_better=rule.feedbacks_per_false_return)
+    state, alarm = watch_errors(rule, watch.state, errors, predicted, level=level)
+    if alarm is not None:
+        settling = rule.settling if alarm.change == "better" else 0
+        standing: Standing = "returning" if alarm.change == "better" else "worse"
+        return Watch(standing=standing, remaining=settling), alarm
+    if watch.standing != "returning":
+        return replace(watch, state=state), None
+    remaining = max(0, watch.remaining - np.size(predicted))
+    return Watch(state=state, standing="returning" if remaining else "steady", remaining=remaining), None
 
 
 def _walk(start: float, information: float, e: Vector, q: Vector, other: Vector) -> tuple[Vector, Vector]:

@@ -24,7 +24,7 @@ class StoppingRule:
     """
 
     #: Error, averaged over prompts and budgets, that a label must be expected to save.
-    label_value: float = 1.4e-4
+    label_value: float = 1.5e-4
     #: Labels before the rule is asked, and at most.
     fewest: int = 20
     most: int = 400

@@ -73,9 +73,9 @@ def estimate_trust(
 
     Parameters: ``counts`` per source, unweighted, of one map; ``weights`` per source, of its kind;
     ``n_groups`` the cells of the map's first resolution, whose rows are compared. ``anchors`` are never
-    doubted: labels of our own. The source that is furthest off is flagged first and then left out of what the others are held against;
-    so a liar discredits itself before it discredits those it contradicts. Among sources of equal weight that
-    works while the liars are the fewer. A source that nothing can be held against keeps trust 1.
+    doubted: labels of our own. The source that is furthest off is flagged first and then left out of what the
+    others are held against; so a liar discredits itself before those it contradicts. Among sources of equal
+    weight that works while the liars are the fewer. A source that nothing can be held against keeps trust 1.
     """
     rule = rule or TrustRule()
     believed = {name: weights[name] for name in sorted(counts)}
@@ -151,7 +151,8 @@ def _cap_one(masses: Vector, caps: Vector) -> Vector:
             total = float(ratio[order[capped - 1]])
             break
         total = float(masses[order[capped:]].sum()) / room
-    return np.minimum(masses, shares * total)
+    kept: Vector = np.minimum(masses, shares * total)
+    return kept
 
 
 def _judge(
