@@ -79,6 +79,11 @@ class Topics:
         return f"{self.prefix}cancels"
 
     @property
+    def handled(self) -> str:
+        """Which dead letters were redriven or dropped: keys are their ids; compacted, one partition."""
+        return f"{self.prefix}dlq-handled"
+
+    @property
     def dispatch_pattern(self) -> str:
         """A regular expression that matches every LLM's dispatch topics and nothing else."""
         return f"^{re.escape(self.prefix)}({'|'.join(LANES.values())})\\..+"

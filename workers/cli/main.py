@@ -31,6 +31,7 @@ MODULES = {
     "tenant": "tenants",
     "replay": "replay",
     "topics": "topics",
+    "dlq": "dlq",
     "db": "database",
     "embedder": "embedder",
     "evaluate": "evaluate",

@@ -1,0 +1,127 @@
+"""Dead letters are redriven once, where they came from or decided anew, and listed no more."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from exactly_once import CommittedReader, create_topics
+from kafka import KafkaProducer
+from typer.testing import CliRunner
+
+from workers.cli.main import command
+from workers.dead_letters import Filter, handle_letters, read_letters
+from workers.messages import Message
+from workers.settings import Settings
+from workers.topics import Topics
+from workers.transactions.dead_letters import dead_letter
+
+pytestmark = pytest.mark.stack
+
+CALLS = json.dumps([["a", "server", 0.5, None, None, None], ["a", "bad_response", 1.0, 10, 20, 0.25]])
+HEADERS = {
+    "uniroute-llm": "a",
+    "uniroute-decision-id": "token",
+    "uniroute-policy": "cheap@3",
+    "uniroute-reply-to": "uniroute.replies.app",
+    "uniroute-max-cost-usd": "1.0",
+    "uniroute-excluded": "z",
+    "uniroute-calls": CALLS,
+    "ce_type": "uniroute.dispatch",
+}
+
+
+@pytest.fixture
+def settings(kafka_bootstrap: str) -> Settings:
+    """An installation with an LLM and three dead letters of it: p-0, p-1 and p-2."""
+    made = Settings(kafka_bootstrap=kafka_bootstrap, topic_prefix=f"{uuid.uuid4().hex[:8]}.")
+    topics = Topics(made.topic_prefix)
+    names = [topics.prompts, topics.dispatch("a"), topics.dead_letters(topics.dispatch("a")), topics.handled]
+    create_topics(kafka_bootstrap, {name: {} for name in names}, partitions=1)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    for number, error_class in enumerate(["server", "server", "timeout"]):
+        letter = dead_letter(
+            message(f"p-{number}", made, HEADERS),
+            error_class=error_class,
+            sentence="no",
+            attempts=2,
+            topic_prefix=made.topic_prefix,
+        )
+        producer.send(letter.topic, key=letter.key, value=letter.value, headers=list(letter.headers))
+    producer.close()
+    return made
+
+
+def message(key: str, settings: Settings, headers: Mapping[str, str]) -> Message:
+    """A dispatch."""
+    return Message(
+        topic=Topics(settings.topic_prefix).dispatch("a"),
+        partition=0,
+        offset=7,
+        timestamp_ms=0,
+        key=key.encode(),
+        value=b'{"model": "auto"}',
+        headers=tuple((name, value.encode()) for name, value in headers.items()),
+    )
+
+
+def committed(settings: Settings, topic: str) -> list[tuple[bytes, bytes, dict[str, str]]]:
+    """Key, value and headers of what a topic holds."""
+    with CommittedReader(settings.kafka_bootstrap, [topic]) as reader:
+        reader.read_to_end()
+        return [
+            (one.key, one.value, {name: value.decode() for name, value in one.headers})
+            for one in reader.records
+        ]
+
+
+def test_a_dead_letter_is_redriven_once(settings: Settings) -> None:
+    """It goes where it came from, as it was, under its id; asked again, nothing happens."""
+    wanted = Filter(ids=frozenset(["dispatch.a@0:0"]))
+    first, _ = handle_letters(settings, wanted, "redriven")
+    second, _ = handle_letters(settings, wanted, "redriven")
+    [(key, value, headers)] = committed(settings, Topics(settings.topic_prefix).dispatch("a"))
+
+    assert ([one.message.key for one in first], second) == ([b"p-0"], [])
+    assert (key, value, headers) == (b"p-0", b'{"model": "auto"}', HEADERS)
+    assert [one.message.key for one in read_letters(settings, Filter())] == [b"p-1", b"p-2"]
+
+
+def test_a_dead_letter_is_decided_anew(settings: Settings) -> None:
+    """Without the LLM that failed, by the same policy, with what is left: 1 USD less 0.25."""
+    handle_letters(settings, Filter(error_class="timeout"), "redriven", reroute=True)
+    [(key, _, headers)] = committed(settings, Topics(settings.topic_prefix).prompts)
+
+    assert key == b"p-2"
+    assert headers == {
+        "uniroute-reply-to": "uniroute.replies.app",
+        "uniroute-policy": "cheap",
+        "uniroute-excluded": "a,z",
+        "uniroute-max-cost-usd": "0.75",
+    }
+
+
+def test_dead_letters_are_chosen_by_class_llm_and_time(settings: Settings) -> None:
+    """Filters narrow; a time in the future leaves nothing."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+
+    assert len(read_letters(settings, Filter(error_class="server"))) == 2
+    assert len(read_letters(settings, Filter(llm="a", until=later))) == 3
+    assert read_letters(settings, Filter(llm="b")) == []
+    assert read_letters(settings, Filter(since=later)) == []
+
+
+def test_the_command_lists_shows_and_drops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped is listed no more; nothing is handled without saying which."""
+    monkeypatch.setenv("UNIROUTE_KAFKA_BOOTSTRAP", settings.kafka_bootstrap)
+    monkeypatch.setenv("UNIROUTE_TOPIC_PREFIX", settings.topic_prefix)
+    run = CliRunner()
+    shown = json.loads(run.invoke(command, ["dlq", "show", "dispatch.a@0:1"]).stdout)
+    dropped = run.invoke(command, ["dlq", "drop", "--class", "server", "--json"])
+    listed = json.loads(run.invoke(command, ["dlq", "list", "--json"]).stdout)
+
+    assert (shown["prompt_id"], shown["spent_usd"], shown["failed"]) == ("p-1", 0.25, ["a"])
+    assert json.loads(dropped.stdout)["dropped"] == ["dispatch.a@0:0", "dispatch.a@0:1"]
+    assert [one["prompt_id"] for one in listed] == ["p-2"]
+    assert run.invoke(command, ["dlq", "redrive"]).exit_code != 0
