@@ -20,8 +20,10 @@ class Bill:
     started: datetime
     calls: list[CallFact] = field(default_factory=list)
     price_version: int = 0
-    #: Times that calling was begun before, in lives that ended before they could answer.
+    #: Times that calling was begun before, in lives that ended before they could answer: this LLM, and those
+    #: that the dispatch was handed on by.
     repeated_calls: int = 0
+    repeated_earlier: int = 0
     #: ``ok``, or the class of the error reply.
     outcome: str = "ok"
     #: Where an answer came from that may be kept; empty where the prompt asked for none of it.
@@ -35,6 +37,11 @@ class Bill:
     def attempts(self) -> int:
         """Calls made, at this LLM and at those before it."""
         return len(self.calls)
+
+    @property
+    def all_repeated(self) -> int:
+        """Times that calling was begun before, at this LLM and at those before it."""
+        return self.repeated_calls + self.repeated_earlier
 
     @property
     def cost_usd(self) -> float | None:

@@ -94,7 +94,11 @@ class Executor:
         ``bad_header`` for a dispatch that cannot be read, ``unknown_topic`` where its reply has no topic.
         """
         dispatch = read_dispatch(message, self._settings)
-        bill = Bill(started=self._now(), calls=list(dispatch.earlier_calls))
+        bill = Bill(
+            started=self._now(),
+            calls=list(dispatch.earlier_calls),
+            repeated_earlier=dispatch.earlier_repeated,
+        )
         try:
             with self._cancels.watch(dispatch.prompt_id):
                 value = await self._answer_once(dispatch, bill, start)

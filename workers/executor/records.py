@@ -25,7 +25,15 @@ _CARRIED = (
     messages.TRACEPARENT,
 )
 #: What is not taken over where a dispatch is handed on.
-_REPLACED = (messages.LLM, messages.FALLBACKS, messages.CALLS, messages.FALLBACK_FROM)
+_REPLACED = (
+    messages.LLM,
+    messages.FALLBACKS,
+    messages.CALLS,
+    messages.REPEATED_CALLS,
+    messages.FALLBACK_FROM,
+)
+#: What a dead letter says anew of what was tried.
+_RETOLD = (messages.CALLS, messages.REPEATED_CALLS)
 _SOURCE = "/executor"
 
 _encoder = msgspec.json.Encoder()
@@ -89,6 +97,7 @@ def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
         (messages.FALLBACKS, ",".join(rest).encode()),
         (messages.FALLBACK_FROM, (dispatch.fallback_from or dispatch.llm).encode()),
         (messages.CALLS, encode_calls(bill.calls)),
+        *_repeated(bill),
     )
     return Record(
         topic=topics.dispatch(following, dispatch.lane),
@@ -108,12 +117,12 @@ def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bi
         topic_prefix=topics.prefix,
         disposition="exhausted",
     )
-    kept = tuple(header for header in letter.headers if header[0] != messages.CALLS)
+    kept = tuple(header for header in letter.headers if header[0] not in _RETOLD)
     return Record(
         topic=letter.topic,
         key=letter.key,
         value=letter.value,
-        headers=(*kept, (messages.CALLS, encode_calls(bill.calls))),
+        headers=(*kept, (messages.CALLS, encode_calls(bill.calls)), *_repeated(bill)),
     )
 
 
@@ -126,10 +135,14 @@ def _facts(bill: Bill) -> Headers:
     facts: list[tuple[str, bytes]] = [(messages.ATTEMPT, str(bill.attempts).encode())]
     if bill.calls:
         facts.append((messages.CALLS, encode_calls(bill.calls)))
-    if bill.repeated_calls:
-        facts.append((messages.REPEATED_CALLS, str(bill.repeated_calls).encode()))
+    facts += _repeated(bill)
     if bill.cache:
         facts.append((messages.CACHE, bill.cache.encode()))
     if bill.cost_usd is not None:
         facts.append((messages.COST_USD, repr(bill.cost_usd).encode()))
     return tuple(facts)
+
+
+def _repeated(bill: Bill) -> Headers:
+    again = bill.all_repeated
+    return ((messages.REPEATED_CALLS, str(again).encode()),) if again else ()

@@ -65,6 +65,19 @@ def test_a_prompt_is_handed_on_to_its_first_fallback() -> None:
     assert [call.outcome for call in read.earlier_calls] == ["server"] * 3
 
 
+def test_calls_made_again_are_counted_across_fallbacks_and_on_dead_letters() -> None:
+    """Twice at the first LLM and twice at its fallback are four, also where no LLM answers."""
+    bench = Bench({"a": always(SERVER), "b": always(answer())}, earlier=2)
+    [[handed]] = bench.handle(dispatch(fallbacks="b"))
+    [[reply, _]] = bench.handle(as_message(handed))
+    [[letter, _]] = Bench({"b": always(SERVER)}, earlier=2).handle(
+        as_message(bench.handle(dispatch(fallbacks="b", on_failure="dead-letter"))[0][0])
+    )
+
+    assert headers_of(reply)["repeated-calls"] == "4"
+    assert dict(letter.headers)["uniroute-repeated-calls"] == b"4"
+
+
 def test_a_fallbacks_reply_says_so() -> None:
     """The LLM that answered, the one that was chosen, all calls and their cost; and no decision to credit."""
     bench = Bench({"a": always(CallError("auth", "no")), "b": always(answer())})
