@@ -64,6 +64,15 @@ def storage() -> dict[str, Any]:
         return dict(bench_storage.run(stack.postgres.create_database("bench")))
 
 
+def books() -> dict[str, Any]:
+    """Usage into Postgres, and grants out of it."""
+    from benchmarks import bench_books
+
+    with _stack() as stack:
+        stack.postgres.start()
+        return dict(bench_books.run(stack.postgres.create_database("bench")))
+
+
 def embedding() -> dict[str, Any]:
     """The embedder's back ends on the same prompts."""
     from benchmarks import bench_embedding
@@ -100,7 +109,7 @@ def _stack() -> Iterator[LocalStack]:
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     benchmark.__name__: benchmark
-    for benchmark in (routing, assignment, transactions, storage, embedding, router, executor)
+    for benchmark in (routing, assignment, transactions, storage, books, embedding, router, executor)
 }
 
 if __name__ == "__main__":
