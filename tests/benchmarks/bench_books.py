@@ -37,9 +37,10 @@ def run(database_url: str, n_replies: int = N_REPLIES) -> dict[str, float]:
     """Give rates and latencies on an empty database: 20 LLMs, 155 cells in 5 resolutions, batches of 1,000.
 
     ``replies_per_second``: usage of a tenant without a budget, decoded, verified, booked and learned from by
-    one learner, which takes ``learner_cpu_us`` for each; ``..._reserved``: with a reservation each, for a tenant with one; ``..._two_learners``: that
-    by two at once. ``refit_lengths_ms``: both models fitted and published. ``grant_ms``: what a router waits
-    when a grant is used up, alone, and with eight routers asking all the time.
+    one learner, which takes ``learner_cpu_us`` for each; ``..._reserved``: with a reservation each, for a
+    tenant with a budget; ``..._two_learners``: that by two at once. ``refit_lengths_ms``: both models fitted
+    and published. ``grant_ms``: what a router waits when a grant is used up, alone, and with eight routers
+    asking all the time.
     """
     migrate.upgrade(database_url)
     engine = make_engine(database_url, pool_size=10)
