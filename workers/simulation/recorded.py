@@ -156,6 +156,7 @@ def learn_from(recorded: OutcomeSet, *, embed: Embed, seed: int = 0) -> Recorded
             fingerprint=fingerprint,
             seed=seed,
         )
+    sizes = fitted.sizes  # fewer where prompts coincide
     placement = fitted.place(embeddings)
     scores, costs = recorded.scores[kept], recorded.costs_usd[kept]
     llms, input_tokens, output_tokens = _price(recorded, kept, train)
