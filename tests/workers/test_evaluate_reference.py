@@ -62,7 +62,7 @@ def test_levels_and_differences_are_those_of_the_reference(findings: Findings) -
 
 
 def test_the_default_gains_what_is_promised(findings: Findings) -> None:
-    """Enough on raw UniRoute, both its intervals above 0; no less than soft-shrunk, more where labels are few."""
+    """Enough on raw UniRoute, both intervals above 0; no less than soft-shrunk, more where labels are few."""
     for evaluation in findings.evaluations:
         default, soft = evaluation.methods["default"], evaluation.methods["soft-shrunk"]
 
