@@ -77,6 +77,7 @@ def test_a_prompt_is_what_routers_read(client: Client, settings: Settings) -> No
         max_error=0.25,
         deadline=datetime(2030, 1, 31, 12, tzinfo=UTC),
         candidates=["small", "large"],
+        tenant="acme",
         max_tokens=50,
         metadata={"team": "a"},
     )
@@ -86,7 +87,8 @@ def test_a_prompt_is_what_routers_read(client: Client, settings: Settings) -> No
     prompt = read_prompt(as_message(record), settings)
 
     assert (prompt.prompt_id, prompt.reply_to) == (prompt_id, client.reply_topic)
-    assert (prompt.policy, prompt.request.prompt_text) == ("thrifty", "What is 7 * 6?")
+    assert (prompt.policy, prompt.tenant) == ("thrifty", "acme")
+    assert prompt.request.prompt_text == "What is 7 * 6?"
     assert (prompt.limits.max_cost_usd, prompt.limits.max_error) == (0.002, 0.25)
     assert prompt.limits.candidates == {"small", "large"}
     assert prompt.limits.max_output_tokens == 50
