@@ -41,8 +41,6 @@ class Dispatch:
     fallbacks: tuple[str, ...]
     #: Calls that were made for it before it was handed on to this LLM.
     earlier_calls: tuple[CallFact, ...]
-    #: Times that calling those LLMs was begun anew after a crash.
-    repeated_calls: int
     #: Times that these were begun again after a crash.
     earlier_repeated: int
     #: The LLM that the decision chose, where that is another.
@@ -96,8 +94,7 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         budget_usd=messages.number_header(message, messages.MAX_COST_USD),
         fallbacks=tuple(name for part in fallbacks.split(",") if (name := part.strip())),
         earlier_calls=_read_facts(message),
-        repeated_calls=int(messages.number_header(message, messages.REPEATED_CALLS, most=1e6) or 0),
-        earlier_repeated=int(messages.number_header(message, messages.REPEATED_CALLS) or 0),
+        earlier_repeated=int(messages.number_header(message, messages.REPEATED_CALLS, most=1e6) or 0),
         fallback_from=message.text_header(messages.FALLBACK_FROM) or "",
         on_failure=_read_choice(message),
         cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,

@@ -198,8 +198,7 @@ class Executor:
                     raise _GaveUp(gate.cause, str(GateClosedError(gate.cause))) from None
                 continue  # a long backlog, or the deadline
             try:
-                earlier = await start(dispatch.reply_to, self._topics.usage)
-                bill.repeated_calls = dispatch.repeated_calls + earlier
+                bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
                 self._left_s(dispatch)
             except BaseException:
                 gate.abandon(admission)

@@ -131,12 +131,6 @@ def encode_calls(calls: Sequence[CallFact]) -> bytes:
     return _encoder.encode(tuple(calls))
 
 
-def _repeated(bill: Bill) -> Headers:
-    if not bill.repeated_calls:
-        return ()
-    return ((messages.REPEATED_CALLS, str(bill.repeated_calls).encode()),)
-
-
 def _facts(bill: Bill) -> Headers:
     facts: list[tuple[str, bytes]] = [(messages.ATTEMPT, str(bill.attempts).encode())]
     if bill.calls:

@@ -90,15 +90,6 @@ def test_a_fallbacks_reply_says_so() -> None:
     assert "decision-id" not in headers
 
 
-def test_repetitions_before_a_fallback_are_counted() -> None:
-    """Begun twice before at the first LLM and twice at the second: four times; so says a dead letter."""
-    bench = Bench({"a": always(SERVER), "b": always(SERVER)}, earlier=2)
-    [[handed]] = bench.handle(dispatch(fallbacks="b", on_failure="dead-letter"))
-    [[letter, _]] = bench.handle(as_message(handed))
-
-    assert headers_of(letter)["repeated-calls"] == "4"
-
-
 def test_a_prompt_that_is_refused_for_what_it_is_has_no_fallback() -> None:
     """Another LLM is not shown what the first refused as bad or against its policy."""
     for error_class in ("bad_request", "content_policy"):
