@@ -18,7 +18,7 @@ from workers.storage.engine import transaction
 from workers.storage.policy_spend import Lent, PolicySpend
 
 #: The part of what is left that a router is lent at once: what a router that dies may leave unspent.
-_SHARE = 1 / 20
+_SHARE = 1 / 100
 #: Routers hear of each other's spending at least so often.
 _REFRESH_S = 10.0
 #: Prompts a second before any were counted, and the seconds of counting that this belief is worth.
