@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,20 @@ class Bench:
     installation: Installation
     store: Store
     folder: Path
+    processes: dict[str, WorkerProcess] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """What its processes are told."""
         return {"UNIROUTE_BATCHES_FOLDER": str(self.store.root), "UNIROUTE_BATCH_WINDOW": "400"}
 
-    def serve(self, role: str) -> WorkerProcess:
+    def serve(self, role: str) -> None:
         """Start a role."""
-        return self.installation.serve(role, environment=self.environment)
+        self.processes[role] = self.installation.serve(role, environment=self.environment)
+
+    def kill(self, role: str) -> None:
+        """End a role by SIGKILL."""
+        self.processes[role].kill()
 
     def write(self, lines: int) -> Path:
         """Write a file of so many different lines."""
@@ -56,7 +61,7 @@ class Bench:
             kept = keep_file(source, filename=path.name, purpose="batch", engine=engine, store=self.store)
         return submit(kept, options or Options(), engine=engine).batch.id
 
-    def wait(self, batch_id: str, until: Callable[[Batch], bool], *, timeout_s: float = 60) -> Batch:
+    def wait(self, batch_id: str, until: Callable[[Batch], bool], *, timeout_s: float = 240) -> Batch:
         """Wait for a batch to come so far."""
         deadline = time.monotonic() + timeout_s
         while True:

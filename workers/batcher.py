@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import structlog
 
@@ -50,18 +51,23 @@ class Batcher:
             return
         with transaction(self._place.engine) as session:
             waiting = [batch_id for batch_id in Batches(session).open() if batch_id not in self._threads]
-        for batch_id in waiting[: MOST_BATCHES - len(self._threads)]:
-            thread = threading.Thread(target=self._work, args=(batch_id,), name=batch_id, daemon=True)
-            self._threads[batch_id] = thread
-            thread.start()
+        for batch_id in waiting:
+            if len(self._threads) >= MOST_BATCHES:
+                break
+            with ExitStack() as stack:
+                handle = Handle(batch_id, self._place)
+                if not stack.enter_context(handle.folder.locked()):
+                    continue  # another batcher's
+                thread = threading.Thread(
+                    target=self._work, args=(handle, stack.pop_all()), name=batch_id, daemon=True
+                )
+                self._threads[batch_id] = thread
+                thread.start()
 
-    def _work(self, batch_id: str) -> None:
-        handle = Handle(batch_id, self._place)
-        with handle.folder.locked() as ours:
-            if not ours:
-                return
+    def _work(self, handle: Handle, lock: ExitStack) -> None:
+        with lock:
             try:
                 self._run_batch(handle)
             except Exception as error:
                 # It is taken up again at the next look; the others go on.
-                log.exception("batch_crashed", batch=batch_id, problem=f"{type(error).__name__}: {error}")
+                log.exception("batch_crashed", batch=handle.id, problem=f"{type(error).__name__}: {error}")

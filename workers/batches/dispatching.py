@@ -19,12 +19,18 @@ from workers.batches.requests import Wishes, make_prompt
 from workers.batches.vectors import Vectors
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.messages import Pace, Record
+from workers.policies import read_policy
 from workers.prompts import Prompt
 from workers.router import NamedPolicy, RoutingView
 from workers.router.handling import limits_at
 from workers.router.records import Decided, decision_record, dispatch_record, error_reply
 from workers.settings import Settings
+from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
+from workers.tenants.admission import narrow
 from workers.topics import Topics
+
+#: Why a line did not get what the plan prefers.
+_SQUEEZED = "batch_budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,10 @@ class Dispatcher:
         """
         named = name_policy(plan, self._wishes.batch_id, view)
         now = self._now()
-        prompts = [self._prompt(row) for row in rows]
+        tenant = find_tenant(self._wishes.tenant, view.tenants) or Tenant(
+            name=self._wishes.tenant or DEFAULT_TENANT
+        )
+        prompts = [narrow(self._prompt(row), tenant) for row in rows]
         block = slice(rows.start, rows.stop)
         asked = Prompts(
             embeddings=self._vectors.read(block),
@@ -82,13 +91,14 @@ class Dispatcher:
         left = purse.left_usd
         count, paces = len(prompts), None
         if left is not None:
-            affordable = float(left) / RESERVE_FACTOR
+            affordable = _less_floor(float(left) / RESERVE_FACTOR, plan, len(self._lines) - rows.stop)
             count = _count_paid(decisions, affordable)
             if count == 0 and purse.under_way_usd == 0:
                 ceiling = Ceiling(policy=policy, remaining_usd=affordable)
                 decisions = decide(asked, view.snapshot, ceiling, rng=self._rng)
                 count = _count_settled(decisions)
                 paces = _pace(decisions, plan, affordable)
+                named = _name_squeezed(named, plan, affordable)
         records, reserved = [], Decimal(0)
         for row in range(count):
             if decisions.llms[row] < 0:
@@ -105,7 +115,9 @@ class Dispatcher:
                 snapshot=view.snapshot,
                 token=self._sign(prompts[row], decisions, row, now),
                 now=now,
+                priority=tenant.priority,
                 pace=None if paces is None else paces[row],
+                degraded="" if paces is None else _SQUEEZED,
             )
             records += self._records(decided, amount)
         return Dispatched(lines=count, records=records, reserved_usd=reserved)
@@ -150,6 +162,25 @@ def name_policy(plan: Plan, batch_id: str, view: RoutingView) -> NamedPolicy:
         return view.policies[plan.policy]
     body = {"kind": "lagrangian", "error_per_usd": plan.error_per_usd or 0.0}
     return NamedPolicy.build(f"batch/{batch_id}", plan.number, body)
+
+
+def _name_squeezed(named: NamedPolicy, plan: Plan, affordable: float) -> NamedPolicy:
+    """Give the policy of lines that the budget squeezed: a budget, whose pace is told with each decision."""
+    if plan.error_per_usd is None or affordable <= 0:
+        return named
+    body = {"kind": "budget", "usd": affordable, "error_per_usd": plan.error_per_usd}
+    return NamedPolicy(
+        name=named.name, version=named.version, body=body, declaration=read_policy(named.name, body)
+    )
+
+
+def _less_floor(affordable: float, plan: Plan, lines_after: int) -> float:
+    """Keep what the cheapest service of the lines to come costs, so that none of them ends without money.
+
+    Where not even that is left, the lines are served in their order as far as the money goes.
+    """
+    floor = plan.floor_usd / max(1, plan.lines - plan.unservable) * lines_after
+    return affordable if floor >= affordable else affordable - floor
 
 
 def _count_paid(decisions: Decisions, affordable: float) -> int:

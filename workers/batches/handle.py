@@ -64,13 +64,16 @@ class Handle:
         self.reply_topic = reply_topic(batch_id, place.settings)
         self._batch: Batch | None = None
         self._looked_at = 0.0
+        self._late = False
 
     def look(self, *, at_once: bool = False) -> Batch:
         """Give the batch as it stood within the last half second, or as it stands now."""
         now = time.monotonic()
         if self._batch is None or at_once or now - self._looked_at >= _LOOK_S:
             with transaction(self.place.engine) as session:
-                self._batch = Batches(session).get(self.id)
+                batches = Batches(session)
+                self._batch = batches.get(self.id)
+                self._late = batches.now() >= self._batch.deadline
             self._looked_at = now
         return self._batch
 
@@ -79,9 +82,9 @@ class Handle:
         return self.place.stop.is_set() or self.look().status == "cancelling"
 
     def is_late(self) -> bool:
-        """Tell whether the deadline has passed, by the database's clock."""
-        with transaction(self.place.engine) as session:
-            return Batches(session).now() >= self.look().deadline
+        """Tell whether the deadline had passed at the last look, by the database's clock."""
+        self.look()
+        return self._late
 
     def set(self, **changes: Any) -> None:  # noqa: ANN401
         """Write columns of the batch."""
@@ -180,6 +183,9 @@ class Handle:
             reserved_usd=Decimal(0) if outbox is None else outbox.position.reserved_usd,
             settled_usd=tally.settled_usd,
             largest_overrun_usd=tally.largest_overrun_usd,
+            lines_under_way=0
+            if outbox is None or collector is None
+            else outbox.position.lines - collector.count,
         )
 
 

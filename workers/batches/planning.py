@@ -44,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: USD of these lines, and of the whole batch with what was spent and reserved before.
     lines_usd: float = 0.0
     total_usd: float = 0.0
+    #: USD of these lines if each went to the cheapest LLM that it may take.
+    floor_usd: float = 0.0
     #: Mean of 1 - predicted error, and a 95 % interval of the mean that will be seen.
     quality: float = 0.0
     quality_interval: tuple[float, float] = (0.0, 0.0)
@@ -108,6 +110,7 @@ def make_plan(
     picked = np.maximum(chosen, 0)[:, None]
     costs = goal.correction * np.take_along_axis(summed.costs, picked, axis=1)[:, 0] * sizes * served
     errors = np.take_along_axis(summed.errors, picked, axis=1)[:, 0] * sizes * served
+    cheapest = np.where(summed.open, summed.costs, np.inf).min(axis=1, initial=np.inf)
     n = int((sizes * served).sum())
     quality = 1.0 - float(errors.sum()) / max(1, n)
     spread = _Z95 * math.sqrt(max(quality * (1 - quality), 0.0) / max(1, n))
@@ -120,6 +123,7 @@ def make_plan(
         input_tokens=tokens,
         lines_usd=float(costs.sum()),
         total_usd=goal.spent_usd + float(costs.sum()),
+        floor_usd=goal.correction * float((cheapest * sizes).sum()),
         quality=quality,
         quality_interval=(max(0.0, quality - spread), min(1.0, quality + spread)),
         llms=_share(snapshot.names, chosen, sizes, costs),

@@ -7,8 +7,9 @@ from decimal import ROUND_CEILING, Decimal
 _GRAIN = Decimal("1e-12")
 #: A line is reserved so many times what it is expected to cost.
 RESERVE_FACTOR = 2.0
-#: So many of the largest overrun seen are held back for lines that will cost more than was reserved.
-_HELD_OVERRUNS = 4
+#: So many times the largest overrun seen is held back for lines that will cost more than was reserved; with
+#: few lines under way, once for each and for the next one.
+_MOST_OVERRUNS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Purse:
     reserved_usd: Decimal
     settled_usd: Decimal
     largest_overrun_usd: Decimal
+    #: Lines that are not answered yet.
+    lines_under_way: int = 0
 
     @property
     def under_way_usd(self) -> Decimal:
@@ -35,7 +38,8 @@ class Purse:
     @property
     def held_usd(self) -> Decimal:
         """Held back for what lines under way will cost beyond their reservations."""
-        return _HELD_OVERRUNS * max(Decimal(0), self.largest_overrun_usd)
+        overruns = min(_MOST_OVERRUNS, 1 + self.lines_under_way)
+        return overruns * max(Decimal(0), self.largest_overrun_usd)
 
     @property
     def expected_under_way_usd(self) -> float:

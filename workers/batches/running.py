@@ -2,19 +2,25 @@
 
 import time
 from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import structlog
 from kafka.errors import KafkaError
 
+from workers.batches.collecting import Collector
 from workers.batches.entries import refused_entry
 from workers.batches.finishing import copy_whole, drop_work, write_results
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError
+from workers.batches.outbox import Outbox
 from workers.batches.preparing import prepare
 from workers.batches.working import Working
 from workers.errors import PoisonError, UsageError, WaitableError
+from workers.messages import Record, event_headers
+from workers.topics import Topics
 from workers.transactions import Backoff
 
 #: A cancelled or late batch waits so long for lines that are under way.
@@ -89,6 +95,7 @@ def _close_lines(handle: Handle, outcome: str) -> str:
         closing(handle.open_outbox()) as outbox,
         closing(handle.open_collector(lines)) as collector,
     ):
+        _call_off(handle, lines, outbox, collector)
         until = time.monotonic() + _GRACE_S
         while collector.count < outbox.position.lines and time.monotonic() < until:
             collector.collect(wait_ms=_IDLE_MS)
@@ -100,4 +107,19 @@ def _close_lines(handle: Handle, outcome: str) -> str:
             custom_id, _ = lines.read(row)
             collector.write_undone(row, refused_entry(handle.id, lines.number(row), custom_id, error))
         collector.save()
+        unsettled = outbox.position.reserved_usd - collector.tally.settled_usd
+        handle.note("closed", unanswered=len(rest), unsettled_usd=float(unsettled))
     return outcome
+
+
+def _call_off(handle: Handle, lines: Lines, outbox: Outbox, collector: Collector) -> None:
+    """Tell the executors not to call for lines that are under way, and to give up calls that are."""
+    settings, now = handle.place.settings, datetime.now(UTC)
+    records = []
+    for row in np.flatnonzero(~collector.answered[: outbox.position.lines]).tolist():
+        prompt_id = f"{handle.id}:{lines.number(row)}"
+        event = event_headers(event_id=prompt_id, event_type="uniroute.cancel", source="/batcher", now=now)
+        topic = Topics(settings.topic_prefix).cancels
+        records.append(Record(topic=topic, key=prompt_id.encode(), value=None, headers=event))
+    if records:
+        outbox.commit(records, lines=0, reserved_usd=Decimal(0))

@@ -35,8 +35,6 @@ def serving(bench: Bench, tokens: dict[str, str]) -> Iterator[str]:
 @pytest.mark.stack
 def test_the_official_client_runs_a_batch_unchanged(bench: Bench) -> None:
     """Files and batches of the openai client work by ``base_url`` and key alone."""
-    bench.serve("executor")
-    bench.serve("batcher")
     with (
         serving(bench, {"blue": "token-of-blue"}) as url,
         openai.OpenAI(base_url=url, api_key="token-of-blue") as client,

@@ -13,6 +13,7 @@ def make_purse(**changes: object) -> Purse:
         "reserved_usd": Decimal(7),
         "settled_usd": Decimal(5),
         "largest_overrun_usd": Decimal(0),
+        "lines_under_way": 1_000,
     }
     return Purse(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -21,6 +22,11 @@ def test_what_is_left_is_neither_spent_nor_reserved_nor_held_back() -> None:
     """10 - 4 spent - 2 under way = 4; an overrun of 0.25 holds back four times as much."""
     assert make_purse().left_usd == Decimal(4)
     assert make_purse(largest_overrun_usd=Decimal("0.25")).left_usd == Decimal(3)
+
+
+def test_little_is_held_back_when_little_is_under_way() -> None:
+    """With one line under way an overrun of 0.25 is held back for it and for the next: 4 - 0.5."""
+    assert make_purse(largest_overrun_usd=Decimal("0.25"), lines_under_way=1).left_usd == Decimal("3.5")
 
 
 def test_nothing_is_left_below_nothing() -> None:

@@ -1,0 +1,209 @@
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from fake_embedders import FakeEmbedder
+
+from routing.clusters.kmeans import fit_cluster_map
+from routing.llms import LLM, Price
+from routing.snapshot import Snapshot, Versions
+from workers import messages
+from workers.batches.dispatching import Dispatched, Dispatcher
+from workers.batches.folders import BatchFolder
+from workers.batches.ingest import Lines, ingest
+from workers.batches.planning import Goal, Plan, make_plan
+from workers.batches.preparing import Texts
+from workers.batches.purse import Purse
+from workers.batches.requests import Wishes
+from workers.batches.vectors import Vectors
+from workers.decision_ids import DecisionSigner
+from workers.messages import DecisionRecord, ErrorReply
+from workers.replay.again import decide_as_logged
+from workers.router import RoutingView
+from workers.settings import Settings
+
+SETTINGS = Settings()
+WISHES = Wishes(batch_id="batch_1", reply_to="uniroute.replies.batches.batch_1")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+#: USD of a line: an answer of 100 tokens, a prompt of none to speak of (one token).
+CHEAP, DEAR = 101e-6, 1010e-6
+
+
+@dataclass(slots=True)
+class Desk:
+    """Twenty lines of one token, and two LLMs: one errs on half of them, a dearer one on a tenth."""
+
+    lines: Lines
+    vectors: Vectors
+    view: RoutingView
+    dispatcher: Dispatcher
+
+    def plan(self, goal: Goal) -> Plan:
+        """Plan all lines."""
+        return make_plan(self.lines, self.vectors, range(len(self.lines)), self.view.snapshot, goal)
+
+    def dispatch(self, plan: Plan, purse: Purse, rows: range = range(20)) -> Dispatched:
+        """Dispatch lines by a plan."""
+        return self.dispatcher.dispatch(rows, self.view, plan, purse)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A desk with the lines checked and embedded."""
+    source = tmp_path / "in.jsonl"
+    with source.open("w") as file:
+        for number in range(20):
+            body = {"model": "auto", "messages": [{"role": "user", "content": f"{number:04d}"}]}
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+    folder, embedder = BatchFolder(tmp_path / "batch"), FakeEmbedder()
+    ingest(source, folder, WISHES, SETTINGS)
+    lines, vectors = Lines(folder), Vectors(folder, embedder.fingerprint)
+    Texts(lines, WISHES, SETTINGS).embed_next(vectors, embedder)
+    cluster_map = fit_cluster_map(
+        vectors.read(slice(0, 20)), fingerprint=embedder.fingerprint, sizes=(1,), seed=0
+    )
+    snapshot = Snapshot(
+        cluster_map=cluster_map,
+        llms=tuple(
+            LLM(name=name, price=Price(input_usd_per_mtok=price, output_usd_per_mtok=price))
+            for name, price in (("cheap", 1.0), ("dear", 10.0))
+        ),
+        error_rates=np.array([[0.5, 0.1]]),
+        output_tokens=np.array([100.0, 100.0]),
+        versions=Versions(error_rates="1", prices="1"),
+    )
+    dispatcher = Dispatcher(
+        lines=lines,
+        vectors=vectors,
+        wishes=WISHES,
+        signer=DecisionSigner({0: b"0123456789abcdef"}, current=0),
+        settings=SETTINGS,
+        rng=np.random.default_rng(0),
+        now=lambda: NOW,
+    )
+    yield Desk(lines, vectors, RoutingView(snapshot=snapshot, embedder=embedder, policies={}), dispatcher)
+    lines.close()
+    vectors.close()
+
+
+def make_purse(budget_usd: float, *, reserved_usd: float = 0.0) -> Purse:
+    """A purse of which nothing is spent."""
+    nothing = Decimal(0)
+    return Purse(
+        budget_usd=Decimal(repr(budget_usd)),
+        spent_usd=nothing,
+        reserved_usd=Decimal(repr(reserved_usd)),
+        settled_usd=nothing,
+        largest_overrun_usd=nothing,
+    )
+
+
+def read_decisions(found: Dispatched) -> list[DecisionRecord]:
+    """Give the decision records."""
+    return [
+        msgspec.json.decode(record.value or b"", type=DecisionRecord)
+        for record in found.records
+        if record.topic == "uniroute.decisions"
+    ]
+
+
+def test_a_plan_says_what_the_budget_buys(desk: Desk) -> None:
+    """Without a budget all lines go to the better LLM; with one for the cheap one alone, all go there."""
+    free, tight = desk.plan(Goal()), desk.plan(Goal(budget_usd=20 * CHEAP))
+
+    assert (free.binds, tight.binds) == (None, "budget")
+    assert free.total_usd == pytest.approx(20 * DEAR)
+    assert tight.total_usd == pytest.approx(20 * CHEAP)
+    assert (free.quality, tight.quality) == (pytest.approx(0.9), pytest.approx(0.5))
+    assert tight.floor_usd == pytest.approx(20 * CHEAP)
+
+
+def test_a_least_quality_is_met_at_the_least_cost(desk: Desk) -> None:
+    """0.5 is had for the cheap LLM's price; 0.6 is not, so the better one is taken."""
+    assert desk.plan(Goal(min_quality=0.5)).total_usd == pytest.approx(20 * CHEAP)
+    assert desk.plan(Goal(min_quality=0.6)).total_usd == pytest.approx(20 * DEAR)
+
+
+def test_a_dispatch_is_on_the_batch_lane_and_says_what_it_reserves(desk: Desk) -> None:
+    """Each line is a dispatch and a decision; twice the expected cost is reserved for it."""
+    found = desk.dispatch(desk.plan(Goal()), make_purse(1.0))
+
+    first = found.records[0]
+    headers = dict(first.headers)
+    assert found.lines == 20
+    assert len(found.records) == 40
+    assert first.topic == "uniroute.dispatch-batch.dear" or "batch" in first.topic
+    assert first.key == b"batch_1:1"
+    assert headers[messages.LANE] == b"batch"
+    assert float(headers[messages.RESERVED_USD]) == pytest.approx(2 * DEAR)
+    assert float(found.reserved_usd) == pytest.approx(40 * DEAR)
+
+
+def test_lines_wait_for_money_that_is_under_way(desk: Desk) -> None:
+    """10 USD reserved of 10: nothing goes out, and nothing is refused."""
+    found = desk.dispatch(desk.plan(Goal()), make_purse(10.0, reserved_usd=10.0))
+
+    assert (found.lines, found.records) == (0, [])
+
+
+def test_a_squeezed_line_keeps_the_cheapest_service_of_the_others(desk: Desk) -> None:
+    """What is left pays for all lines at the cheap LLM: the first gets that, although the plan wants another."""
+    plan = replace_plan(desk.plan(Goal()), error_per_usd=0.0)
+
+    found = desk.dispatch(plan, make_purse(2 * 20 * CHEAP * 1.0001), range(1))
+
+    assert found.lines == 1
+    assert [one.llm for one in read_decisions(found)] == ["cheap"]
+
+
+def test_what_nothing_pays_for_is_refused_with_a_reason(desk: Desk) -> None:
+    """A budget for three lines: three go out, and only then, with nothing under way, the others end."""
+    plan, budget = desk.plan(Goal(budget_usd=3 * CHEAP)), 3 * 2 * CHEAP * 1.0001
+
+    first = desk.dispatch(plan, make_purse(budget))
+    rest = desk.dispatch(plan, make_purse(CHEAP), range(3, 20))
+
+    assert first.lines == 3
+    assert [one.llm for one in read_decisions(first)] == ["cheap"] * 3
+    assert rest.lines == 17
+    errors = [msgspec.json.decode(record.value or b"", type=ErrorReply).error.code for record in rest.records]
+    assert errors == ["budget_exhausted"] * 17
+    assert {record.topic for record in rest.records} == {WISHES.reply_to}
+
+
+def test_decisions_come_out_the_same_when_they_are_made_again(desk: Desk) -> None:
+    """Those that the budget squeezed among them: their record holds what was left."""
+    plan = replace_plan(desk.plan(Goal()), error_per_usd=0.0)
+    squeezed = desk.dispatch(plan, make_purse(2 * 20 * CHEAP * 1.0001), range(1))
+    logged = [*read_decisions(desk.dispatch(plan, make_purse(9.0))), *read_decisions(squeezed)]
+
+    again = {
+        record.decision_id: decisions.llm(row)
+        for group, decisions in decide_as_logged(logged, desk.view.snapshot)
+        for row, record in enumerate(group)
+    }
+
+    assert again == {record.decision_id: record.llm for record in logged}
+    assert {record.llm for record in logged} == {"cheap", "dear"}
+
+
+def replace_plan(plan: Plan, **changes: object) -> Plan:
+    """Give a plan with other figures."""
+    return msgspec.structs.replace(plan, **changes)
+
+
+def test_no_purse_can_be_overdrawn(desk: Desk) -> None:
+    """Whatever is left, what goes out reserves no more."""
+    plan = desk.plan(Goal())
+    for share in (0.1, 0.35, 0.8, 1.7):
+        left = share * 20 * DEAR
+        found = desk.dispatch(plan, replace(make_purse(left), spent_usd=Decimal(0)))
+
+        assert float(found.reserved_usd) <= left
