@@ -19,6 +19,8 @@ from workers.storage.snapshots import load_state
 
 #: Standard deviations on either side of a predicted error that hold it with 90 %.
 _NORMAL_90 = 1.645
+#: What is said where a policy spends a budget.
+_MOVES = " This is by the lambda that the budget starts from; spending moves it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ def explain_prompt(
         known = ", ".join(sorted(state.policies)) or "none"
         raise UsageError(f"no policy is named {policy!r}; in force: {known}")
     version, body = state.policies[policy]
-    chooser = read_policy(policy, body).policy
+    declared = read_policy(policy, body)
+    chooser = declared.policy
     embedder = open_embedder(state.snapshot.cluster_map.fingerprint)
     asked = Prompts(
         embeddings=embedder.encode([text]),
@@ -75,7 +78,7 @@ def explain_prompt(
         chances={
             name: float(chance) for name, chance in zip(decisions.names, chances, strict=True) if chance
         },
-        reason=_reason(found, str(body.get("kind"))),
+        reason=_reason(found, declared.kind) + (_MOVES if declared.budget is not None else ""),
     )
 
 

@@ -80,19 +80,20 @@ def test_a_budget_ends_on_its_target(routers: int) -> None:
 
 
 def test_what_was_lent_is_all_that_is_spent_while_the_books_are_away() -> None:
-    """Nothing is left when it is gone; and it goes on when the books are back."""
-    books = Outage()
-    pacers = Pacers(books)
+    """Nothing is left when it is gone; a second after it failed it asks again, and goes on."""
+    books, seconds = Outage(), iter([0.0, 10.0, 10.0, 10.5, 11.0])
+    pacers = Pacers(books, clock=lambda: next(seconds))
     before = pacers.extend("p", HOUR, 1.0, BEGIN)
     books.away = True
     pacers.spend("p", HOUR, [before.remaining_usd], BEGIN)
 
     gone = pacers.extend("p", HOUR, 1.0, BEGIN)
     books.away = False
+    silent = pacers.extend("p", HOUR, 1.0, BEGIN)
     back = pacers.extend("p", HOUR, 1.0, BEGIN)
 
     assert before.remaining_usd == 1.0
-    assert gone.remaining_usd == 0.0
+    assert gone.remaining_usd == silent.remaining_usd == 0.0
     assert back.remaining_usd == 1.0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from routing.decisions import Decisions
+from routing.errors import UnknownLLMError
 from routing.llms import Price
 from routing.snapshot import Snapshot
 from workers.errors import UsageError
@@ -19,6 +20,7 @@ from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
 from workers.router.deciding import decide_batch
 from workers.router.pacing import Books, Pacers
 from workers.storage.engine import transaction
+from workers.storage.llms import LLMs
 from workers.storage.snapshots import load_state
 
 Bodies = Mapping[str, Mapping[str, Any]]
@@ -123,8 +125,8 @@ def plan_from_log(
 
     ``bodies`` stand in for the policies of their names, ``prices`` for those of their LLMs; a budget that
     stays has the lambda it had. Raises
-    ``UsageError`` where a version is not kept, and ``UnknownLLMError`` for a policy that names an LLM which
-    was not there yet.
+    ``UsageError`` where a version is not kept, and ``UnknownLLMError`` for a price of an LLM that was never
+    registered, or a policy that names one which was not there yet.
     """
     changed = {name: read_policy(name, body) for name, body in (bodies or {}).items()}
     plan, pacers = Plan(), Pacers(Books())
@@ -132,6 +134,9 @@ def plan_from_log(
     for record in records:
         groups.setdefault(state_of(record), []).append(record)
     with transaction(engine) as session:
+        known = LLMs(session).names()
+        if strange := sorted(set(prices or ()) - set(known)):
+            raise UnknownLLMError(strange[0], known)
         for group in groups.values():
             snapshot = rebuild_snapshot(session, group[0])
             other = rebuild_snapshot(session, group[0], prices=prices) if prices else snapshot

@@ -21,6 +21,8 @@ from workers.storage.policy_spend import Lent, PolicySpend
 _SHARE = 1 / 100
 #: Routers hear of each other's spending at least so often.
 _REFRESH_S = 10.0
+#: How long a bank that could not be asked is let alone, so that not every batch waits for it.
+_SILENCE_S = 1.0
 #: Prompts a second before any were counted, and the seconds of counting that this belief is worth.
 _PRIOR_RATE, _PRIOR_SECONDS = 1.0, 60.0
 #: Lambda before anything is known: a prompt that costs what it may weighs as much as an error of .2.
@@ -58,6 +60,8 @@ class _Account:
     #: Prompts decided here that nobody was told of.
     untold: int = 0
     asked_at: float = -math.inf
+    #: The bank could not be asked: it is not asked again before.
+    silent_until: float = -math.inf
 
 
 class Pacers:
@@ -111,10 +115,13 @@ class Pacers:
 
     def _ask(self, policy: str, budget: Budget, account: _Account, need_usd: float) -> None:
         account.asked_at = self._clock()
+        if account.asked_at < account.silent_until:
+            return
         try:
             lent = self._bank(policy, budget, account.period_start, need_usd=need_usd, prompts=account.untold)
         except WaitableError as error:
             log.warning("budget_unknown", policy=policy, problem=str(error))
+            account.silent_until = self._clock() + _SILENCE_S
             return
         if account.earlier is None:
             account.earlier = lent.prompts - account.untold

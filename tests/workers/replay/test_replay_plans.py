@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from logged_traffic import Office
 
-from routing.errors import InvalidInputError
+from routing.errors import InvalidInputError, UnknownLLMError
 from routing.llms import Price
 from workers.errors import UsageError
 from workers.replay import (
@@ -68,6 +68,12 @@ def test_doubled_prices_of_the_dearest_llm_lower_its_share(office: Office) -> No
     # 5 rounds of 2 large at .00258 and 2 small at .000258; then of 1 large at .00516 and 3 small.
     assert plan["total"]["before"]["usd"] == pytest.approx(5 * (2 * 0.00258 + 2 * 0.000258))
     assert plan["total"]["after"]["usd"] == pytest.approx(5 * (0.00516 + 3 * 0.000258))
+
+
+def test_a_price_of_an_llm_that_nobody_knows_is_refused(office: Office) -> None:
+    """A name that is misspelt would change nothing, and be believed."""
+    with pytest.raises(UnknownLLMError, match="no LLM is named 'lagre'; registered: large, small"):
+        plan_from_log(office.engine, office.traffic(1), prices={"lagre": DOUBLED["large"]})
 
 
 def test_a_plan_tells_moves_by_tenant(office: Office) -> None:
