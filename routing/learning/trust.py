@@ -109,7 +109,7 @@ def combine_counts(
     masses = np.array([weights[name] * counts[name].labels.sum(axis=0) for name in names])
     limits = np.array([1.0 if caps is None else caps.get(name, 1.0) for name in names])
     kept = cap_masses(masses, limits)
-    errors, labels = np.zeros_like(counts[names[0]].errors), np.zeros_like(counts[names[0]].labels)
+    errors, labels = np.zeros((2, *counts[names[0]].labels.shape))
     for row, name in enumerate(names):
         factor = weights[name] * np.divide(
             kept[row], masses[row], out=np.ones_like(kept[row]), where=masses[row] > 0
@@ -165,7 +165,7 @@ def _judge(
     """Compare one source with the others' weighted mean in every group: a two-sample chi-square."""
     mine = counts[name]
     wrong, n = mine.errors[:n_groups], mine.labels[:n_groups]
-    others_wrong, others_n, others_squares = np.zeros_like(n), np.zeros_like(n), np.zeros_like(n)
+    others_wrong, others_n, others_squares = np.zeros((3, *n.shape))
     for other, weight in believed.items():
         if other != name:
             others_wrong += weight * counts[other].errors[:n_groups]

@@ -10,7 +10,7 @@ import numpy as np
 from routing.evaluation import Trial
 from routing.learning import Alarm, DriftRule, Watch, follow_llm, spread_lambdas
 from routing.learning.drift import Change, Standing
-from routing.policies import Candidates, Exploration, Lagrangian
+from routing.policies import Candidates, Exploration, Lagrangian, probabilities_of
 from routing.quality.counts import ErrorCounts
 from routing.quality.forgetting import forget_counts
 from routing.quality.pool_prior import PoolPrior
@@ -47,6 +47,7 @@ class _Tracked:
 
     stage: Stage
     prior: PoolPrior
+    llm: int
     counts: ErrorCounts
     rule: DriftRule
     watch: Watch = field(default_factory=Watch)
@@ -198,7 +199,7 @@ def _try(
 
 def _start(stage: Stage, prior: PoolPrior, rule: DriftRule, llm: int, rng: np.random.Generator) -> _Tracked:
     labelled = rng.permutation(stage.val)[:LABELS]
-    return _Tracked(stage, prior, stage.count(labelled, stage.errors[labelled][:, [llm]]), rule)
+    return _Tracked(stage, prior, llm, stage.count(labelled, stage.errors[labelled][:, [llm]]), rule)
 
 
 def _traffic(stage: Stage, n: int, rng: np.random.Generator) -> Rows:
@@ -243,15 +244,13 @@ def _delay(tracked: _Tracked, llm: int, rng: np.random.Generator) -> float:
 
 
 def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, found: _Outcome) -> _Outcome:
-    """Route traffic among the unseen LLMs; break the one that is used most, then mend it."""
+    """Route traffic among the unseen LLMs; break the one that should be used most, then mend it."""
     stage, llms = tracked[0].stage, [int(llm) for llm in trial.unseen]
     costs = stage.costs[np.ix_(stage.val, trial.unseen)].mean(axis=0)
     policy = _choose_policy(stage, tracked, costs)
     traffic = _Traffic(stage=stage, llms=llms, tracked=tracked, costs=costs, policy=policy, rng=rng)
     chosen = [traffic.run(PHASE, None)]
-    quality = 1 - stage.errors[:, trial.unseen].mean(axis=0)
-    used = np.bincount(chosen[0], minlength=len(llms)) * (quality >= _LEAST_QUALITY)
-    broken = int(used.argmax())
+    broken = _choose_broken(tracked, costs, policy)
     chosen += [traffic.run(PHASE, broken), traffic.run(2 * PHASE, None)]
     before, during = (float((part[-_SHARE_OF:] == broken).mean()) for part in chosen[:2])
     sums = np.append(0, np.cumsum(chosen[2] == broken))
@@ -263,6 +262,29 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
         share_broken=during,
         share_mended=float(shares[-1]),
         used_again_after=float(back[0] + _SHARE_OF) if back.size else np.nan,
+    )
+
+
+def _choose_broken(tracked: list[_Tracked], costs: Vector, policy: Exploration) -> int:
+    """Give the position of the LLM that would be used most were all val outcomes known, and that can get worse.
+
+    Not the one that is used most: that is in part the luckiest, and luck does not come back.
+    """
+    stage, rows = tracked[0].stage, tracked[0].stage.val
+    wrong = np.column_stack([stage.errors[rows, one.llm] for one in tracked])
+    counts = stage.count(rows, wrong)
+    errors = stage.predict(rows, tracked[0].prior.error_rates(counts.errors, counts.labels))
+    ahead = _candidates(stage, tracked, np.clip(errors, 0.0, 1.0), costs)
+    used = probabilities_of(policy, ahead).sum(axis=0)
+    return int((used * (wrong.mean(axis=0) <= 1 - _LEAST_QUALITY)).argmax())
+
+
+def _candidates(stage: Stage, tracked: list[_Tracked], errors: Matrix, costs: Vector) -> Candidates:
+    return Candidates(
+        errors=errors,
+        costs=np.broadcast_to(costs, errors.shape),
+        allowed=np.ones(errors.shape, dtype=np.bool_),
+        names=tuple(stage.llms[one.llm] for one in tracked),
     )
 
 
@@ -291,13 +313,7 @@ class _Traffic:
 
     def _block(self, rows: Rows, broken: int | None) -> Rows:
         errors = np.column_stack([one.predict(rows) for one in self.tracked])
-        names = tuple(self.stage.llms[llm] for llm in self.llms)
-        candidates = Candidates(
-            errors=errors,
-            costs=np.broadcast_to(self.costs, errors.shape),
-            allowed=np.ones(errors.shape, dtype=np.bool_),
-            names=names,
-        )
+        candidates = _candidates(self.stage, self.tracked, errors, self.costs)
         chosen: Rows = self.policy.choose(candidates, rng=self.rng).llms
         for position, llm in enumerate(self.llms):
             asked = chosen == position
