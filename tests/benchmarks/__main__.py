@@ -89,12 +89,16 @@ def router() -> dict[str, Any]:
 
 
 def executor() -> dict[str, Any]:
-    """The executor beside a bare openai client."""
+    """The executor beside a bare openai client, and one LLM beside another that hangs."""
     from benchmarks import bench_executor
 
     with _stack() as stack:
         stack.kafka.start()
-        return dict(bench_executor.run(stack.kafka.bootstrap))
+        bootstrap = stack.kafka.bootstrap
+        return {
+            **bench_executor.run(bootstrap),
+            "beside_hanging": bench_executor.run_beside_hanging(bootstrap),
+        }
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from kafka import KafkaProducer
 _CHILD = str(Path(__file__).with_name("executor_processes.py"))
 _WAIT_S = 120.0
 _PARTITIONS = 4
+#: Prompts dispatched together, one wave after the other.
+_WAVE = 20
 
 
 def run(bootstrap: str, *, calls: int = 2_000, rounds: int = 3) -> dict[str, Any]:
@@ -43,6 +45,47 @@ def run(bootstrap: str, *, calls: int = 2_000, rounds: int = 3) -> dict[str, Any
             round(one["cpu_ms_per_call"] / other["cpu_ms_per_call"], 3)
             for one, other in zip(ours, bare, strict=True)
         )[rounds // 2],
+    }
+
+
+def run_beside_hanging(bootstrap: str, *, prompts: int = 1_000, hanging: int = 1_000) -> dict[str, Any]:
+    """Measure one LLM of 0.2 s per call, alone and beside another that hangs for 60 s in every call.
+
+    Milliseconds from a prompt's dispatch to its committed reply, in the same process, one after the other.
+    """
+    with _server() as url:
+        alone = _time_replies(bootstrap, url, prompts, hanging=0)
+        beside = _time_replies(bootstrap, url, prompts, hanging=hanging)
+    return {
+        "prompts": prompts,
+        "hanging_calls": hanging,
+        "alone": alone,
+        "beside": beside,
+        "p99_ratio": round(beside["p99_ms"] / alone["p99_ms"], 3),
+    }
+
+
+def _time_replies(bootstrap: str, url: str, prompts: int, *, hanging: int) -> dict[str, float]:
+    prefix = f"{uuid.uuid4().hex[:8]}."
+    reply_to = f"{prefix}replies.bench"
+    topics = [f"{prefix}{name}" for name in ("dispatch.quick", "dispatch.hang", "usage")]
+    letters = [f"{prefix}dlq.dispatch.{llm}" for llm in ("quick", "hang")]
+    create_topics(bootstrap, {topic: {} for topic in (*topics, *letters, reply_to)}, partitions=_PARTITIONS)
+    with _child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=1_000) as (_, lines):
+        next(lines)
+        if hanging:
+            dispatch(bootstrap, prefix, reply_to, {f"h-{number}": "hang" for number in range(hanging)})
+        asked: dict[bytes, float] = {}
+        with CommittedReader(bootstrap, [reply_to]) as reader:
+            for start in range(0, prompts, _WAVE):
+                wave = [f"q-{number}" for number in range(start, min(prompts, start + _WAVE))]
+                asked.update(dict.fromkeys((name.encode() for name in wave), time.time()))
+                dispatch(bootstrap, prefix, reply_to, dict.fromkeys(wave, "quick"))
+            reader.read_until(lambda seen: len(seen.records) >= prompts, timeout_s=_WAIT_S)
+            seconds = sorted(one.timestamp / 1_000 - asked[one.key] for one in reader.records)
+    return {
+        "p50_ms": round(1_000 * seconds[len(seconds) // 2]),
+        "p99_ms": round(1_000 * seconds[len(seconds) * 99 // 100]),
     }
 
 

@@ -25,6 +25,7 @@ from workers.settings import Settings
 from workers.topics import Topics
 from workers.transactions import CallWork, LoopConfig, LoopCounters, TransactionLoop
 
+_SECONDS = {"bench": 1.0, "quick": 0.2, "hang": 60.0}
 _ANSWER = json.dumps(
     {
         "id": "chatcmpl-1",
@@ -40,13 +41,13 @@ _ANSWER = json.dumps(
 
 
 async def serve() -> None:
-    """Answer each call after a second."""
+    """Answer each call after the time of its model."""
     first: list[float] = []
 
     async def complete(request: web.Request) -> web.Response:
-        await request.read()
+        body = json.loads(await request.read())
         first.append(time.time())
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_SECONDS[body["model"]])
         return web.Response(body=_ANSWER, content_type="application/json")
 
     async def tell(_request: web.Request) -> web.Response:
@@ -100,13 +101,14 @@ def execute(*, url: str, bootstrap: str, prefix: str, calls: int) -> None:
     topics = Topics(prefix)
     gates = Gates(topics=topics, most=calls)
     llms = {
-        "bench": CallableLLM(
-            endpoint=Endpoint(llm="bench", base_url=f"{url}/v1", provider_model="bench"),
+        name: CallableLLM(
+            endpoint=Endpoint(llm=name, base_url=f"{url}/v1", provider_model=name),
             price=Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0),
         )
+        for name in _SECONDS
     }
     executor = Executor(
-        caller=EndpointCaller(timeout_s=60.0, max_connections=calls),
+        caller=EndpointCaller(timeout_s=90.0, max_connections=len(llms) * calls),
         llms=lambda: llms,
         retries=RetryPolicy(),
         settings=settings,
@@ -127,13 +129,13 @@ def execute(*, url: str, bootstrap: str, prefix: str, calls: int) -> None:
         max_in_flight_per_topic=calls,
         leader_of=topics.leading_lane,
     )
-    work = CallWork(executor.handle, max_in_flight=calls, paused=lambda: gates.paused)
+    work = CallWork(executor.handle, max_in_flight=len(llms) * calls, paused=lambda: gates.paused)
     TransactionLoop(config, work, observer=Announcer()).run(threading.Event())
 
 
 def main() -> None:
     """Be what the arguments say."""
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.CRITICAL)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
     mode, options = sys.argv[1], json.loads(sys.argv[2])
