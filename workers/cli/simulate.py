@@ -50,7 +50,7 @@ def simulate(
     from workers.policies import load_policy_bodies
     from workers.simulation import policies as simulation
     from workers.simulation.recorded import learn_from
-    from workers.simulation.reports import make_report, render
+    from workers.simulation.reports import WIDTH, make_report, render
     from workers.simulation.trials import run_trials
 
     bodies = load_policy_bodies(file)
@@ -73,6 +73,6 @@ def simulate(
                 source=str(file),
                 track=lambda numbers: progress.track(numbers, total=trials, description="trials"),
             )
-    Console().print(render(recorded, found, dealt))
+    Console(width=max(Console().width, WIDTH)).print(render(recorded, found, dealt))
     if report is not None:
         write_json(make_report(recorded, found, dealt), report)

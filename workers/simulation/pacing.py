@@ -21,6 +21,8 @@ class Paced:
     #: (n,): USD that were paid, and whether the answer was cut off there.
     costs: NDArray[np.float64]
     cut: NDArray[np.bool_]
+    #: Their sum, added up in the order of the prompts.
+    spent_usd: float
     #: Whether the budget was in the way: lambda was above 0 for most of the prompts.
     constrained: bool
 
@@ -49,11 +51,11 @@ def pace(
         error_per_usd = pacing.error_per_usd(state)
         pressed += error_per_usd > 0
         one = candidates.rows(slice(row, row + 1))
-        left = budget_usd - state.spent_usd
-        fitting = replace(one, allowed=one.allowed & (ceilings[row] <= left)[None])
+        affordable = state.spent_usd + ceilings[row] <= budget_usd
+        fitting = replace(one, allowed=one.allowed & affordable[None])
         llms[row] = Lagrangian(error_per_usd).choose(fitting, rng=_NO_DRAWS).llms[0]
         if llms[row] >= 0:
-            cut[row] = paid[row, llms[row]] > left
-            costs[row] = min(float(paid[row, llms[row]]), left)
+            cut[row] = state.spent_usd + paid[row, llms[row]] > budget_usd
+            costs[row] = budget_usd - state.spent_usd if cut[row] else paid[row, llms[row]]
         state = pacing.advance(state, float(costs[row]))
-    return Paced(llms=llms, costs=costs, cut=cut, constrained=pressed * 2 > n)
+    return Paced(llms=llms, costs=costs, cut=cut, spent_usd=state.spent_usd, constrained=pressed * 2 > n)

@@ -189,7 +189,7 @@ class _Traffic:
             plan=plan_spending(self.evidence.known),
         )
         done = self._sum_up(prepared, np.where(paced.cut, -1, paced.llms))
-        spent = float(paced.costs.sum())
+        spent = paced.spent_usd
         on_target = abs(spent / budget - 1) <= BUDGET_TOLERANCE
         return replace(
             done,

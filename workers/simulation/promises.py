@@ -119,6 +119,7 @@ def _quality_floor(name: str, body: Body_, evidence: Evidence) -> Prepared:
     if ("d" in values) == ("tolerance" in values):
         raise values.error("give d, how far quality may fall below the best (or call it tolerance)")
     margin = values.number("d" if "d" in values else "tolerance", least=0.0, most=1.0)
+    _check_fallbacks(name, body, evidence)
     promise = Promise(kind="quality", margin=margin)
     if values.choice("over", ("traffic", "prompt"), default="traffic") == "prompt":
         live = {key: value for key, value in body.items() if key not in {"over", "d"}}
@@ -158,7 +159,7 @@ def _equivalent_to(name: str, body: Body_, evidence: Evidence) -> Prepared:
     return Prepared(kind="equivalent-to", policy=policy, promise=promise, live=live)
 
 
-def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:  # noqa: ARG001  # no evidence needed
+def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:
     values = Body(name, body, keys=("kind", "fallbacks", "per", "error_per_usd", *_BUDGET_KEYS))
     given = [key for key in _BUDGET_KEYS if key in values]
     if len(given) != 1:
@@ -167,6 +168,7 @@ def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:  # noqa: AR
     values.choice("per", ("hour", "day"), default="day")
     if "per" in values and given[0] != "usd":
         raise values.error(f"per belongs to usd: {given[0]} says it all")
+    _check_fallbacks(name, body, evidence)
     if "error_per_usd" in values:
         values.number("error_per_usd", least=0.0, most=1e15)
     share = amount if given[0] == "share_of_best" else None
@@ -197,6 +199,14 @@ def _threshold(name: str, body: Body_, evidence: Evidence) -> Prepared:
         policy: Policy = Fixed(declared.policy.weak if found > 0 else declared.policy.strong)
         return Prepared(kind="threshold", policy=policy, promise=NOTHING, live=_describe(policy))
     return _as_declared(name, {**rest, "threshold": found}, evidence)
+
+
+def _check_fallbacks(name: str, body: Body_, evidence: Evidence) -> None:
+    """Refuse fallbacks that no installation would take; a simulation has no use for them."""
+    if "fallbacks" in body:
+        _as_declared(
+            name, {"kind": "lagrangian", "error_per_usd": 0, "fallbacks": body["fallbacks"]}, evidence
+        )
 
 
 def _confidence(values: Body) -> float:

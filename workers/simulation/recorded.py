@@ -31,6 +31,8 @@ MOST_LABELS = 400
 _SAME_COST = 0.01
 #: Tokens that a call of mean cost is given where costs are not known to come from tokens.
 _UNITS = 1000.0
+#: Costs that differ by no more than this share are the same.
+_EQUAL = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,7 +190,8 @@ def _price(
     """Give the LLMs with their prices, the prompts' tokens (n,) and the answers' (n, H).
 
     Where tokens and list prices do not make up the recorded costs, or are not recorded, a price per unit
-    stands in: a call of an LLM's mean cost has ``_UNITS`` units, so that lengths learn costs themselves.
+    stands in: a call of an LLM's mean cost has ``_UNITS`` units, so that lengths learn costs themselves. An
+    LLM that charged the same for every train prompt charges that for any.
     """
     input_tokens, output_tokens = recorded.input_tokens[kept], recorded.output_tokens[kept]
     costs = recorded.costs_usd[kept]
@@ -205,8 +208,17 @@ def _price(
         paid = costs[train].sum(axis=0)
         if np.all(np.abs(made_up[train].sum(axis=0) - paid) <= _SAME_COST * paid):
             return _name(recorded.llms, listed), mean_input, output_tokens
-    unit = np.maximum(costs[train].mean(axis=0), 1e-15) / _UNITS
-    listed = [Price(input_usd_per_mtok=0.0, output_usd_per_mtok=float(one) * 1e6) for one in unit]
+    mean = costs[train].mean(axis=0)
+    same = np.ptp(costs[train], axis=0) <= _EQUAL * mean
+    unit = np.maximum(mean, 1e-15) / _UNITS
+    listed = [
+        Price(
+            input_usd_per_mtok=0.0,
+            output_usd_per_mtok=0.0 if always else each * 1e6,
+            fixed_usd=whole if always else 0.0,
+        )
+        for each, whole, always in zip(unit.tolist(), mean.tolist(), same.tolist(), strict=True)
+    ]
     known = np.where(np.isfinite(mean_input), mean_input, 0.0)
     return _name(recorded.llms, listed), known, costs / unit
 

@@ -12,6 +12,8 @@ from workers.simulation.policies import Outcome, Simulation, Single
 from workers.simulation.recorded import Recorded
 from workers.simulation.trials import TrialsOf
 
+#: Columns of a terminal that the tables need.
+WIDTH = 110
 CONVENTIONS = {
     "cost_usd": "recorded USD of all calls over the traffic",
     "quality": "mean recorded score; a prompt that nothing was affordable for scores 0",

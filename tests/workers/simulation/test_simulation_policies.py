@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from outcome_folders import write_topics
 
 from routing.embedders import Fingerprint, FloatMatrix
+from routing.errors import InvalidInputError
+from routing.policies import Candidates
 from workers.errors import UsageError
 from workers.outcomes import read_outcomes
 from workers.simulation.policies import Simulation, draw_traffic, simulate
+from workers.simulation.promises import Evidence, prepare
 from workers.simulation.recorded import Recorded, learn_from
 from workers.simulation.reports import make_report
 from workers.simulation.trials import run_trials
@@ -37,6 +42,24 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """1,600 prompts of four topics, six LLMs; LLM k costs (k + 1) x 1e-4 USD a call."""
     folder = write_topics(tmp_path_factory.mktemp("outcomes") / "topics", per_topic=400)
     return learn_from(read_outcomes(folder), embed=embed_topics)
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    """Two hundred graded prompts to llm-0, ..., llm-5, dearer ones better."""
+    rng = np.random.default_rng(0)
+    errors = np.clip(rng.normal(np.linspace(0.6, 0.2, 6), 0.1, (200, 6)), 0, 1)
+    return Evidence(
+        known=Candidates(
+            errors=errors,
+            costs=np.tile(1e-4 * np.arange(1, 7), (200, 1)),
+            allowed=np.ones((200, 6), dtype=bool),
+            names=tuple(f"llm-{column}" for column in range(6)),
+            deviations=np.full((200, 6), 0.05),
+        ),
+        wrong=(rng.random((200, 6)) < errors).astype(float),
+        untouched=np.arange(100, 200),
+    )
 
 
 def run(recorded: Recorded, body: dict[str, Any], **options: Any) -> Simulation:
@@ -154,6 +177,70 @@ def test_errors_name_file_policy_and_key(recorded: Recorded, body: dict[str, Any
         run(recorded, body, source="budgets.yaml")
 
     assert problem in str(caught.value)
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.floats(),
+    st.integers(),
+    st.sampled_from(["llm-0", "llm-3", "nobody", "upper", "mean", "traffic", "prompt", "hour", ""]),
+    st.lists(st.sampled_from(["llm-0", "nobody", 3]), max_size=2),
+    st.dictionaries(st.sampled_from(["llm-0", "llm-1", "nobody"]), st.floats(-1, 2), max_size=2),
+)
+_KEYS = st.sampled_from(
+    [
+        "d",
+        "tolerance",
+        "over",
+        "on",
+        "confidence",
+        "reference",
+        "delta",
+        "usd",
+        "usd_per_hour",
+        "usd_per_day",
+        "share_of_best",
+        "per",
+        "weak",
+        "strong",
+        "strong_share",
+        "threshold",
+        "per_usd",
+        "llm",
+        "weights",
+        "error_per_usd",
+        "reference_cost_usd",
+        "fallbacks",
+        "nonsense",
+    ]
+)
+_KINDS = st.sampled_from(
+    [
+        "quality-floor",
+        "equivalent-to",
+        "budget",
+        "threshold",
+        "fixed",
+        "weighted",
+        "lagrangian",
+        "balanced",
+        "cost-first",
+        "x",
+    ]
+)
+
+
+@given(kind=_KINDS, rest=st.dictionaries(_KEYS, _VALUES, max_size=3))
+@settings(max_examples=400, deadline=None)
+def test_no_body_crashes_the_simulation(evidence: Evidence, kind: str, rest: dict[str, Any]) -> None:
+    """Whatever stands in a file, the body is used or refused by an error that names the policy."""
+    try:
+        named = f"policy p of kind {prepare('p', {'kind': kind, **rest}, evidence).kind}"
+    except InvalidInputError as error:
+        named = error.field
+
+    assert named.startswith("policy p")
 
 
 def test_no_test_prompt_comes_twice_before_each_came_once() -> None:
