@@ -266,7 +266,7 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
 
 
 def _choose_broken(tracked: list[_Tracked], costs: Vector, policy: Exploration) -> int:
-    """Give the position of the LLM that would be used most were all val outcomes known, and that can get worse.
+    """Give the position of the LLM, able to get worse, that would be used most were all val outcomes known.
 
     Not the one that is used most: that is in part the luckiest, and luck does not come back.
     """
