@@ -151,10 +151,12 @@ def test_a_run_that_loses_its_router(temporary: Path) -> None:
 
 
 def test_outcomes_are_played_back(temporary: Path) -> None:
-    """A small folder of recorded outcomes runs the same way, and is said to be simulated."""
+    """A small folder of recorded outcomes runs the same way, slow calls too, and is said to be simulated."""
     folder = write_topics(temporary / "recorded", n_llms=5, per_topic=100)
+    scenario = temporary / "faults.toml"
+    scenario.write_text('[[fault]]\nkind = "latency"\nprobability = 0.2\nextra_s = 0.3\n')
 
-    run = run_demo(temporary, "--prompts", "60", "--outcomes", str(folder))
+    run = run_demo(temporary, "--prompts", "60", "--outcomes", str(folder), "--faults", str(scenario))
 
     assert run.code == 0, run.out
     check_counts(run.report, 60)
@@ -199,6 +201,18 @@ def test_an_interrupted_run_leaves_nothing(temporary: Path, number: signal.Signa
     assert wait_gone(started, timeout=0.0)
     assert find_processes(temporary) == []
     assert not list(temporary.glob("uniroute-demo-*"))
+
+
+def test_faults_of_llms_that_there_are_not_are_refused_at_once(temporary: Path) -> None:
+    """Nothing is started for a scenario that the simulated LLMs would refuse."""
+    scenario = temporary / "faults.toml"
+    scenario.write_text('[[fault]]\nkind = "hang"\nllms = ["nobody"]\n')
+    with start_demo(temporary, "--faults", str(scenario)) as demo:
+        out, _ = demo.communicate(timeout=LONG_SECONDS)
+
+    assert demo.returncode == 2
+    assert "names an unknown LLM 'nobody'" in out
+    assert "Starting" not in out
 
 
 def test_a_report_that_cannot_be_written_is_refused_at_once(temporary: Path) -> None:

@@ -43,7 +43,7 @@ class Display:
         if now - self._shown_at < _SHOW_EVERY_S and tally.answered < tally.total:
             return
         self._shown_at = now
-        quality = tally.score / tally.feedback if tally.feedback else 0.0
+        quality = tally.score / tally.graded if tally.graded else 0.0
         leaders = ", ".join(f"{llm} {count / tally.answered:.0%}" for llm, count in tally.llms.most_common(3))
         facts = f"quality {quality:.3f}  {tally.cost_usd:.4f} USD  {leaders}"
         self._progress.update(self._task, completed=tally.answered, facts=facts, visible=True)

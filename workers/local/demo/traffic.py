@@ -48,6 +48,7 @@ class Tally:
     submitted: int = 0
     answered: int = 0
     feedback: int = 0
+    graded: int = 0
     score: float = 0.0
     cost_usd: float = 0.0
     llms: Counter[str] = field(default_factory=Counter)
@@ -189,8 +190,10 @@ class Traffic:
         if reply.error is not None:
             return
         trace.score = self._source.grade(reply.prompt_id, reply.text)
-        client.feedback(reply, score=trace.score, source=_CHECKER)
-        tally.feedback += 1
+        if reply.decision_id:  # a fallback's answer says nothing of the LLM that was decided on
+            client.feedback(reply, score=trace.score, source=_CHECKER)
+            tally.feedback += 1
         tally.score += trace.score
+        tally.graded += 1
         tally.cost_usd += trace.cost_usd
         tally.llms[reply.llm] += 1
