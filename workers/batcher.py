@@ -1,6 +1,8 @@
 """The batcher: take up the batches that nobody works on, and run each in a thread of its own."""
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -16,6 +18,8 @@ _LOOK_S = 0.5
 #: Batches that one process works on at a time; the others wait for their turn, oldest first.
 MOST_BATCHES = 4
 _JOIN_S = 8.0
+#: A batch whose work crashed is left alone for so long, at most.
+_LONGEST_WAIT_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +35,8 @@ class Batcher:
         self._place = place
         self._run_batch = run
         self._threads: dict[str, threading.Thread] = {}
+        self._crashes: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Block until ``stop`` is set and the batches stand still."""
@@ -54,6 +60,8 @@ class Batcher:
         for batch_id in waiting:
             if len(self._threads) >= MOST_BATCHES:
                 break
+            if time.monotonic() < self._not_before.get(batch_id, 0.0):
+                continue
             with ExitStack() as stack:
                 handle = Handle(batch_id, self._place)
                 if not stack.enter_context(handle.folder.locked()):
@@ -69,5 +77,8 @@ class Batcher:
             try:
                 self._run_batch(handle)
             except Exception as error:
-                # It is taken up again at the next look; the others go on.
+                # It is taken up again after a while; the others go on.
+                self._crashes[handle.id] += 1
+                wait_s = min(_LOOK_S * 2 ** self._crashes[handle.id], _LONGEST_WAIT_S)
+                self._not_before[handle.id] = time.monotonic() + wait_s
                 log.exception("batch_crashed", batch=handle.id, problem=f"{type(error).__name__}: {error}")

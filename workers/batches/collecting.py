@@ -25,6 +25,8 @@ from workers.storage.engine import transaction
 #: Of each entry, in the order of collecting: its row among the good lines, its file, and where it lies there.
 ENTRY = np.dtype([("row", "<u4"), ("failed", "u1"), ("at", "<u8"), ("bytes", "<u4")])
 _MOST_RECORDS = 2_000
+#: Of a batch of which nothing was dispatched.
+NOTHING = {"lines": 0, "reserved_usd": "0"}
 
 
 @dataclass(slots=True)
@@ -53,11 +55,12 @@ class Tally:
 
 
 class Collector:
-    """Reads the batch's own reply topic and appends to its files.
+    """Reads the reply topic of batches and appends what answers this one to its files.
 
     The offsets of the replies, the lengths of the files and the sums are one row in Postgres, written after
     the files. Opening cuts the files to the lengths that the row knows and reads on from its offsets: what a
-    crash left beyond is written again, the same. A second reply to a line is counted and dropped.
+    crash left beyond is written again, the same. A second reply to a line is counted and dropped. The first
+    opening, which comes before anything is dispatched, begins at the end of the topic and keeps that.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Collector:
         self._lines = lines
         self._engine = engine
         self.tally = Tally.of(batch)
+        #: How far dispatching has come, to be kept beside the replies.
+        self.dispatched: Mapping[str, Any] = batch.positions.get("dispatched", NOTHING)
         positions = batch.positions
         self._files = tuple(
             _open(path, int(positions.get(name, 0)))
@@ -82,7 +87,11 @@ class Collector:
         self._written = _open(folder.written, ENTRY.itemsize * int(positions.get("entries", 0)))
         #: Whether each good line is answered.
         self.answered = _read_answered(self._written, len(lines))
-        self._consumer = _make_consumer(reply_topic, positions.get("replies", {}), settings)
+        offsets = positions.get("replies")
+        self._consumer = _make_consumer(reply_topic, offsets or {}, settings)
+        if offsets is None:
+            self._consumer.seek_to_end()
+            self.save()
 
     @property
     def count(self) -> int:
@@ -118,6 +127,7 @@ class Collector:
             "output": output.tell(),
             "errors": errors.tell(),
             "entries": self.count,
+            "dispatched": self.dispatched,
             "replies": {
                 str(place.partition): self._consumer.position(place) for place in self._consumer.assignment()
             },
@@ -143,7 +153,7 @@ class Collector:
         )
         row = self._find(reply)
         if row is None:
-            return  # not a line of this batch: somebody else wrote to its topic
+            return  # a line of another batch
         self._count_money(reply, again=bool(self.answered[row]))
         if self.answered[row]:
             self.tally.duplicated += 1

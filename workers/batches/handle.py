@@ -9,14 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
 from sqlalchemy import Engine
 
-from workers.batches.collecting import Collector
+from workers.batches.collecting import NOTHING, Collector
 from workers.batches.folders import BatchFolder, Store
 from workers.batches.ingest import Lines
-from workers.batches.outbox import Outbox
+from workers.batches.outbox import Outbox, Position
 from workers.batches.planning import Plan, as_facts
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes
@@ -30,8 +28,7 @@ from workers.topics import TopicSpec, create_topics
 
 #: How soon a word of a person (pause, cancel) is heard.
 _LOOK_S = 0.5
-_REPLY_PARTITIONS = 4
-_REPLY_RETENTION = timedelta(days=30)
+_REPLY_RETENTION = timedelta(days=7)
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +58,7 @@ class Handle:
         self.id = batch_id
         self.place = place
         self.folder: BatchFolder = place.store.batch(batch_id)
-        self.reply_topic = reply_topic(batch_id, place.settings)
+        self.reply_topic = reply_topic(place.settings)
         self._batch: Batch | None = None
         self._looked_at = 0.0
         self._late = False
@@ -121,7 +118,6 @@ class Handle:
             if batches.move(self.id, status, since=since, ended_at=batches.now(), problem=problem):
                 batches.note(self.id, status, **({} if problem is None else {"problem": problem}))
         self._batch = None
-        delete_topic(self.reply_topic, self.place.settings)
         log.info("batch_ended", batch=self.id, status=status, problem=problem)
 
     def keep_plan(self, plan: Plan) -> None:
@@ -157,11 +153,13 @@ class Handle:
         """Open the way out; the reply topic is made first where it is missing."""
         spec = TopicSpec(
             name=self.reply_topic,
-            partitions=_REPLY_PARTITIONS,
+            partitions=self.place.settings.partitions,
             retention_ms=int(_REPLY_RETENTION.total_seconds() * 1000),
         )
         create_topics(self.place.settings, [spec])
-        return Outbox(self.id, self.reply_topic, self.place.settings)
+        kept = self.look(at_once=True).positions.get("dispatched", NOTHING)
+        known = Position(int(kept["lines"]), Decimal(kept["reserved_usd"]))
+        return Outbox(self.id, self.reply_topic, self.place.settings, known=known)
 
     def open_collector(self, lines: Lines) -> Collector:
         """Open the way back."""
@@ -189,21 +187,9 @@ class Handle:
         )
 
 
-def reply_topic(batch_id: str, settings: Settings) -> str:
-    """Name the topic that a batch's replies come to."""
-    return f"{settings.reply_prefix}batches.{batch_id}"
+def reply_topic(settings: Settings) -> str:
+    """Name the topic that the replies of all batches come to.
 
-
-def delete_topic(name: str, settings: Settings) -> None:
-    """Delete a topic, if it can be done now; calls that were not made yet for it are then not made."""
-    try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=settings.kafka_bootstrap.split(","), bootstrap_timeout_ms=3_000
-        )
-        try:
-            if name in admin.list_topics():
-                admin.delete_topics([name])
-        finally:
-            admin.close()
-    except KafkaError as error:
-        log.warning("reply_topic_stays", topic=name, problem=f"{type(error).__name__}: {error}")
+    One for all, and it stays: executors would ask for ever for the metadata of a topic that is gone.
+    """
+    return f"{settings.reply_prefix}batches"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 from kafka import ConsumerGroupMetadata, KafkaConsumer, TopicPartition
@@ -30,6 +31,10 @@ class Position:
     lines: int = 0
     reserved_usd: Decimal = Decimal(0)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {"lines": self.lines, "reserved_usd": f"{self.reserved_usd:f}"}
+
 
 class Outbox:
     """Produces a batch's records together with its position, a committed offset of a group of its own.
@@ -39,7 +44,8 @@ class Outbox:
     Raises ``KafkaError``.
     """
 
-    def __init__(self, batch_id: str, reply_topic: str, settings: Settings) -> None:
+    def __init__(self, batch_id: str, reply_topic: str, settings: Settings, *, known: Position) -> None:
+        """``known`` is what Postgres says, where the broker has forgotten the offset of a long pause."""
         config = LoopConfig(
             bootstrap=settings.kafka_bootstrap,
             group_id=f"{settings.topic_prefix}batch.{batch_id}",
@@ -53,7 +59,7 @@ class Outbox:
         self._place = (reply_topic, 0)
         self._producer = TransactionalProducer(config)
         try:
-            self.position = self._read_position(config)
+            self.position = self._read_position(config) or known
         except BaseException:
             self._producer.close()
             raise
@@ -71,7 +77,7 @@ class Outbox:
         """Let go of the connection."""
         self._producer.close()
 
-    def _read_position(self, config: LoopConfig) -> Position:
+    def _read_position(self, config: LoopConfig) -> Position | None:
         """Read what is committed; the producer's start has ended whatever was open."""
         consumer = KafkaConsumer(
             bootstrap_servers=config.bootstrap.split(","),
@@ -87,5 +93,5 @@ class Outbox:
         finally:
             consumer.close()
         if found is None:
-            return Position()
+            return None
         return Position(found.offset, msgspec.json.decode(found.metadata, type=_Mark).reserved_usd)

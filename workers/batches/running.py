@@ -66,7 +66,16 @@ def run_batch(handle: Handle, *, backoff: Backoff = Backoff()) -> None:  # noqa:
             log.warning("batch_waits", batch=handle.id, problem=f"{type(error).__name__}: {error}")
             handle.place.stop.wait(backoff.delay_s(failures))
         except (UsageError, PoisonError) as error:
-            handle.end("failed", problem=str(error))
+            _give_up(handle, str(error))
+
+
+def _give_up(handle: Handle, problem: str) -> None:
+    """Fail a batch, with what was answered kept, unless keeping it is what fails."""
+    handle.set(problem=problem)
+    if handle.look(at_once=True).status in {"validating", "in_progress"}:
+        handle.finalize()
+    else:
+        handle.end("failed", problem=problem)
 
 
 def finish(handle: Handle) -> None:
@@ -77,15 +86,23 @@ def finish(handle: Handle) -> None:
         outcome = "cancelled" if batch.status == "cancelling" else "completed"
         if batch.problem is not None:
             outcome = "failed"
-        elif handle.folder.index.exists():
+        if handle.folder.index.exists():
             outcome = _close_lines(handle, outcome)
         handle.set(outcome=outcome)
     options = handle.options()
     write_results(handle.folder, order=options.order)
     if options.output is not None:
-        for kind, path in (("output", handle.folder.output), ("errors", handle.folder.errors)):
-            copy_whole(path, Path(options.output) / f"{handle.id}.{kind}.jsonl")
+        _copy_out(handle, Path(options.output))
     handle.end(outcome, problem=batch.problem)
+
+
+def _copy_out(handle: Handle, target: Path) -> None:
+    """Copy the results to where they were asked for; a folder that cannot be written is told of."""
+    try:
+        for kind, path in (("output", handle.folder.output), ("errors", handle.folder.errors)):
+            copy_whole(path, target / f"{handle.id}.{kind}.jsonl")
+    except OSError as error:
+        handle.note("not_copied", problem=str(error), to=str(target))
 
 
 def _close_lines(handle: Handle, outcome: str) -> str:

@@ -91,6 +91,7 @@ class Working:
         found = self._dispatcher.dispatch(rows, self._view, in_force, purse)
         if found.lines:
             self._outbox.commit(found.records, lines=found.lines, reserved_usd=found.reserved_usd)
+            self._collector.dispatched = self._outbox.position.as_dict()
         return found.lines
 
     def _follow_view(self) -> None:

@@ -154,7 +154,7 @@ def test_lines_wait_for_money_that_is_under_way(desk: Desk) -> None:
 
 
 def test_a_squeezed_line_keeps_the_cheapest_service_of_the_others(desk: Desk) -> None:
-    """What is left pays for all lines at the cheap LLM: the first gets that, although the plan wants another."""
+    """What is left pays for all lines at the cheap LLM: the first gets that, whatever the plan prefers."""
     plan = replace_plan(desk.plan(Goal()), error_per_usd=0.0)
 
     found = desk.dispatch(plan, make_purse(2 * 20 * CHEAP * 1.0001), range(1))
