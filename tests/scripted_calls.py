@@ -152,3 +152,21 @@ def headers_of(record: Record) -> dict[str, str]:
 def body_of(record: Record) -> Any:
     """Its JSON."""
     return json.loads(record.value or b"null")
+
+
+def as_message(record: Record) -> Message:
+    """What an executor of its topic consumes."""
+    return Message(
+        topic=record.topic,
+        partition=0,
+        offset=0,
+        timestamp_ms=0,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
+
+
+def calls_of(record: Record) -> list[Any]:
+    """LLM, outcome and cost of each call on a record's header."""
+    return [(call[0], call[1], call[5]) for call in json.loads(headers_of(record)["calls"])]

@@ -52,6 +52,10 @@ FALLBACK_FROM = "uniroute-fallback-from"
 CALLS = "uniroute-calls"
 #: What becomes of a prompt that no LLM answers: ``reply`` (an error reply), ``dead-letter`` or ``both``.
 ON_FAILURE = "uniroute-on-failure"
+#: How sure an LLM must be for its answer to be taken, else the next of the fallbacks is asked: JSON.
+CASCADE = "uniroute-cascade"
+#: On a reply of a cascade: the chance that the answer is right, as calibrated.
+CHANCE = "uniroute-chance"
 #: Seconds for which the answer may be kept and given again to equal prompts of the tenant.
 CACHE_SECONDS = "uniroute-cache-seconds"
 #: On a reply: ``hit`` where it was kept, ``shared`` where an equal prompt was being answered.

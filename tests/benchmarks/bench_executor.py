@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from kafka import KafkaProducer
 _CHILD = str(Path(__file__).with_name("executor_processes.py"))
 _WAIT_S = 120.0
 _PARTITIONS = 4
-#: Prompts dispatched together, one wave after the other.
-_WAVE = 20
+#: Between two prompts of the LLM that is measured.
+_PAUSE_S = 0.005
 
 
 def run(bootstrap: str, *, calls: int = 2_000, rounds: int = 3) -> dict[str, Any]:
@@ -74,13 +74,19 @@ def _time_replies(bootstrap: str, url: str, prompts: int, *, hanging: int) -> di
     with _child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=1_000) as (_, lines):
         next(lines)
         if hanging:
+            _ask(url, "reset")
             dispatch(bootstrap, prefix, reply_to, {f"h-{number}": "hang" for number in range(hanging)})
+            while _ask(url, "count") < hanging:
+                time.sleep(0.1)
         asked: dict[bytes, float] = {}
-        with CommittedReader(bootstrap, [reply_to]) as reader:
-            for start in range(0, prompts, _WAVE):
-                wave = [f"q-{number}" for number in range(start, min(prompts, start + _WAVE))]
-                asked.update(dict.fromkeys((name.encode() for name in wave), time.time()))
-                dispatch(bootstrap, prefix, reply_to, dict.fromkeys(wave, "quick"))
+        with (
+            CommittedReader(bootstrap, [reply_to]) as reader,
+            _dispatching(bootstrap, prefix, reply_to) as send,
+        ):
+            for number in range(prompts):
+                asked[b"q-%d" % number] = time.time()
+                send(f"q-{number}", "quick")
+                time.sleep(_PAUSE_S)
             reader.read_until(lambda seen: len(seen.records) >= prompts, timeout_s=_WAIT_S)
             seconds = sorted(one.timestamp / 1_000 - asked[one.key] for one in reader.records)
     return {
@@ -126,13 +132,25 @@ def _run_executor(bootstrap: str, url: str, calls: int) -> dict[str, float]:
 
 def dispatch(bootstrap: str, prefix: str, reply_to: str, llms: Mapping[str, str]) -> None:
     """Dispatch prompts to LLMs, as a router does."""
+    with _dispatching(bootstrap, prefix, reply_to) as send:
+        for prompt_id, llm in llms.items():
+            send(prompt_id, llm)
+
+
+@contextmanager
+def _dispatching(bootstrap: str, prefix: str, reply_to: str) -> Iterator[Callable[[str, str], None]]:
     producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x" * 500}]}).encode()
-    for prompt_id, llm in llms.items():
+
+    def send(prompt_id: str, llm: str) -> None:
         headers = [("uniroute-llm", llm.encode()), ("uniroute-reply-to", reply_to.encode())]
         producer.send(f"{prefix}dispatch.{llm}", key=prompt_id.encode(), value=body, headers=headers)
-    producer.flush()
-    producer.close()
+
+    try:
+        yield send
+    finally:
+        producer.flush()
+        producer.close()
 
 
 @contextmanager

@@ -53,13 +53,21 @@ async def serve() -> None:
     async def tell(_request: web.Request) -> web.Response:
         return web.Response(text=str(first[0] if first else 0.0))
 
+    async def count(_request: web.Request) -> web.Response:
+        return web.Response(text=str(len(first)))
+
     async def reset(_request: web.Request) -> web.Response:
         first.clear()
         return web.Response(text="0")
 
     app = web.Application()
     app.add_routes(
-        [web.post("/v1/chat/completions", complete), web.get("/first", tell), web.get("/reset", reset)]
+        [
+            web.post("/v1/chat/completions", complete),
+            web.get("/first", tell),
+            web.get("/reset", reset),
+            web.get("/count", count),
+        ]
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -28,6 +28,8 @@ class Bill:
     outcome: str = "ok"
     #: Where an answer came from that may be kept; empty where the prompt asked for none of it.
     cache: str = ""
+    #: Chance that the answer is right; ``None`` where nobody asked or it is not known.
+    chance: float | None = None
     #: Of the call that answered.
     answered: Usage | None = None
     #: USD of calls that may have been billed without anybody knowing, as estimated.

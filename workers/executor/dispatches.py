@@ -8,6 +8,7 @@ import msgspec
 
 from workers import messages
 from workers.errors import PoisonError
+from workers.executor.cascades import Cascade, read_cascade
 from workers.messages import CallFact, Message
 from workers.prompts import read_deadline, read_reply_topic
 from workers.settings import Settings
@@ -49,6 +50,8 @@ class Dispatch:
     on_failure: str
     #: Seconds for which an answer may be kept and given again; 0 for never.
     cache_s: float
+    #: Judges the answer, where the prompt asked for it.
+    cascade: Cascade | None
 
     @property
     def input_tokens(self) -> float:
@@ -97,6 +100,7 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         earlier_repeated=int(messages.number_header(message, messages.REPEATED_CALLS, most=1e6) or 0),
         fallback_from=message.text_header(messages.FALLBACK_FROM) or "",
         on_failure=_read_choice(message),
+        cascade=read_cascade(message.text_header(messages.CASCADE)),
         cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,
     )
 

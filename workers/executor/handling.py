@@ -15,6 +15,7 @@ from workers.errors import WaitableError
 from workers.executor.bills import Bill
 from workers.executor.cache import AnswerCache, cache_key
 from workers.executor.cancels import Cancelled, Cancels
+from workers.executor.cascades import asking_for_confidence
 from workers.executor.dispatches import Dispatch, read_dispatch
 from workers.executor.gates import Gates
 from workers.executor.llms import CallableLLM
@@ -38,7 +39,7 @@ _FALLS_BACK = frozenset(
     {"rate_limit", "timeout", "server", "connection", "bad_response", "auth", "context_window", "unknown_llm"}
 )
 #: Ends that nobody would want to try again.
-_WANTED_ENDS = frozenset({"cancelled", "expired"})
+_WANTED_ENDS = frozenset({"cancelled", "expired", "abstained"})
 
 
 class _GaveUp(Exception):  # noqa: N818 (an outcome, not a fault of ours)
@@ -108,7 +109,29 @@ class Executor:
             if dispatch.fallbacks and given_up.error_class in _FALLS_BACK:
                 return [handed_on(dispatch, bill, self._topics)]
             return self._fail(dispatch, bill, given_up)
+        return self._judge(dispatch, bill, value)
+
+    def _judge(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
+        """Answer; in a cascade only where the LLM is sure enough or nobody else can be asked."""
+        if dispatch.cascade is None:
+            return self._finish(dispatch, bill, value)
+        bill.chance = dispatch.cascade.chance(value)
+        action = dispatch.cascade.judge(bill.chance, is_last=not self._can_ask_next(dispatch, bill))
+        if action == "escalate":
+            return [handed_on(dispatch, bill, self._topics)]
+        if action == "abstain":
+            return self._fail(dispatch, bill, _GaveUp("abstained", "no LLM is likely to answer this rightly"))
         return self._finish(dispatch, bill, value)
+
+    def _can_ask_next(self, dispatch: Dispatch, bill: Bill) -> bool:
+        """Whether there is another LLM, which the deadline and the budget leave room for."""
+        following = self._llms().get(dispatch.fallbacks[0]) if dispatch.fallbacks else None
+        if following is None or self._time_left(dispatch) <= 0:
+            return False
+        estimate_usd = following.estimate_usd(
+            input_tokens=dispatch.input_tokens, output_tokens=dispatch.output_tokens(following.output_tokens)
+        )
+        return dispatch.budget_usd is None or bill.spent_usd + estimate_usd <= dispatch.budget_usd
 
     def _finish(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
         now = self._now()
@@ -213,7 +236,7 @@ class Executor:
         try:
             answer = await self._caller.call(
                 llm.endpoint,
-                dispatch.body,
+                dispatch.body if dispatch.cascade is None else asking_for_confidence(dispatch.body),
                 prompt_id=dispatch.prompt_id,
                 timeout_s=min(self._settings.call_timeout_s, self._time_left(dispatch)),
                 attempt=attempt,

@@ -136,6 +136,8 @@ def _facts(bill: Bill) -> Headers:
     if bill.calls:
         facts.append((messages.CALLS, encode_calls(bill.calls)))
     facts += _repeated(bill)
+    if bill.chance is not None:
+        facts.append((messages.CHANCE, repr(bill.chance).encode()))
     if bill.cache:
         facts.append((messages.CACHE, bill.cache.encode()))
     if bill.cost_usd is not None:

@@ -27,6 +27,7 @@ _CARRIED = (
     messages.MAX_COST_USD,
     messages.ON_FAILURE,
     messages.CACHE_SECONDS,
+    messages.CASCADE,
 )
 
 

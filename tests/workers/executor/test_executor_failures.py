@@ -1,38 +1,18 @@
 """What becomes of a prompt whose LLM fails: retries, budgets, fallbacks, dead letters, cancels, deadlines."""
 
 import asyncio
-import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from scripted_calls import NOW, Bench, always, answer, body_of, dispatch, headers_of
+from scripted_calls import NOW, Bench, always, answer, as_message, body_of, calls_of, dispatch, headers_of
 from warped_time import run_warped
 
 from workers.calls.errors import CallError
 from workers.executor.dispatches import read_dispatch
-from workers.messages import Message, Record
 from workers.settings import Settings
 
 SERVER = CallError("server", "the endpoint answered 500")
-
-
-def as_message(record: Record) -> Message:
-    """What an executor of its topic consumes."""
-    return Message(
-        topic=record.topic,
-        partition=0,
-        offset=0,
-        timestamp_ms=0,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-    )
-
-
-def calls_of(record: Record) -> list[Any]:
-    """LLM, outcome and cost of each call on a record's header."""
-    return [(call[0], call[1], call[5]) for call in json.loads(headers_of(record)["calls"])]
 
 
 def test_each_call_is_on_the_reply() -> None:

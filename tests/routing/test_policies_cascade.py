@@ -1,0 +1,85 @@
+"""Cascades: calibration, the rule for an answer, and whom to ask next; numbers worked by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing.errors import InvalidInputError
+from routing.policies.cascade import Calibration, CascadeRule, choose_next, fit_calibration
+
+
+def test_calibration_pools_what_is_out_of_order() -> None:
+    """Scores 0, 1, 0, 1 at 1, 2, 3, 4: the middle two are pooled to a half."""
+    fitted = fit_calibration(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 0.0, 1.0]))
+
+    assert [fitted.chance(at) for at in (0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 9.0)] == [
+        0.0,
+        0.0,
+        0.5,
+        0.5,
+        0.5,
+        0.75,
+        1.0,
+        1.0,
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=40),
+    st.floats(-100, 100),
+    st.floats(-100, 100),
+)
+def test_more_confidence_is_never_less_chance(
+    labels: list[tuple[float, float]], one: float, other: float
+) -> None:
+    """Whatever it was fitted on, the chance is in 0..1 and does not fall."""
+    confidences, scores = np.array(labels).T
+    fitted = fit_calibration(confidences, scores)
+    low, high = sorted((one, other))
+
+    assert 0 <= fitted.chance(low) <= fitted.chance(high) <= 1
+
+
+def test_a_confidence_that_is_no_number_is_none_at_all() -> None:
+    """NaN gets the least chance."""
+    assert Calibration(np.array([-1.0, 0.0]), np.array([0.25, 1.0])).chance(float("nan")) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("confidences", "chances"),
+    [([], []), ([0.0], [2.0]), ([1.0, 0.0], [0.0, 1.0]), ([0.0, 1.0], [1.0, 0.0]), ([0.0], [0.0, 1.0])],
+)
+def test_a_calibration_must_make_sense(confidences: list[float], chances: list[float]) -> None:
+    """Empty, out of range, descending or of two lengths is refused."""
+    with pytest.raises(InvalidInputError):
+        Calibration(np.array(confidences), np.array(chances))
+
+
+def test_an_answer_is_taken_passed_on_or_given_up() -> None:
+    """Accept from 0.8 on, abstain below 0.2; the last LLM's answer is taken in between."""
+    rule = CascadeRule(accept_at=0.8, abstain_below=0.2)
+    chances = (0.1, 0.2, 0.79, 0.8)
+
+    assert [rule.judge(chance, is_last=False) for chance in chances] == [
+        "abstain",
+        "escalate",
+        "escalate",
+        "accept",
+    ]
+    assert [rule.judge(chance, is_last=True) for chance in chances] == [
+        "abstain",
+        "accept",
+        "accept",
+        "accept",
+    ]
+
+
+def test_the_next_llm_is_the_one_worth_its_cost() -> None:
+    """Half sure: 0.45 - 0.2 beats 0.3 - 0.1; surer, the cheap one; sure, nobody."""
+    errors, costs = np.array([0.1, 0.4]), np.array([0.002, 0.001])
+
+    assert choose_next(0.5, errors, costs, error_per_usd=100.0) == 0  # 0.25 against 0.2
+    assert choose_next(0.7, errors, costs, error_per_usd=100.0) == 1  # 0.07 against 0.08
+    assert choose_next(0.9, errors, costs, error_per_usd=100.0) is None  # -0.11 and -0.04
+    assert choose_next(0.5, np.array([]), np.array([]), error_per_usd=1.0) is None
