@@ -29,6 +29,9 @@ def chaos(
         typer.Option(help="A fault scenario for the simulated LLMs; every kind, rarely, where not given."),
     ] = None,
     away: Annotated[float, typer.Option(min=1.0, help="Seconds for which Postgres is away.")] = 30.0,
+    session: Annotated[
+        float, typer.Option(min=1.0, help="Seconds of silence after which a worker loses its partitions.")
+    ] = 6.0,
     report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Kill and freeze workers, kill the broker, take Postgres away, fail LLMs: no prompt may be lost."""
@@ -45,7 +48,7 @@ def chaos(
     console = Console()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
-    options = Options(prompts=prompts, seed=seed, concurrency=concurrency, away_s=away)
+    options = Options(prompts=prompts, seed=seed, concurrency=concurrency, away_s=away, session_s=session)
     if faults is not None:
         options = replace(options, faults=faults)
     begun = time.monotonic()

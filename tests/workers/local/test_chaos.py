@@ -65,10 +65,10 @@ def test_every_prompt_has_one_end() -> None:
 def test_nothing_is_lost_while_everything_breaks(tmp_path: Path) -> None:
     """Workers killed and frozen, the broker killed, Postgres away, an LLM failing: one end per prompt."""
     report = tmp_path / "chaos.json"
-    arguments = ["chaos", "--prompts", "200", "--away", "3", "--report", str(report)]
+    shorter = ["--prompts", "200", "--away", "3", "--session", "3"]
 
     done = subprocess.run(  # noqa: S603  # this interpreter and this package
-        [sys.executable, "-m", "workers", *arguments],
+        [sys.executable, "-m", "workers", "chaos", *shorter, "--report", str(report)],
         check=False,
         env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "120"},
         stdin=subprocess.DEVNULL,
@@ -84,3 +84,17 @@ def test_nothing_is_lost_while_everything_breaks(tmp_path: Path) -> None:
     assert found["repeated_calls"] >= found["repeated_calls_seen_by_llms"]
     assert len(found["events"]) == 8
     assert all(event["recovered_in_s"] is not None for event in found["events"])
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    """The minutes of the run are not spent before the place of its report is found to be none."""
+    done = subprocess.run(  # noqa: S603  # this interpreter and this package
+        [sys.executable, "-m", "workers", "chaos", "--report", str(tmp_path / "none" / "report.json")],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    assert "cannot be written: name a file in a folder that exists" in done.stderr + done.stdout

@@ -18,8 +18,6 @@ class Options:
     faults: Path = EVERY_FAULT
     #: How long Postgres is away.
     away_s: float = 30.0
-    #: How long one LLM answers with errors alone.
-    failing_s: float = 10.0
     #: A worker that is silent for this long loses its partitions; frozen ones sleep half as long again.
     session_s: float = 6.0
     #: A call to an LLM is given up after this long: some of the faults hang for a minute.
@@ -27,6 +25,11 @@ class Options:
     #: Prompts that the cluster map is fitted on, and labelled prompts that each LLM is learned from, at most.
     train: int = 400
     labels: int = 200
+
+    @property
+    def failing_s(self) -> float:
+        """How long one LLM answers with errors alone."""
+        return min(10.0, self.away_s)
 
     @property
     def frozen_s(self) -> float:
