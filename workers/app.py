@@ -8,6 +8,7 @@ acknowledgement is not tied to what was produced.
 import asyncio
 import logging
 import random
+import resource
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ from workers.transactions.loop import TransactionLoop
 #: How many LLMs may have all their calls in flight in one executor before it takes no more.
 _LLMS_AT_FULL_LOAD = 16
 
+#: Open files beside connections to LLMs.
+_OTHER_FILES = 1_000
 #: A cancel message is heeded for so long by executors that start after it.
 _CANCELS_S = 3_600.0
 
@@ -162,6 +165,7 @@ def _follow_health(settings: Settings, stack: ExitStack) -> HealthBoard:
 
 def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     """Give the executor's loop: every LLM's dispatch topic, those of LLMs yet to come included."""
+    _allow_connections(settings.max_in_flight)
     engine = _engine(settings, "executor", stack)
     directory = Directory()
     source = SnapshotSource(engine, on_state=directory.update, on_problem=_report("executor"))
@@ -207,6 +211,16 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         ),
         observer=telemetry.RoleMetrics("executor", on_shares=gates.own),
     )
+
+
+def _allow_connections(per_llm: int) -> None:
+    """Raise this process's own limit of open files, as far as it may, to what full load takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _LLMS_AT_FULL_LOAD * per_llm + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft not in {resource.RLIM_INFINITY, wanted} and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
