@@ -1,6 +1,7 @@
 """What the router makes of a batch: two cells and two LLMs, whose numbers are worked by hand."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,10 +72,11 @@ VIEW = RoutingView(
 )
 
 
-def make_router(view: RoutingView | None = VIEW) -> Router:
+def make_router(view: RoutingView | None = VIEW, failing: frozenset[str] = frozenset()) -> Router:
     """Make a router with a fixed clock."""
     return Router(
         view=lambda: view,
+        failing=lambda: failing,
         signer=SIGNER,
         settings=Settings(),
         rng=np.random.default_rng(0),
@@ -422,3 +424,43 @@ def test_a_view_refuses_another_embedder() -> None:
 
     with pytest.raises(FingerprintMismatchError, match="checksum is 'a', not 'b'"):
         build_view(publish(snapshot), open_embedder=lambda _: AxisEmbedder())
+
+
+def test_an_llm_that_fails_is_not_chosen() -> None:
+    """What would go to ``small`` goes to ``large``, and says that it is not what the policy chose."""
+    [[dispatch, decision]] = make_router(failing=frozenset({"small"})).handle([ask(EASY)])
+
+    assert dispatch.topic == "uniroute.dispatch.large"
+    assert read_headers(dispatch.headers)["uniroute-degraded"] == "llm_failing"
+    assert read_decision([dispatch, decision]).limits["excluded"] == ["small"]
+
+
+def test_where_every_llm_fails_one_is_chosen_all_the_same() -> None:
+    """Each prompt of a batch gets an LLM that its caller may have, and is marked."""
+    router = make_router(failing=frozenset({"small", "large"}))
+    batch = router.handle([ask(EASY, key=b"1"), ask(HARD, key=b"2"), ask(EASY, key=b"3", model="large")])
+    headers = [read_headers(records[0].headers) for records in batch]
+
+    assert [one["uniroute-llm"] for one in headers] == ["small", "large", "large"]
+    assert {one["uniroute-degraded"] for one in headers} == {"llm_failing"}
+
+
+def test_who_never_wanted_the_failing_llm_is_not_degraded() -> None:
+    """A prompt for ``large`` alone does not care about ``small``."""
+    [[dispatch, _]] = make_router(failing=frozenset({"small"})).handle([ask(EASY, model="large")])
+
+    assert "uniroute-degraded" not in read_headers(dispatch.headers)
+
+
+def test_a_lane_has_a_topic_and_fallbacks_are_within_the_limits() -> None:
+    """A batch prompt goes to the batch lane; a declared fallback that the caller excludes is left out."""
+    body = {"kind": "lagrangian", "error_per_usd": 200.0, "fallbacks": ["small", "large"]}
+    view = replace(VIEW, policies={"default": NamedPolicy.build("default", 1, body)})
+    lane = ("uniroute-lane", b"batch")
+    [[free, _], [bound, _]] = make_router(view).handle(
+        [ask(EASY, lane), ask(EASY, lane, ("uniroute-excluded", b"large"), key=b"p-2")]
+    )
+
+    assert free.topic == "uniroute.dispatch-batch.small"
+    assert read_headers(free.headers)["uniroute-fallbacks"] == "large"
+    assert "uniroute-fallbacks" not in read_headers(bound.headers)
