@@ -51,7 +51,8 @@ class _Tracked:
     counts: ErrorCounts
     rule: DriftRule
     watch: Watch = field(default_factory=Watch)
-    rates: Matrix = field(init=False)
+    #: Of ``counts``; ``None`` until they are asked for.
+    rates: Matrix | None = None
     lasting: ErrorCounts = field(init=False)
     lasting_rates: Matrix = field(init=False)
 
@@ -60,11 +61,13 @@ class _Tracked:
         self._refit()
 
     def _refit(self) -> None:
-        self.rates = self.prior.error_rates(self.counts.errors, self.counts.labels)
+        self.rates = None
         self.lasting_rates = self.prior.error_rates(self.lasting.errors, self.lasting.labels)
 
     def predict(self, rows: Rows) -> Vector:
         """Predict (m,) errors, as routers do."""
+        if self.rates is None:
+            self.rates = self.prior.error_rates(self.counts.errors, self.counts.labels)
         return self._predict(rows, self.rates)
 
     def _predict(self, rows: Rows, rates: Matrix) -> Vector:
