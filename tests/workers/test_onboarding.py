@@ -91,11 +91,16 @@ def test_an_llm_joins_from_its_labels(engine: Engine, settings: Settings) -> Non
     assert (snapshot.names, snapshot.versions.error_rates) == (("bad", "good"), str(good))
     assert snapshot.error_rates[:, 0].min() > 0.9
     assert snapshot.error_rates[:, 1].max() < 0.1
+    prefix = settings.topic_prefix
     assert describe_topics(settings) == {
-        f"{settings.topic_prefix}dispatch.bad": 2,
-        f"{settings.topic_prefix}dispatch.good": 2,
-        f"{settings.topic_prefix}dlq.dispatch.bad": 1,
-        f"{settings.topic_prefix}dlq.dispatch.good": 1,
+        f"{prefix}{kind}.{name}": count
+        for name in ("bad", "good")
+        for kind, count in (
+            ("dispatch", 2),
+            ("dispatch-batch", 2),
+            ("dispatch-probe", 2),
+            ("dlq.dispatch", 1),
+        )
     }
 
 
@@ -138,12 +143,12 @@ def test_an_llm_without_labels_joins_too(engine: Engine, settings: Settings) -> 
 
 
 def test_a_name_that_is_no_topic_joins(engine: Engine, settings: Settings) -> None:
-    """Its dispatch topic is a slug with a hash; its name stays."""
+    """Its dispatch topics, one per lane, and their dead letters are a slug with a hash; its name stays."""
     fit_map(engine, EMBEDDER, EMBEDDINGS, sizes=(2, 3))
     join(engine, settings, "acme/large:latest", [1.0])
 
     assert read_snapshot(engine).names == ("acme/large:latest",)
-    assert len(describe_topics(settings)) == 2
+    assert len(describe_topics(settings)) == 4
 
 
 def test_an_llm_cannot_join_twice(engine: Engine, settings: Settings) -> None:
