@@ -101,6 +101,18 @@ def executor() -> dict[str, Any]:
         }
 
 
+def cascade() -> dict[str, Any]:
+    """A cascade with simulated confidences beside a route, on each outcome folder that is here."""
+    from benchmarks import bench_cascade
+
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("UNIROUTE_OUTCOMES", default))
+    found = sorted(path for path in folder.glob("*") if path.is_dir())
+    return {path.name: bench_cascade.run(path) for path in found} or {
+        "skipped": f"{folder} holds no outcomes"
+    }
+
+
 @contextmanager
 def _stack() -> Iterator[LocalStack]:
     with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
@@ -113,7 +125,7 @@ def _stack() -> Iterator[LocalStack]:
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     benchmark.__name__: benchmark
-    for benchmark in (routing, assignment, transactions, storage, books, embedding, router, executor)
+    for benchmark in (routing, assignment, transactions, storage, books, embedding, router, executor, cascade)
 }
 
 if __name__ == "__main__":
