@@ -9,6 +9,9 @@ import typer
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from routing.decisions import CandidateFacts
     from workers.explaining import Explained
 
 command = typer.Typer()
@@ -72,24 +75,20 @@ def _print(found: "Explained") -> None:
     typer.echo(f"policy {found.policy} ({settings}); {found.input_tokens:g} tokens of prompt")
     clusters = ", ".join(f"{cluster} ({weight:.0%})" for cluster, weight in explanation.clusters)
     typer.echo(f"clusters {clusters} of map {explanation.map_version}\n")
-    rows = []
-    for one in explanation.candidates:
-        bounds = interval(one)
-        rows.append(
-            [
-                one.name,
-                f"{one.predicted_error:.3f}",
-                "-" if bounds is None else f"{bounds[0]:.3f}..{bounds[1]:.3f}",
-                f"{one.cost_usd:.6f}",
-                f"{one.ceiling_usd:.6f}",
-                "-" if one.seconds is None else f"{one.seconds:.2f}",
-                "-" if one.score is None else f"{one.score:.6f}",
-                one.verdict if one.removed_by is None else f"removed by {one.removed_by}",
-                "-" if one.break_even is None else f"{one.break_even:.4g}",
-            ]
-        )
-    columns = ["LLM", "error", "90 %", "USD", "USD at most", "s at most", "score", "verdict", "break-even"]
-    print_table(columns, rows, empty="No LLM is registered.")
+    columns: dict[str, Callable[[CandidateFacts], str]] = {
+        "LLM": lambda one: one.name,
+        "error": lambda one: f"{one.predicted_error:.3f}",
+        "90 %": lambda one: "-" if (bounds := interval(one)) is None else f"{bounds[0]:.3f}..{bounds[1]:.3f}",
+        "USD": lambda one: f"{one.cost_usd:.6f}",
+        "USD, most": lambda one: "-" if one.ceiling_usd == one.cost_usd else f"{one.ceiling_usd:.6f}",
+        "s, most": lambda one: "-" if one.seconds is None else f"{one.seconds:.2f}",
+        "score": lambda one: "-" if one.score is None else f"{one.score:.6f}",
+        "verdict": lambda one: one.verdict if one.removed_by is None else f"removed: {one.removed_by}",
+        "break-even": lambda one: "-" if one.break_even is None else f"{one.break_even:.4g}",
+    }
+    shown = {name: [tell(one) for one in explanation.candidates] for name, tell in columns.items()}
+    told = {name: values for name, values in shown.items() if set(values) != {"-"}}
+    print_table(list(told), list(zip(*told.values(), strict=True)), empty="No LLM is registered.")
     if len(found.chances) > 1:
         shares = ", ".join(f"{name} {chance:.1%}" for name, chance in found.chances.items())
         typer.echo(f"\ndrawn: {shares}")
