@@ -193,8 +193,8 @@ def test_readers_see_what_they_are_promised(session: Session) -> None:
     assert re.search(
         r"small +active +0\.1 +0\.4 +http://127\.0\.0\.1:", session.find("uniroute llm list").out
     )
-    assert session.find("uniroute send").out.strip()
-    assert re.search(r"^small, 0\.\d+ USD$", session.find("uniroute send").err, flags=re.MULTILINE)
+    assert session.find('uniroute send "What is 7').out.strip()
+    assert re.search(r"^small, 0\.\d+ USD$", session.find('uniroute send "What is 7').err, flags=re.MULTILINE)
     assert len([reply for reply in replies if re.match(r"small \d\S* \S", reply)]) == 2
     assert session.find("FeedbackRow").out == "2\n"
     assert re.search(
@@ -205,6 +205,8 @@ def test_readers_see_what_they_are_promised(session: Session) -> None:
     assert "Policy careful version 1 is in force." in planned
     assert "small is the only LLM that the limits leave." in planned
     assert re.search(r"(\d+) of \1 decisions came out the same, bit for bit\.", planned)
+    assert re.search(r"search +\d{4}-\d\d-\d\d +20", session.find("uniroute tenant add").out)
+    assert "completed: 2 done, 0 failed of 2" in " ".join(session.find("uniroute batch submit").out.split())
     assert session.find("uniroute llm remove").out == "small is retired.\n"
 
 

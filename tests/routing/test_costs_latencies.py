@@ -121,7 +121,7 @@ def snapshot(lengths: LengthModel | None) -> Snapshot:
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 def test_deadline_sends_to_the_quick_llm(lengths: LengthModel | None) -> None:
-    """In 95 of 100 the good one needs up to 6 s, the quick one .3 s: 2 s are enough for it alone, .1 s for none."""
+    """In 95 of 100 the good needs up to 6 s, the quick .3 s: 2 s suffice for that alone, .1 s for none."""
     prompts = Prompts(
         embeddings=np.eye(2, dtype=np.float32)[[0, 0, 1, 1]],
         input_tokens=np.full(4, 10.0),

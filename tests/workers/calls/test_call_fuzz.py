@@ -136,7 +136,7 @@ def check(answer: Answer) -> None:
 
 
 def test_whatever_comes_is_classified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand responses; twenty thousand in ``make bench``. The key is never in a sentence."""
+    """A thousand responses, each classified. The key is never in a sentence."""
     monkeypatch.setenv("FUZZ_KEY", KEY)
     outcomes = asyncio.run(serve(seed=0, count=1_000))
 
