@@ -143,12 +143,20 @@ def core_topics(settings: Settings) -> tuple[TopicSpec, ...]:
         configs={"cleanup.policy": "compact,delete", "segment.ms": str(_DAY_MS // 24)},
     )
     cancels = TopicSpec(name=topics.cancels, partitions=1, retention_ms=_DAY_MS, configs=_ANY_CODEC)
+    # What says that a dead letter was handled must outlast the dead letter.
+    handled = TopicSpec(
+        name=topics.handled,
+        partitions=1,
+        retention_ms=60 * _DAY_MS,
+        configs={"cleanup.policy": "compact,delete"},
+    )
     return (
         *ingest,
         decisions,
         usage,
         health,
         cancels,
+        handled,
         *(_dead_letters(topics, spec.name) for spec in (*ingest, usage)),
     )
 
