@@ -45,7 +45,7 @@ class Installation:
     _processes: ExitStack
 
     @classmethod
-    def create(cls, *, kafka_bootstrap: str, database_url: str, folder: Path) -> Self:
+    def create(cls, *, kafka_bootstrap: str, database_url: str, folder: Path, partitions: int = 4) -> Self:
         """Prepare topics and tables under a prefix of the installation's own, and fit a map."""
         prefix = f"{uuid.uuid4().hex[:8]}."
         embedders = folder / "embedders"
@@ -55,7 +55,7 @@ class Installation:
             database_url=database_url,
             topic_prefix=prefix,
             reply_prefix=f"{prefix}replies.",
-            partitions=4,
+            partitions=partitions,
             dispatch_partitions=2,
             signing_key=SecretStr(SIGNING_KEY),
             embedders_folder=embedders,

@@ -1,17 +1,23 @@
 """The books balance whatever dies: real routers, executor, learner, broker and Postgres, simulated LLMs."""
 
 import json
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from exactly_once import CommittedReader, make_ids, produce
 from installations import Installation
+from sqlalchemy import text
 
+from workers.app import build_router
 from workers.local.simulated.process import ServerProcess
 from workers.local.stack import LocalStack
 from workers.storage.engine import transaction
@@ -27,13 +33,17 @@ QUICK = {"UNIROUTE_SESSION_TIMEOUT_MS": "1500", "UNIROUTE_MAX_BATCH": "8"}
 #: For anything to happen, the start of a process on a busy machine included.
 PATIENCE_S = 120.0
 PROMPTS = 300
+ROUTERS = 8
 
 
 @pytest.fixture
 def installation(stack: LocalStack, migrated_url: str, tmp_path: Path) -> Iterator[Installation]:
     """One LLM that is called in earnest, and a tenant that can pay for about half of the prompts."""
     created = Installation.create(
-        kafka_bootstrap=stack.endpoints.kafka_bootstrap, database_url=migrated_url, folder=tmp_path
+        kafka_bootstrap=stack.endpoints.kafka_bootstrap,
+        database_url=migrated_url,
+        folder=tmp_path,
+        partitions=ROUTERS,
     )
     with created, ServerProcess.start() as server:
         created.register("sim-generalist", usd_per_mtok=1_000.0, base_url=server.base_url)
@@ -74,6 +84,82 @@ def read_spend(installation: Installation) -> tuple[int, Decimal, Decimal]:
         return Ledger(session).totals("acme")
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What callers were told, and what it cost."""
+
+    costs: list[Decimal]
+    #: Error codes.
+    refused: set[str]
+    budget: float
+    #: USD that calls cost above what was reserved for them.
+    overrun: float
+
+    @classmethod
+    def of(cls, installation: Installation, replies: Sequence[Any]) -> Self:
+        """Read it off the replies."""
+        errors = [json.loads(one.value).get("error") for one in replies]
+        costs = [
+            Decimal(headers_of(one)["uniroute-cost-usd"])
+            for one, error in zip(replies, errors, strict=True)
+            if not error
+        ]
+        with transaction(installation.engine) as session:
+            budget = Tenants(session).get("acme").usd_per_day or 0.0
+        reserved = budget / (PROMPTS / 2)
+        return cls(
+            costs=costs,
+            refused={error["code"] for error in errors if error},
+            budget=budget,
+            overrun=sum(max(0.0, float(cost) - reserved) for cost in costs),
+        )
+
+
+@contextmanager
+def run_routers(installation: Installation) -> Iterator[None]:
+    """Run eight routers in threads of this process, each in its slot, as ``uniroute serve`` would."""
+    stop = threading.Event()
+
+    def serve(slot: str) -> None:
+        with ExitStack() as stack:
+            settings = installation.settings.model_copy(update={"worker_slot": slot})
+            build_router(settings, stack).run(stop)
+
+    with ThreadPoolExecutor(ROUTERS) as pool:
+        served = [pool.submit(serve, str(number)) for number in range(ROUTERS)]
+        try:
+            yield
+        finally:
+            stop.set()
+    for one in served:
+        one.result()
+
+
+def test_a_budget_holds_under_eight_routers_on_kafka(installation: Installation) -> None:
+    """Eight members share the prompts; beyond the budget is paid what calls cost above their reservations."""
+    ids = make_ids(PROMPTS)
+    installation.serve("executor", environment=QUICK)
+    installation.serve("learner", environment=QUICK)
+    with (
+        run_routers(installation),
+        CommittedReader(installation.settings.kafka_bootstrap, [replies_of(installation)]) as replies,
+    ):
+        send(installation, ids[:20])
+        replies.read_until(lambda found: len(found.ids) >= 20, timeout_s=PATIENCE_S)
+        send(installation, ids[20:])  # all at once: more than can be settled before the rest is decided
+        replies.read_until(lambda found: len(found.ids) >= PROMPTS, timeout_s=PATIENCE_S)
+        replies.read_to_end()
+    outcome = Outcome.of(installation, replies.records)
+    with transaction(installation.engine) as session:
+        lent = session.scalar(text("SELECT count(DISTINCT slot) FROM budget_grants"))
+
+    assert replies.ids == Counter(ids)
+    assert outcome.refused == {"budget_exhausted"}
+    assert float(sum(outcome.costs)) <= outcome.budget + outcome.overrun
+    assert len(outcome.costs) > PROMPTS / 4
+    assert lent == ROUTERS
+
+
 def test_books_balance_after_sigkill_of_every_role(installation: Installation) -> None:
     """What is settled is what the replies say, to the last digit; nothing stays reserved; the budget holds.
 
@@ -90,20 +176,13 @@ def test_books_balance_after_sigkill_of_every_role(installation: Installation) -
             installation.serve("all", slot=str(number), environment=QUICK)
         replies.read_until(lambda found: found.ids.keys() >= set(ids), timeout_s=PATIENCE_S)
         replies.read_to_end()
-        answered = [one for one in replies.records if b'"error"' not in (one.value or b"")]
-        refused = [json.loads(one.value)["error"]["code"] for one in replies.records if one not in answered]
-        costs = [Decimal(headers_of(one)["uniroute-cost-usd"]) for one in answered]
-        ids_seen = replies.ids
+    outcome = Outcome.of(installation, replies.records)
     deadline = time.monotonic() + PATIENCE_S
-    while (booked := read_spend(installation))[0] < len(answered):
+    while (booked := read_spend(installation))[0] < len(outcome.costs):
         assert time.monotonic() < deadline, booked
-    with transaction(installation.engine) as session:
-        acme = Tenants(session).get("acme")
-    reserved = (acme.usd_per_day or 0.0) / (PROMPTS / 2)
-    overrun = sum(max(0.0, float(cost) - reserved) for cost in costs)
 
-    assert ids_seen == Counter(ids)
-    assert set(refused) == {"budget_exhausted"}
-    assert booked == (len(answered), Decimal(0), sum(costs))
-    assert float(sum(costs)) <= (acme.usd_per_day or 0.0) + overrun
-    assert len(answered) > PROMPTS / 4
+    assert replies.ids == Counter(ids)
+    assert outcome.refused == {"budget_exhausted"}
+    assert booked == (len(outcome.costs), Decimal(0), sum(outcome.costs))
+    assert float(sum(outcome.costs)) <= outcome.budget + outcome.overrun
+    assert len(outcome.costs) > PROMPTS / 4
