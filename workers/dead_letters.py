@@ -39,6 +39,7 @@ _DECIDED = frozenset(
         messages.FALLBACKS,
         messages.FALLBACK_FROM,
         messages.CALLS,
+        messages.HELD_ANSWER,
         messages.VERSIONS,
         messages.EXCLUDED,
         messages.MAX_COST_USD,

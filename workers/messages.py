@@ -42,7 +42,8 @@ RESERVED_USD = "uniroute-reserved-usd"
 LANE = "uniroute-lane"
 #: The weight of the tenant among others, where it is not 1.
 PRIORITY = "uniroute-priority"
-#: Why the decision is not the one that the policy would have made: ``tenant_budget``.
+#: Why the decision is not the one that the policy would have made: ``tenant_budget``. On a reply also
+#: ``held_answer``: the LLM that a cascade asked next gave no answer.
 DEGRADED = "uniroute-degraded"
 #: LLMs to call, in this order, where the one that was chosen gives no answer; names, separated by commas.
 FALLBACKS = "uniroute-fallbacks"
@@ -54,6 +55,8 @@ CALLS = "uniroute-calls"
 ON_FAILURE = "uniroute-on-failure"
 #: How sure an LLM must be for its answer to be taken, else the next of the fallbacks is asked: JSON.
 CASCADE = "uniroute-cascade"
+#: On what a cascade passed on: the answer that was not sure enough, given where nobody has another: JSON.
+HELD_ANSWER = "uniroute-held-answer"
 #: On a reply of a cascade: the chance that the answer is right, as calibrated.
 CHANCE = "uniroute-chance"
 #: Seconds for which the answer may be kept and given again to equal prompts of the tenant.

@@ -10,7 +10,7 @@ import numpy as np
 from routing.errors import InvalidInputError
 from routing.policies.cascade import Action, Calibration, CascadeRule
 from workers.errors import PoisonError
-from workers.messages import CASCADE
+from workers.messages import CASCADE, HELD_ANSWER
 
 #: What an endpoint is asked for, so that it tells how sure it was.
 ASKED = {"logprobs": True, "top_logprobs": 2}
@@ -28,6 +28,14 @@ class CascadeSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Knots of the calibration: confidences ascending, with the chance of being right at each.
     confidences: tuple[float, ...] = (-1.0, 0.0)
     chances: tuple[float, ...] = (0.0, 1.0)
+
+
+class HeldAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that was not sure enough, with the LLM that gave it and the chance that it is right."""
+
+    llm: str
+    chance: float | None
+    value: msgspec.Raw
 
 
 class _TopToken(msgspec.Struct):
@@ -84,6 +92,23 @@ def read_cascade(text: str | None) -> Cascade | None:
         return Cascade(msgspec.json.decode(text, type=CascadeSpec))
     except (msgspec.MsgspecError, InvalidInputError) as error:
         raise PoisonError("bad_header", f"header {CASCADE} cannot be used: {error}") from error
+
+
+def read_held(header: bytes | None) -> HeldAnswer | None:
+    """Read the header; ``PoisonError`` of class ``bad_header`` for one that no executor wrote."""
+    if header is None:
+        return None
+    try:
+        return msgspec.json.decode(header, type=HeldAnswer)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PoisonError("bad_header", f"header {HELD_ANSWER} cannot be read") from error
+
+
+def better_held(held: HeldAnswer | None, other: HeldAnswer) -> HeldAnswer:
+    """Give the likelier of two answers, the other where that is not known."""
+    if held is None or held.chance is None or (other.chance or 0.0) >= held.chance:
+        return other
+    return held
 
 
 def asking_for_confidence(body: dict[str, Any]) -> dict[str, Any]:

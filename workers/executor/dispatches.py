@@ -8,7 +8,7 @@ import msgspec
 
 from workers import messages
 from workers.errors import PoisonError
-from workers.executor.cascades import Cascade, read_cascade
+from workers.executor.cascades import Cascade, HeldAnswer, read_cascade, read_held
 from workers.messages import CallFact, Message
 from workers.prompts import read_deadline, read_reply_topic
 from workers.settings import Settings
@@ -52,6 +52,8 @@ class Dispatch:
     cache_s: float
     #: Judges the answer, where the prompt asked for it.
     cascade: Cascade | None
+    #: What an LLM before this one answered without being sure enough.
+    held: HeldAnswer | None
 
     @property
     def input_tokens(self) -> float:
@@ -101,6 +103,7 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         fallback_from=message.text_header(messages.FALLBACK_FROM) or "",
         on_failure=_read_choice(message),
         cascade=read_cascade(message.text_header(messages.CASCADE)),
+        held=read_held(message.header(messages.HELD_ANSWER)),
         cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from workers import messages
 from workers.calls.endpoints import Answer, EndpointCaller
 from workers.calls.errors import CallError
@@ -15,11 +17,18 @@ from workers.errors import WaitableError
 from workers.executor.bills import Bill
 from workers.executor.cache import AnswerCache, cache_key
 from workers.executor.cancels import Cancelled, Cancels
-from workers.executor.cascades import asking_for_confidence
+from workers.executor.cascades import HeldAnswer, asking_for_confidence, better_held
 from workers.executor.dispatches import Dispatch, read_dispatch
 from workers.executor.gates import Gates
 from workers.executor.llms import CallableLLM
-from workers.executor.records import failure_letter, handed_on, reply_record, usage_record
+from workers.executor.records import (
+    failure_letter,
+    handed_on,
+    holding,
+    reply_record,
+    settled_for,
+    usage_record,
+)
 from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.topics import Topics
@@ -108,6 +117,8 @@ class Executor:
         except _GaveUp as given_up:
             if dispatch.fallbacks and given_up.error_class in _FALLS_BACK:
                 return [handed_on(dispatch, bill, self._topics)]
+            if dispatch.held is not None:
+                return self._settle_for(dispatch, dispatch.held, bill, given_up)
             return self._fail(dispatch, bill, given_up)
         return self._judge(dispatch, bill, value)
 
@@ -118,7 +129,9 @@ class Executor:
         bill.chance = dispatch.cascade.chance(value)
         action = dispatch.cascade.judge(bill.chance, is_last=not self._can_ask_next(dispatch, bill))
         if action == "escalate":
-            return [handed_on(dispatch, bill, self._topics)]
+            answer = HeldAnswer(llm=dispatch.llm, chance=bill.chance, value=msgspec.Raw(value))
+            held = better_held(dispatch.held, answer)
+            return [handed_on(holding(dispatch, held), bill, self._topics)]
         if action == "abstain":
             return self._fail(dispatch, bill, _GaveUp("abstained", "no LLM is likely to answer this rightly"))
         return self._finish(dispatch, bill, value)
@@ -137,6 +150,16 @@ class Executor:
         now = self._now()
         return [
             reply_record(dispatch, value, bill, now=now),
+            usage_record(dispatch, bill, self._topics, now=now),
+        ]
+
+    def _settle_for(
+        self, dispatch: Dispatch, held: HeldAnswer, bill: Bill, given_up: _GaveUp
+    ) -> list[Record]:
+        """Answer with what an LLM before this one said: not sure enough, but more than an error."""
+        bill.outcome, bill.chance, now = given_up.error_class, held.chance, self._now()
+        return [
+            reply_record(settled_for(dispatch, held), bytes(held.value), bill, now=now),
             usage_record(dispatch, bill, self._topics, now=now),
         ]
 

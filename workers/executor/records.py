@@ -1,12 +1,14 @@
 """What an executor produces for a dispatch: the reply, the usage, and what is handed on or given up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 
 from workers import messages
 from workers.executor.bills import Bill
+from workers.executor.cascades import HeldAnswer
 from workers.executor.dispatches import Dispatch
 from workers.messages import CallFact, Headers, Record
 from workers.topics import Topics
@@ -35,6 +37,8 @@ _REPLACED = (
 #: What a dead letter says anew of what was tried.
 _RETOLD = (messages.CALLS, messages.REPEATED_CALLS)
 _SOURCE = "/executor"
+#: A larger answer is not held: it would crowd out the prompt.
+_MOST_HELD_BYTES = 256 * 1024
 
 _encoder = msgspec.json.Encoder()
 
@@ -105,6 +109,34 @@ def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
         value=dispatch.message.value,
         headers=headers,
     )
+
+
+def holding(dispatch: Dispatch, held: HeldAnswer) -> Dispatch:
+    """Give the dispatch with an answer to fall back on, where that is not too large to travel."""
+    header = msgspec.json.encode(held)
+    if len(header) > _MOST_HELD_BYTES:
+        return dispatch
+    return _with_headers(dispatch, {messages.HELD_ANSWER: header})
+
+
+def settled_for(dispatch: Dispatch, held: HeldAnswer) -> Dispatch:
+    """Give the dispatch as if the LLM of the answer that was held had been the last, and say so."""
+    chosen = dispatch.fallback_from == held.llm
+    changed = _with_headers(
+        dispatch,
+        {
+            messages.LLM: held.llm.encode(),
+            messages.DEGRADED: b"held_answer",
+            messages.FALLBACK_FROM: None if chosen else dispatch.fallback_from.encode(),
+        },
+    )
+    return replace(changed, llm=held.llm, fallback_from="" if chosen else dispatch.fallback_from)
+
+
+def _with_headers(dispatch: Dispatch, changes: Mapping[str, bytes | None]) -> Dispatch:
+    kept = tuple(header for header in dispatch.message.headers if header[0] not in changes)
+    added = tuple((name, value) for name, value in changes.items() if value is not None)
+    return replace(dispatch, message=replace(dispatch.message, headers=(*kept, *added)))
 
 
 def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bill, topics: Topics) -> Record:

@@ -7,6 +7,7 @@ import pytest
 from scripted_calls import USAGE, Bench, always, answer, as_message, body_of, calls_of, dispatch, headers_of
 
 from workers.calls.endpoints import Answer
+from workers.calls.errors import CallError
 from workers.errors import PoisonError
 
 RULE = json.dumps({"accept_at": 0.8, "abstain_below": 0.1})
@@ -67,6 +68,45 @@ def test_an_answer_that_is_paid_is_taken_where_no_more_can_be_paid() -> None:
 
     assert headers_of(reply)["llm"] == "a"
     assert "choices" in body_of(reply)
+
+
+def test_an_unsure_answer_is_better_than_none() -> None:
+    """Where the next LLM fails, the first one's answer is the reply, byte for byte, and says so."""
+    first = sure(0.5)
+    bench = Bench({"a": always(first), "b": always(CallError("bad_request", "no"))})
+    [[handed]] = bench.handle(dispatch(cascade=RULE, fallbacks="b", on_failure="both"))
+    [[reply, usage]] = bench.handle(as_message(handed))
+    headers = headers_of(reply)
+
+    assert reply.value == first.value
+    assert (headers["llm"], headers["degraded"], headers["decision-id"]) == ("a", "held_answer", "token")
+    assert float(headers["chance"]) == pytest.approx(0.5)
+    assert "fallback-from" not in headers
+    assert [call[:2] for call in calls_of(reply)] == [("a", "ok"), ("b", "bad_request")]
+    assert (body_of(usage)["llm"], body_of(usage)["outcome"]) == ("b", "bad_request")
+
+
+def test_of_two_unsure_answers_the_likelier_is_held() -> None:
+    """0.6 of the first LLM and 0.5 of the second: where the third fails, the first one's."""
+    bench = Bench({"a": always(sure(0.6)), "b": always(sure(0.5)), "c": always(CallError("auth", "no"))})
+    message = dispatch(cascade=RULE, fallbacks="b,c")
+    for _ in range(2):
+        [[handed]] = bench.handle(message)
+        message = as_message(handed)
+    [[reply, _]] = bench.handle(message)
+
+    assert headers_of(reply)["llm"] == "a"
+    assert float(headers_of(reply)["chance"]) == pytest.approx(0.6)
+
+
+def test_a_huge_answer_is_not_held() -> None:
+    """It would crowd out the prompt on its way: where the next LLM fails, the reply is its error."""
+    huge = Answer(value=sure(0.5).value[:-1] + b', "more": "' + b"x" * 300_000 + b'"}', usage=USAGE)
+    bench = Bench({"a": always(huge), "b": always(CallError("bad_request", "no"))})
+    [[handed]] = bench.handle(dispatch(cascade=RULE, fallbacks="b"))
+    [[reply, _]] = bench.handle(as_message(handed))
+
+    assert body_of(reply)["error"]["code"] == "bad_request"
 
 
 def test_the_margin_of_the_first_token_is_another_measure() -> None:
