@@ -11,7 +11,7 @@ from workers.executor.bills import Bill
 from workers.executor.cascades import HeldAnswer
 from workers.executor.dispatches import Dispatch
 from workers.messages import CallFact, Headers, Record
-from workers.topics import Topics
+from workers.topics import MAX_RECORD_BYTES, Topics
 from workers.transactions.dead_letters import dead_letter
 
 #: What travels on from a dispatch to its reply.
@@ -114,7 +114,7 @@ def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
 def holding(dispatch: Dispatch, held: HeldAnswer) -> Dispatch:
     """Give the dispatch with an answer to fall back on, where that is not too large to travel."""
     header = msgspec.json.encode(held)
-    if len(header) > _MOST_HELD_BYTES:
+    if len(header) > min(_MOST_HELD_BYTES, MAX_RECORD_BYTES // 2 - len(dispatch.message.value or b"")):
         return dispatch
     return _with_headers(dispatch, {messages.HELD_ANSWER: header})
 
