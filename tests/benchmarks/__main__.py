@@ -101,6 +101,15 @@ def executor() -> dict[str, Any]:
         }
 
 
+def limits() -> dict[str, Any]:
+    """Calls per minute of an LLM whose provider limits them, with four executors."""
+    from benchmarks import bench_limits
+
+    with _stack() as stack:
+        stack.kafka.start()
+        return dict(bench_limits.run(stack.kafka.bootstrap))
+
+
 def cascade() -> dict[str, Any]:
     """A cascade with simulated confidences beside a route, on each outcome folder that is here."""
     from benchmarks import bench_cascade
@@ -125,7 +134,18 @@ def _stack() -> Iterator[LocalStack]:
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     benchmark.__name__: benchmark
-    for benchmark in (routing, assignment, transactions, storage, books, embedding, router, executor, cascade)
+    for benchmark in (
+        routing,
+        assignment,
+        transactions,
+        storage,
+        books,
+        embedding,
+        router,
+        executor,
+        limits,
+        cascade,
+    )
 }
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def _time_replies(bootstrap: str, url: str, prompts: int, *, hanging: int) -> di
     topics = [f"{prefix}{name}" for name in ("dispatch.quick", "dispatch.hang", "usage")]
     letters = [f"{prefix}dlq.dispatch.{llm}" for llm in ("quick", "hang")]
     create_topics(bootstrap, {topic: {} for topic in (*topics, *letters, reply_to)}, partitions=_PARTITIONS)
-    with _child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=1_000) as (_, lines):
+    with child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=1_000) as (_, lines):
         next(lines)
         if hanging:
             _ask(url, "reset")
@@ -96,7 +96,7 @@ def _time_replies(bootstrap: str, url: str, prompts: int, *, hanging: int) -> di
 
 
 def _run_bare(url: str, calls: int) -> dict[str, float]:
-    with _child("bare", url=url, calls=calls) as (process, lines):
+    with child("bare", url=url, calls=calls) as (process, lines):
         told = json.loads(next(lines))
         process.wait()
     return {
@@ -110,7 +110,7 @@ def _run_executor(bootstrap: str, url: str, calls: int) -> dict[str, float]:
     reply_to = f"{prefix}replies.bench"
     topics = [f"{prefix}dispatch.bench", f"{prefix}dlq.dispatch.bench", f"{prefix}usage", reply_to]
     create_topics(bootstrap, {topic: {} for topic in topics}, partitions=_PARTITIONS)
-    with _child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=calls) as (process, lines):
+    with child("executor", url=url, bootstrap=bootstrap, prefix=prefix, calls=calls) as (process, lines):
         next(lines)  # it owns its partitions
         reader = CommittedReader(bootstrap, [reply_to])
         _ask(url, "reset")
@@ -155,12 +155,13 @@ def _dispatching(bootstrap: str, prefix: str, reply_to: str) -> Iterator[Callabl
 
 @contextmanager
 def _server() -> Iterator[str]:
-    with _child("server") as (_, lines):
+    with child("server") as (_, lines):
         yield next(lines).strip()
 
 
 @contextmanager
-def _child(mode: str, **options: object) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+def child(mode: str, **options: object) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """Run one of the processes of ``executor_processes``; gives it and the lines it writes."""
     process = subprocess.Popen(  # noqa: S603  # our own script
         [sys.executable, _CHILD, mode, json.dumps(options)],
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from routing.llms import Price
 from workers.calls.endpoints import Endpoint, EndpointCaller
+from workers.calls.gates import Limits
 from workers.calls.retries import RetryPolicy
 from workers.executor import CallableLLM, Executor, Gates
 from workers.settings import Settings
@@ -101,10 +103,23 @@ def _limits(calls: int) -> Any:
     return httpx2.Limits(max_connections=calls, max_keepalive_connections=calls)
 
 
-def execute(*, url: str, bootstrap: str, prefix: str, calls: int) -> None:
+def execute(
+    *,
+    url: str,
+    bootstrap: str,
+    prefix: str,
+    calls: int,
+    slot: str = "0",
+    names: Sequence[str] = tuple(_SECONDS),
+    requests_per_minute: float | None = None,
+) -> None:
     """Be an executor, with all that one does."""
     settings = Settings(
-        kafka_bootstrap=bootstrap, topic_prefix=prefix, reply_prefix=f"{prefix}replies.", max_in_flight=calls
+        kafka_bootstrap=bootstrap,
+        topic_prefix=prefix,
+        reply_prefix=f"{prefix}replies.",
+        max_in_flight=calls,
+        worker_slot=slot,
     )
     topics = Topics(prefix)
     gates = Gates(topics=topics, most=calls)
@@ -112,8 +127,9 @@ def execute(*, url: str, bootstrap: str, prefix: str, calls: int) -> None:
         name: CallableLLM(
             endpoint=Endpoint(llm=name, base_url=f"{url}/v1", provider_model=name),
             price=Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0),
+            limits=Limits(requests_per_minute=requests_per_minute),
         )
-        for name in _SECONDS
+        for name in names
     }
     executor = Executor(
         caller=EndpointCaller(timeout_s=90.0, max_connections=len(llms) * calls),
@@ -128,7 +144,7 @@ def execute(*, url: str, bootstrap: str, prefix: str, calls: int) -> None:
         def owns(self, shares: Any) -> None:
             gates.own(shares)
             if shares:
-                print("ready", flush=True)
+                print("ready", flush=True)  # again with each change
 
     config = LoopConfig.from_settings(
         settings,
