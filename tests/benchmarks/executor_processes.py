@@ -78,14 +78,15 @@ async def serve() -> None:
     await asyncio.Event().wait()
 
 
-async def call_bare(url: str, calls: int) -> None:
-    """Make the calls with the openai client alone."""
+async def call_bare(url: str, calls: int, *, aiohttp: bool = False) -> None:
+    """Make the calls with the openai client alone, over its default transport or over aiohttp."""
+    transport = openai.DefaultAioHttpClient if aiohttp else openai.DefaultAsyncHttpxClient
     client = openai.AsyncOpenAI(
         base_url=f"{url}/v1",
         api_key="none",
         max_retries=0,
         timeout=60.0,
-        http_client=openai.DefaultAsyncHttpxClient(limits=_limits(calls)),
+        http_client=transport(limits=_limits(calls)),
     )
 
     async def call() -> None:
