@@ -48,9 +48,12 @@ def test_installing_makes_what_serving_needs(settings: Settings) -> None:
         f"{prefix}feedback": 2,
         f"{prefix}decisions": 2,
         f"{prefix}usage": 2,
+        f"{prefix}health": 1,
+        f"{prefix}cancels": 1,
         f"{prefix}dlq.prompts": 1,
         f"{prefix}dlq.feedback": 1,
         f"{prefix}dlq.usage": 1,
+        f"{prefix}dlq-handled": 1,
     }
     assert set(created) == describe_topics(settings).keys()
     assert read_default(settings) == (1, 20.0)
@@ -80,7 +83,7 @@ def test_several_processes_may_install_at_once(settings: Settings) -> None:
         thread.join()
 
     assert len(created) == 4
-    assert len(describe_topics(settings)) == 5
+    assert len(describe_topics(settings)) == 10
     assert read_default(settings) == (1, 20.0)
 
 
