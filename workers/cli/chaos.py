@@ -1,21 +1,18 @@
 """``uniroute chaos``: break every part of an installation under traffic, and count how prompts end."""
 
 import json
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from workers.cli.interrupts import INTERRUPTED, Interrupts
 from workers.errors import UsageError
 
 command = typer.Typer()
-
-_INTERRUPTED = 130
 
 
 @command.command("chaos")
@@ -46,8 +43,7 @@ def chaos(
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
     console = Console()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
     options = Options(prompts=prompts, seed=seed, concurrency=concurrency, away_s=away, session_s=session)
     if faults is not None:
         options = replace(options, faults=faults)
@@ -59,19 +55,13 @@ def chaos(
 
     try:
         with Display(console, prompts) as display:
-            figures = run_chaos(options, say=say, show=display.update)
+            figures = run_chaos(options, say=say, show=interrupts.heeding(display.update))
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started has ended.")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     show_report(console, figures)
     if report is not None:
         report.write_text(json.dumps(figures, indent=2) + "\n")
     if figures["lost"] or figures["duplicate_replies"] or figures["crashes_not_caused"]:
         console.print("[red]A prompt was lost or ended twice, or a worker died by itself.[/red]")
         raise typer.Exit(1)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Let SIGTERM end the run as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -1,15 +1,14 @@
 """``uniroute demo``: the whole path on this machine, shown live, then in a table."""
 
 import json
-import signal
 import time
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from workers.cli.interrupts import INTERRUPTED, Interrupts
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from workers.storage.batches import Batch
 
 command = typer.Typer()
-
-_INTERRUPTED = 130
 
 
 @command.command("demo")
@@ -62,9 +59,7 @@ def demo(
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
     console = Console()
-    # A shell starts its background jobs with SIGINT ignored: asked to end, the run ends all the same.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
     options = Options(
         prompts=prompts,
         outcomes=outcomes,
@@ -80,16 +75,16 @@ def demo(
         console.print(f"[dim]{time.monotonic() - begun:5.1f} s[/dim]  {what}")
 
     if batch:
-        figures = _run_batch(console, options, budget_share, say)
+        figures = _run_batch(console, options, budget_share, say, interrupts)
         if report is not None:
             report.write_text(json.dumps({"batch": figures}, indent=2) + "\n")
         return
     try:
         with Display(console, prompts) as display:
-            figures = run_demo(options, say=say, show=display.update)
+            figures = run_demo(options, say=say, show=interrupts.heeding(display.update))
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started has ended.")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     show_report(console, figures)
     if report is not None:
         report.write_text(json.dumps(figures, indent=2) + "\n")
@@ -99,7 +94,11 @@ def demo(
 
 
 def _run_batch(
-    console: Console, options: "Options", budget_share: float, say: "Callable[[str], None]"
+    console: Console,
+    options: "Options",
+    budget_share: float,
+    say: "Callable[[str], None]",
+    interrupts: Interrupts,
 ) -> dict[str, Any]:
     """Run the batch, show its figures, give them; exit code 1 where a line came out twice or not at all."""
     from workers.local.demo.batch import run_batch_demo
@@ -109,18 +108,14 @@ def _run_batch(
 
     try:
         with console.status("") as status:
-            figures = run_batch_demo(options, budget_shares=[budget_share], say=say, show=show)[0]
+            figures = run_batch_demo(
+                options, budget_shares=[budget_share], say=say, show=interrupts.heeding(show)
+            )[0]
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started has ended.")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     console.print({name: value for name, value in figures.items() if name != "llms"})
     if figures["duplicated"] or figures["missing"]:
         console.print("[red]A line was lost or answered twice: this must never happen.[/red]")
         raise typer.Exit(1)
     return figures
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Let SIGTERM end the demonstration as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -328,9 +328,8 @@ def test_a_frozen_process_goes_on_when_woken(start: StartSleeper) -> None:
     process = psutil.Process(service.pid)
 
     service.freeze()
-    frozen = process.status()
+    service.wait_until(lambda: process.status() == psutil.STATUS_STOPPED, timeout=LONG_SECONDS)
     service.wake()
+    service.wait_until(lambda: process.status() != psutil.STATUS_STOPPED, timeout=LONG_SECONDS)
 
-    assert frozen == psutil.STATUS_STOPPED
-    assert process.status() != psutil.STATUS_STOPPED
     assert service.pid == process.pid
