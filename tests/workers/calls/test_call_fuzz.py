@@ -136,10 +136,10 @@ def check(answer: Answer) -> None:
 
 
 def test_whatever_comes_is_classified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand responses, each classified. The key is never in a sentence."""
+    """Twenty thousand responses, each classified. The key is never in a sentence."""
     monkeypatch.setenv("FUZZ_KEY", KEY)
-    outcomes = asyncio.run(serve(seed=0, count=1_000))
+    outcomes = asyncio.run(serve(seed=0, count=20_000))
 
-    assert outcomes.total() == 1_000
+    assert outcomes.total() == 20_000
     assert outcomes["ok"] > 100
     assert outcomes["bad_response"] > 100
