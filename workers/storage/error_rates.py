@@ -7,10 +7,10 @@ from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
+from workers.storage.published import newest, prune
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import ErrorRateVersionRow
 
@@ -73,12 +73,7 @@ class ErrorRates:
 
     def current(self, map_version: str) -> RatesVersion | None:
         """Give the version in force for a map; ``None`` before the first."""
-        row = self._session.scalars(
-            select(ErrorRateVersionRow)
-            .where(ErrorRateVersionRow.map_version == map_version)
-            .order_by(ErrorRateVersionRow.version.desc())
-            .limit(1)
-        ).first()
+        row = newest(self._session, ErrorRateVersionRow, map_version)
         return None if row is None else _read(row)
 
     def get(self, version: int) -> RatesVersion | None:
@@ -91,19 +86,7 @@ class ErrorRates:
 
         A version older than ``keep_since`` that was still in force then stays, and so the one in force now.
         """
-        then = select(func.max(ErrorRateVersionRow.version)).where(
-            ErrorRateVersionRow.map_version == map_version, ErrorRateVersionRow.created_at < keep_since
-        )
-        gone = self._session.scalars(
-            delete(ErrorRateVersionRow)
-            .where(
-                ErrorRateVersionRow.map_version == map_version,
-                ErrorRateVersionRow.version < then.scalar_subquery(),
-            )
-            .returning(ErrorRateVersionRow.version)
-            .execution_options(synchronize_session=False)
-        )
-        return len(gone.all())
+        return prune(self._session, ErrorRateVersionRow, map_version, keep_since=keep_since)
 
 
 def _pack(matrix: NDArray[np.float64]) -> bytes:

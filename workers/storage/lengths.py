@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import collate, delete, func, select, text
+from sqlalchemy import collate, delete, select, text
 from sqlalchemy.orm import Session
 
 from routing.costs import LatencyModel, LengthModel, Timings, Usage
 from routing.errors import InvalidInputError
+from workers.storage.published import newest, prune
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import LatencyCountRow, LengthCountRow, LengthVersionRow
 
@@ -155,12 +156,7 @@ class Lengths:
 
     def current(self, map_version: str) -> LengthsVersion | None:
         """Give the version in force for a map; ``None`` before the first."""
-        row = self._session.scalars(
-            select(LengthVersionRow)
-            .where(LengthVersionRow.map_version == map_version)
-            .order_by(LengthVersionRow.version.desc())
-            .limit(1)
-        ).first()
+        row = newest(self._session, LengthVersionRow, map_version)
         return None if row is None else _read(row)
 
     def get(self, version: int) -> LengthsVersion | None:
@@ -173,18 +169,7 @@ class Lengths:
 
         A version older than ``keep_since`` that was still in force then stays, and so the one in force now.
         """
-        then = select(func.max(LengthVersionRow.version)).where(
-            LengthVersionRow.map_version == map_version, LengthVersionRow.created_at < keep_since
-        )
-        gone = self._session.scalars(
-            delete(LengthVersionRow)
-            .where(
-                LengthVersionRow.map_version == map_version, LengthVersionRow.version < then.scalar_subquery()
-            )
-            .returning(LengthVersionRow.version)
-            .execution_options(synchronize_session=False)
-        )
-        return len(gone.all())
+        return prune(self._session, LengthVersionRow, map_version, keep_since=keep_since)
 
 
 def _read(row: LengthVersionRow) -> LengthsVersion:
