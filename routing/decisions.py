@@ -50,6 +50,8 @@ class Decisions:
     ceilings: NDArray[np.float64]
     #: Shape (n, H): seconds that a call hardly exceeds, where latency has been learned.
     seconds: NDArray[np.float64] | None
+    #: Shape (H,): standard deviations of the logarithm of those seconds, where latency has been learned.
+    second_spreads: NDArray[np.float64] | None
     #: Shape (n, H): standard deviations of ``errors``, where the snapshot has them.
     deviations: NDArray[np.float64] | None
     #: What the limits left.
@@ -84,13 +86,16 @@ class Decisions:
 
     def candidates(self, row: int) -> Candidates:
         """Give what the policy saw of one prompt: a batch of one."""
-        one = slice(row, row + 1)
+        return self.all_candidates().rows(slice(row, row + 1))
+
+    def all_candidates(self) -> Candidates:
+        """Give what the policy saw of every prompt."""
         return Candidates(
-            errors=self.errors[one],
-            costs=self.costs[one],
-            allowed=self.allowed.mask[one],
+            errors=self.errors,
+            costs=self.costs,
+            allowed=self.allowed.mask,
             names=self.names,
-            deviations=None if self.deviations is None else self.deviations[one],
+            deviations=self.deviations,
         )
 
     def removed(self, row: int) -> dict[str, str]:
@@ -183,6 +188,9 @@ def decide_placed(
         costs=costs,
         ceilings=ceilings,
         seconds=seconds,
+        second_spreads=None
+        if snapshot.latencies is None
+        else snapshot.latencies.total_spreads(snapshot.lengths),
         deviations=deviations,
         allowed=allowed,
         names=snapshot.names,

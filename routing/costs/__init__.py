@@ -1,7 +1,8 @@
 """What a prompt is expected to cost with each LLM: prices, how long answers will be, and will take."""
 
-from routing.costs.latencies import LatencyModel, Timings, fit_latencies, time_replies
+from routing.costs.latencies import LatencyModel, Timings, fit_latencies, mixture_quantile, time_replies
 from routing.costs.lengths import LengthModel, fit_lengths
+from routing.costs.newcomers import admit_newcomers
 from routing.costs.prices import call_cost, costs_at, expected_costs, price_table
 from routing.costs.rating import RatedCall, rate_call, rerate_call
 from routing.costs.usage import Usage, count_usage
@@ -12,12 +13,14 @@ __all__ = [
     "RatedCall",
     "Timings",
     "Usage",
+    "admit_newcomers",
     "call_cost",
     "costs_at",
     "count_usage",
     "expected_costs",
     "fit_latencies",
     "fit_lengths",
+    "mixture_quantile",
     "price_table",
     "rate_call",
     "rerate_call",

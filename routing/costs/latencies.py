@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from routing.costs.lengths import LengthModel
 from routing.costs.usage import Matrix
@@ -21,6 +22,8 @@ _LEAST_VARIANCE = 0.01
 _ROUNDING = 1e-10
 #: Seconds are rounded to 1 / 1024, which hides what the last bit of an exponential owes to the processor.
 _STEPS = 1024.0
+#: Of a mixture's quantile, in logarithms.
+_EXACTNESS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,42 @@ class LatencyModel:
         no limit, no more seconds are given than an answer of so many needs.
         """
         logs = self.levels + self.slopes * lengths.mean_logs(weights, input_tokens)
-        spreads = np.sqrt(self.spreads**2 + (self.slopes * lengths.spreads) ** 2)
-        seconds = np.exp(logs + _normal_quantile(quantile) * spreads)
+        seconds = np.exp(logs + _normal_quantile(quantile) * self.total_spreads(lengths))
         if most is not None:
             capped = self.seconds_for(np.broadcast_to(most[:, None], seconds.shape), quantile=quantile)
             seconds = np.minimum(seconds, capped)
         return _round_seconds(seconds)
+
+    def total_spreads(self, lengths: LengthModel | None) -> Matrix:
+        """Give the standard deviations of log seconds, shape (H,), the length as uncertain as ``lengths``."""
+        if lengths is None:
+            return self.spreads
+        spreads: Matrix = np.sqrt(self.spreads**2 + (self.slopes * lengths.spreads) ** 2)
+        return spreads
+
+
+def mixture_quantile(seconds: Matrix, spreads: Matrix, *, quantile: float = 0.95) -> float:
+    """Give the seconds that a share of 1 - ``quantile`` of m calls together exceed, each a log-normal.
+
+    ``seconds`` (m,) are what each call exceeds with probability 1 - ``quantile``, ``spreads`` (m,) the
+    standard deviations of its logarithm. The result lies between the least and the greatest of ``seconds``,
+    and differs from their mean: slow calls make up most of the tail. NaN where there is no call. Solves
+    ``mean_i Phi((log x - centre_i) / spread_i) = quantile`` by bisection, to 1 in 10^9.
+    """
+    z = _normal_quantile(quantile)
+    if len(seconds) == 0:
+        return float("nan")
+    spreads = np.maximum(spreads, 1e-9)
+    logs = np.log(np.maximum(seconds, 1e-9))
+    centres = logs - z * spreads
+    low, high = float(logs.min()), float(logs.max())
+    while high - low > _EXACTNESS:
+        middle = (low + high) / 2
+        if float(ndtr((middle - centres) / spreads).mean()) < quantile:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))
 
 
 def fit_latencies(timings: Timings) -> LatencyModel:

@@ -28,6 +28,8 @@ _SPREAD_STRENGTH = 10.0
 _ROUNDING = 1e-10
 #: No spread is believed to be smaller: answers are never all of one length for long.
 _LEAST_VARIANCE = 0.01
+#: log(1 + input tokens) of a prompt of 500 tokens.
+_TYPICAL_LOG_INPUT = 6.216606101085837
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +48,8 @@ class LengthModel:
     spreads: Matrix
     #: Mean of tokens over the exponential of the mean logarithm, shape (H,): about exp(spread^2 / 2).
     smears: Matrix
+    #: Mean log(1 + input) of the replies that it was fitted from.
+    log_input: float = _TYPICAL_LOG_INPUT
 
     def __post_init__(self) -> None:
         for name in ("levels", "slopes", "offsets", "spreads", "smears"):
@@ -57,6 +61,7 @@ class LengthModel:
                 values = np.rint(values * 2.0**_OFFSET_BITS) * 2.0**-_OFFSET_BITS
             values.setflags(write=False)
             object.__setattr__(self, name, values)
+        object.__setattr__(self, "log_input", float(self.log_input))
 
     def expected_tokens(
         self, weights: NDArray[np.float32], input_tokens: Matrix, *, most: Matrix | None = None
@@ -132,6 +137,7 @@ def fit_lengths(usage: Usage, *, prior_tokens: Matrix, sizes: Sequence[int]) -> 
         offsets=offsets,
         spreads=np.sqrt(variances),
         smears=np.exp(variances / 2),
+        log_input=_overall(usage),
     )
     return replace(model, smears=_fit_smears(usage, model, first))
 

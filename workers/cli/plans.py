@@ -32,6 +32,12 @@ def print_plan(plan: Plan) -> None:
         [_row("total", plan.total, plan.decisions)],
         empty="",
     )
+    unknown = plan.total.before.unknown_share, plan.total.after.unknown_share
+    if any(unknown):
+        typer.echo(
+            f"\np95 latency is that of the calls whose latency is known; of {unknown[0]:.1%} before and "
+            f"{unknown[1]:.1%} after it is not."
+        )
 
 
 def describe_changes(
@@ -66,13 +72,13 @@ def _row(name: str, move: Move, decisions: int) -> list[str]:
         _change(before.decisions / decisions, after.decisions / decisions, "{:.1%}"),
         _change(before.usd, after.usd, "{:.6f}"),
         _change(_mean(before.quality, before.decisions), _mean(after.quality, after.decisions), "{:.3f}"),
-        _change(_mean(before.seconds, before.decisions), _mean(after.seconds, after.decisions), "{:.2f} s"),
+        _change(before.p95_seconds, after.p95_seconds, "{:.2f} s"),
         str(move.moved),
     ]
 
 
 def _mean(total: float, decisions: int) -> float | None:
-    return total / decisions if decisions and total == total else None  # noqa: PLR0124  # NaN: not known
+    return total / decisions if decisions else None
 
 
 def _change(before: float | None, after: float | None, form: str) -> str:

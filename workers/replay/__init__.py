@@ -4,13 +4,16 @@ from workers.replay.again import Change, Replay, replay
 from workers.replay.applying import STALE, apply_policies, complete_presets, hash_plan, roll_back
 from workers.replay.logged import read_decisions
 from workers.replay.plans import Move, Plan, name_of, plan_from_log, plan_from_now
+from workers.replay.valuing import PolicyValue, Valuation, value_policies
 
 __all__ = [
     "STALE",
     "Change",
     "Move",
     "Plan",
+    "PolicyValue",
     "Replay",
+    "Valuation",
     "apply_policies",
     "complete_presets",
     "hash_plan",
@@ -20,4 +23,5 @@ __all__ = [
     "read_decisions",
     "replay",
     "roll_back",
+    "value_policies",
 ]

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import Engine
 
 from routing.decisions import Decisions
+from routing.policies import Policy
 from routing.snapshot import Snapshot
 from workers.messages import DecisionRecord
 from workers.policies import read_policy
@@ -66,17 +68,20 @@ def decide_as_logged(
     groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
     for record in records:
         alone = record.decision_id if record.pace is not None else None
-        groups.setdefault((record.policy, record.draw is None, alone), []).append(record)
+        body = msgspec.json.encode(record.policy_body)  # one version may be in force in several forms
+        groups.setdefault((record.policy, body, record.draw is None, alone), []).append(record)
     for group in groups.values():
-        declared = read_policy(group[0].policy, group[0].policy_body)
-        policy, pace = declared.policy, group[0].pace
-        if declared.budget is not None and pace is not None:
-            policy = declared.budget.in_force(
-                error_per_usd=pace.error_per_usd,
-                remaining_usd=pace.remaining_usd,
-                spent_usd=pace.spent_usd,
-            )
-        yield group, decide_logged(group, snapshot, policy)
+        yield group, decide_logged(group, snapshot, policy_as_logged(group[0]))
+
+
+def policy_as_logged(record: DecisionRecord) -> Policy:
+    """Give the policy that decided, at the lambda and under the ceiling of the moment where it spent a budget."""
+    declared, pace = read_policy(record.policy, record.policy_body), record.pace
+    if declared.budget is None or pace is None:
+        return declared.policy
+    return declared.budget.in_force(
+        error_per_usd=pace.error_per_usd, remaining_usd=pace.remaining_usd, spent_usd=pace.spent_usd
+    )
 
 
 def _is_identical(record: DecisionRecord, decisions: Decisions, row: int) -> bool:

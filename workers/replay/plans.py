@@ -1,5 +1,6 @@
 """Plans: what logged traffic would have become with other policies or prices, and by how much it moves."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
+from routing.costs import mixture_quantile
 from routing.decisions import Decisions
 from routing.errors import UnknownLLMError
 from routing.llms import Price
-from routing.snapshot import Snapshot
+from routing.snapshot import CEILING_QUANTILE, Snapshot
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.policies import Declaration, check_llms, read_policy
@@ -38,17 +40,36 @@ class Side:
     usd: float = 0.0
     #: Sum of 1 - predicted error.
     quality: float = 0.0
-    #: Sum of the seconds that each call hardly exceeds; NaN where latency is not known.
-    seconds: float = 0.0
+    #: Decisions that chose an LLM.
+    calls: int = 0
+    #: Of the calls whose latency is known: seconds that each hardly exceeds, and its logarithm's deviation.
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    spreads: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add(self, decisions: Decisions, row: int) -> None:
-        """Count one decision; one that left no LLM costs and gives nothing."""
+        """Count one decision; one that left no LLM costs, gives and takes nothing."""
         self.decisions += 1
         column = int(decisions.llms[row])
-        if column >= 0:
-            self.usd += float(decisions.costs[row, column])
-            self.quality += 1.0 - float(decisions.errors[row, column])
-            self.seconds += np.nan if decisions.seconds is None else float(decisions.seconds[row, column])
+        if column < 0:
+            return
+        self.calls += 1
+        self.usd += float(decisions.costs[row, column])
+        self.quality += 1.0 - float(decisions.errors[row, column])
+        if decisions.seconds is not None and decisions.second_spreads is not None:
+            self.seconds.append(float(decisions.seconds[row, column]))
+            self.spreads.append(float(decisions.second_spreads[column]))
+
+    @property
+    def p95_seconds(self) -> float | None:
+        """What one call in twenty is expected to exceed, of all whose latency is known; ``None``: of none."""
+        if not self.seconds:
+            return None
+        return mixture_quantile(np.array(self.seconds), np.array(self.spreads), quantile=CEILING_QUANTILE)
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of the calls whose latency was not known when they were decided."""
+        return 1.0 - len(self.seconds) / self.calls if self.calls else 0.0
 
 
 @dataclass(slots=True)
@@ -229,7 +250,6 @@ def _plain_side(side: Side, decisions: int) -> dict[str, Any]:
         "share": side.decisions / decisions if decisions else 0.0,
         "usd": side.usd,
         "quality": side.quality / side.decisions if side.decisions else None,
-        "p95_seconds": None
-        if not side.decisions or np.isnan(side.seconds)
-        else side.seconds / side.decisions,
+        "p95_seconds": side.p95_seconds,
+        "p95_unknown_share": side.unknown_share,
     }

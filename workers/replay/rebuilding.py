@@ -76,13 +76,14 @@ def _rebuild_models(
     if not record.versions.lengths:
         return None, None
     learned = Lengths(session).get(int(record.versions.lengths))
-    models = None if learned is None else learned.of([one.llm for one in record.candidates])
-    if models is None:
+    if learned is None:
         raise UsageError(
             f"lengths {record.versions.lengths} are not kept in this database, so the decisions made from "
             "them cannot be made again"
         )
-    return models
+    return learned.of(
+        [one.llm for one in record.candidates], np.array([one.output_tokens for one in record.candidates])
+    )
 
 
 def replace_price(llm: LLM, price: Price) -> LLM:

@@ -7,13 +7,14 @@ import pytest
 from logged_traffic import RATES, Office
 
 from routing.costs import LatencyModel, LengthModel
+from routing.llms import LLM, Price
 from workers.errors import UsageError
-from workers.replay import apply_policies, replay
+from workers.replay import apply_policies, plan_from_log, replay
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.lengths import Lengths
-from workers.storage.llms import LLMs
+from workers.storage.llms import LLMs, Registration
 
 pytestmark = pytest.mark.stack
 
@@ -56,6 +57,20 @@ def learn_rates(office: Office, *, deviation: float) -> None:
         )
 
 
+def join(office: Office, name: str, *, usd_per_mtok: float) -> None:
+    """Register an LLM, and publish rates that cover it beside the others."""
+    price = Price(input_usd_per_mtok=usd_per_mtok, output_usd_per_mtok=usd_per_mtok)
+    registration = Registration(
+        llm=LLM(name=name, price=price), base_url="http://127.0.0.1:1/v1", provider_model=name
+    )
+    with transaction(office.engine) as session:
+        LLMs(session).register(registration)
+        version = ClusterMaps(session).active_version()
+        assert version is not None
+        rates = np.column_stack([RATES[:, 0], np.full(4, 0.5), RATES[:, 1]])
+        ErrorRates(session).publish(version, ["large", name, "small"], rates, reason="tests")
+
+
 def test_learned_lengths_price_each_prompt(office: Office) -> None:
     """100 tokens of answer, 200 in cell 3: at 10 USD per million ``large`` costs .00102 and .00202 there."""
     learn_lengths(office, tokens=100.0)
@@ -67,12 +82,56 @@ def test_learned_lengths_price_each_prompt(office: Office) -> None:
     assert last.candidates[0].cost_usd == pytest.approx(202 * 10e-6, rel=1e-4)
 
 
+def test_a_plan_tells_the_p95_of_the_calls_it_routes(office: Office) -> None:
+    """Of eight calls two came before anything was learned, three hardly exceed 1.26 s, and three twice that.
+
+    In cell 3 answers are twice as long: 200 tokens. One call in twenty of the known six is one in ten of the
+    slow three: at a spread of .1 sqrt 2 they exceed 2.52 e^(.1414 (1.2816 - 1.6449)) = 2.40 s.
+    """
+    early = office.route(["0 a", "3 a"])
+    learn_lengths(office, tokens=100.0)
+    records = early + office.route(["0 a", "1 a", "2 a"]) + office.route(["3 a"] * 3)
+
+    found = plan_from_log(office.engine, records).as_json()
+
+    slow = found["clusters"]["3"]["before"]
+    assert found["total"]["before"]["p95_seconds"] == pytest.approx(2.398, abs=0.002)
+    assert found["total"]["before"]["p95_unknown_share"] == 0.25
+    assert slow["p95_seconds"] == pytest.approx(2.524, abs=0.002)
+    assert slow["p95_unknown_share"] == 0.25
+    assert found["total"]["after"] == found["total"]["before"]
+
+
 def test_a_deadline_removes_what_is_too_slow(office: Office) -> None:
     """100 tokens take 1 s, hardly more than 1.2: 2 s leave both LLMs, .5 s leave none and that is said."""
     learn_lengths(office, tokens=100.0)
 
     assert len(office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:02Z"))) == 1
     assert office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:00.5Z")) == []
+
+
+def test_an_llm_that_joins_later_is_judged_by_the_others(office: Office) -> None:
+    """Its lengths are not learned yet: costs stay each prompt's own, deadlines hold, replays are identical.
+
+    It has the 256 tokens that it was registered with and the speed of the others, 100 tokens a second.
+    """
+    learn_lengths(office, tokens=100.0)
+    before = office.traffic(1)
+    join(office, "medium", usd_per_mtok=5.0)
+    after = office.traffic(1) + office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:02Z"))
+    learn_lengths(office, tokens=300.0)
+    later = office.traffic(1)
+
+    found_again = replay(office.engine, before + after + later)
+
+    first, *_, last, hurried = after
+    costs = [{one.llm: one.cost_usd for one in record.candidates} for record in (first, last)]
+    assert [record.versions.lengths for record in (first, last, later[0])] == ["1", "1", "2"]
+    assert [cost["large"] for cost in costs] == [one.candidates[0].cost_usd for one in (before[0], before[3])]
+    assert [cost["medium"] for cost in costs] == pytest.approx([259 * 5e-6, 259 * 5e-6], rel=1e-4)
+    # 257 tokens take 2.57 s, 100 take 1 s.
+    assert [one.removed_by for one in hurried.candidates] == [None, "deadline", None]
+    assert (found_again.decisions, found_again.identical) == (13, 13)
 
 
 def test_lengths_deviations_and_facts_are_those_of_the_time(office: Office) -> None:
