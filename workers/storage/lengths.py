@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import collate, delete, select, text
 from sqlalchemy.orm import Session
 
-from routing.costs import LatencyModel, LengthModel, Timings, Usage
+from routing.costs import LatencyModel, LengthModel, Timings, Usage, admit_newcomers
 from routing.errors import InvalidInputError
 from workers.storage.published import newest, prune
 from workers.storage.routing_state import RoutingState
@@ -105,18 +105,20 @@ class LengthsVersion:
     latencies: LatencyModel
     created_at: datetime
 
-    def of(self, llms: Sequence[str]) -> tuple[LengthModel, LatencyModel] | None:
-        """Give both models with the columns of ``llms``; ``None`` where one of these is not covered."""
-        if not set(llms) <= set(self.llms):
-            return None
-        columns = [self.llms.index(name) for name in llms]
-        lengths = {
-            field.name: getattr(self.lengths, field.name)[..., columns] for field in fields(LengthModel)
-        }
-        latencies = {
-            field.name: getattr(self.latencies, field.name)[columns] for field in fields(LatencyModel)
-        }
-        return LengthModel(**lengths), LatencyModel(**latencies)
+    def of(self, llms: Sequence[str], prior_tokens: NDArray[np.float64]) -> tuple[LengthModel, LatencyModel]:
+        """Give both models with the columns of ``llms``; ``prior_tokens`` are what each was registered with.
+
+        LLMs that joined since are judged by those that were there (``admit_newcomers``), so that equal
+        arguments give equal bits.
+        """
+        columns = {name: column for column, name in enumerate(self.llms)}
+        return admit_newcomers(
+            self.lengths,
+            self.latencies,
+            columns=[columns.get(name, -1) for name in llms],
+            replies=self.replies,
+            prior_tokens=prior_tokens,
+        )
 
 
 class Lengths:
@@ -175,7 +177,13 @@ class Lengths:
 def _read(row: LengthVersionRow) -> LengthsVersion:
     with np.load(io.BytesIO(row.models), allow_pickle=False) as arrays:
         models: dict[str, Any] = {
-            model: kind(**{field.name: arrays[f"{model}_{field.name}"] for field in fields(kind)})
+            model: kind(
+                **{
+                    field.name: arrays[key]
+                    for field in fields(kind)
+                    if (key := f"{model}_{field.name}") in arrays  # versions of before it was kept lack it
+                }
+            )
             for model, kind in (("lengths", LengthModel), ("latencies", LatencyModel))
         }
     return LengthsVersion(

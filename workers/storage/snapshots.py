@@ -61,8 +61,8 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
     """Read everything routers need as of one moment (REPEATABLE READ), whatever others write meanwhile.
 
     The session must not have begun a transaction. The snapshot's columns are the active LLMs that the error
-    rates in force cover; what was learned of the lengths and seconds of answers is used once it covers all
-    of these. The cluster map of ``previous`` is used again, unparsed, while it is the active one.
+    rates in force cover; those that joined since the lengths and seconds of answers were learned are judged
+    by the others. The cluster map of ``previous`` is used again, unparsed, while it is the active one.
     ``UnknownPriceError`` for an active LLM without a price.
     """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
@@ -79,12 +79,13 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
     if rates is not None:
         llms = tuple(found.llm for found in routed)
         learned = Lengths(session).current(rates.map_version)
-        models = None if learned is None else learned.of([llm.name for llm in llms])
+        prior_tokens = np.array([llm.expected_output_tokens for llm in llms])
+        models = None if learned is None else learned.of([llm.name for llm in llms], prior_tokens)
         snapshot = Snapshot(
             cluster_map=_read_map(session, rates.map_version, previous),
             llms=llms,
             error_rates=rates.rates[:, [columns[llm.name] for llm in llms]],
-            output_tokens=np.array([llm.expected_output_tokens for llm in llms]),
+            output_tokens=prior_tokens,
             versions=Versions(
                 error_rates=str(rates.version),
                 prices=str(max((found.price_version for found in routed), default=0)),
