@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_moment
 from workers.cli.simulate import simulate
 from workers.errors import UsageError
@@ -17,7 +17,12 @@ command = typer.Typer(no_args_is_help=True, help="Declare, plan, apply and roll 
 command.command("simulate")(simulate)
 
 File = Annotated[Path, typer.Argument(help="YAML: NAME: {kind: ..., ...} for each policy.")]
-Last = Annotated[int, typer.Option(min=1, help="Decisions to look back at.")]
+Last = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The last so many decisions; if not given, all from --from to --to, or the last 1,000."
+    ),
+]
 Since = Annotated[str | None, typer.Option("--from", help="Only decisions made from then on, ISO 8601.")]
 Until = Annotated[str | None, typer.Option("--to", help="Only decisions made before then, ISO 8601.")]
 
@@ -102,10 +107,10 @@ def set_(
 
 @command.command("plan")
 def plan(
-    file: File, *, last: Last = 1_000, since: Since = None, until: Until = None, as_json: AsJson = False
+    file: File, *, last: Last = None, since: Since = None, until: Until = None, as_json: AsJson = False
 ) -> None:
     """Decide the last prompts again as if FILE were in force, and show what would move."""
-    from workers.cli.plans import describe_changes, print_plan
+    from workers.cli.plans import describe_changes, describe_traffic, print_plan
     from workers.policies import load_policy_bodies
     from workers.replay import complete_presets, hash_plan, name_of, plan_from_now, read_decisions
 
@@ -124,12 +129,14 @@ def plan(
     typer.echo("\n".join(changes) if changes else "  no policy would change")
     for unasked in sorted(bodies.keys() - {name_of(record.policy) for record in records}):
         typer.echo(f"  none of these decisions was made by {unasked}")
-    typer.echo()
+    typer.echo(f"\n{describe_traffic(records, last=last, windowed=bool(since or until))}")
     print_plan(found)
-    window = "".join(f" {option} {value}" for option, value in (("--from", since), ("--to", until)) if value)
-    typer.echo(
-        f"\nPlan {name}. To apply it: uniroute policy apply {file} --plan {name} --last {last}{window}"
+    window = "".join(
+        f" {option} {value}"
+        for option, value in (("--last", last), ("--from", since), ("--to", until))
+        if value
     )
+    typer.echo(f"\nPlan {name}. To apply it: uniroute policy apply {file} --plan {name}{window}")
 
 
 @command.command("apply")
@@ -139,7 +146,7 @@ def apply(
     plan: Annotated[
         str | None, typer.Option(help="Only as long as this plan holds; give its --last, --from and --to.")
     ] = None,
-    last: Last = 1_000,
+    last: Last = None,
     since: Since = None,
     until: Until = None,
     as_json: AsJson = False,
@@ -168,6 +175,41 @@ def apply(
         print_json(versions)
     for name, version in {} if as_json else versions.items():
         typer.echo(f"Policy {name} version {version} is in force.")
+
+
+@command.command("evaluate")
+def evaluate(
+    file: File,
+    *,
+    last: Last = None,
+    since: Since = None,
+    until: Until = None,
+    clip: Annotated[
+        float | None, typer.Option(min=1.0, help="Greatest weight of a decision; a little bias, less spread.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate from logged decisions and their feedback what the policies of FILE would have been worth.
+
+    IPS, SNIPS and the doubly robust estimate with 95 % intervals, each policy on all decisions that have
+    feedback, whoever made them. No number where a decision could never have been what the policy would
+    choose, but which decisions those are, and exit code 1: log with `explore`.
+    """
+    from workers.cli.valuations import print_valuation
+    from workers.policies import load_policy_bodies
+    from workers.replay import complete_presets, read_decisions, value_policies
+
+    settings, declared = read_settings(), load_policy_bodies(file)
+    records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
+    with open_engine(settings) as engine:
+        bodies = complete_presets(engine, declared)
+        found = value_policies(engine, records, bodies=bodies, clip=float("inf") if clip is None else clip)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_valuation(found)
+    if any(one.value is None for one in found.policies.values()):
+        raise typer.Exit(FAILED)
 
 
 @command.command("rollback")

@@ -2,11 +2,12 @@
 
 from workers.replay.again import Change, Replay, replay
 from workers.replay.applying import STALE, apply_policies, complete_presets, hash_plan, roll_back
-from workers.replay.logged import read_decisions
+from workers.replay.logged import LAST_DECISIONS, read_decisions
 from workers.replay.plans import Move, Plan, name_of, plan_from_log, plan_from_now
 from workers.replay.valuing import PolicyValue, Valuation, value_policies
 
 __all__ = [
+    "LAST_DECISIONS",
     "STALE",
     "Change",
     "Move",

@@ -75,7 +75,7 @@ def decide_as_logged(
 
 
 def policy_as_logged(record: DecisionRecord) -> Policy:
-    """Give the policy that decided, at the lambda and under the ceiling of the moment where it spent a budget."""
+    """Give the policy that decided; where it spent a budget, at the lambda and ceiling of the moment."""
     declared, pace = read_policy(record.policy, record.policy_body), record.pace
     if declared.budget is None or pace is None:
         return declared.policy

@@ -117,8 +117,8 @@ def value_policies(
     log = _collect(engine, graded, scores, targets)
     if len(log.ids) < _FEWEST:
         raise UsageError(
-            f"of {len(records)} decisions, {len(graded)} have feedback and {len(log.ids)} of these can be made "
-            "again: at least two are needed"
+            f"of {len(records)} decisions, {len(graded)} have feedback and {len(log.ids)} of these can be "
+            "made again: at least two are needed"
         )
     odds, costs = np.concatenate(log.odds), np.concatenate(log.costs)
     logged = LoggedDecisions(
@@ -204,9 +204,10 @@ def _add(
     if not kept.size:
         return
     candidates = candidates.rows(kept)
-    log.ids += [part[row].prompt_id for row in kept]
-    log.chosen += [log.columns[part[row].llm] for row in kept]
-    log.rewards += [scores[part[row].decision_id] for row in kept]
+    for record in (part[int(row)] for row in kept):
+        log.ids.append(record.prompt_id)
+        log.chosen.append(log.columns[record.llm])
+        log.rewards.append(scores[record.decision_id])
     log.odds.append(log.widen(odds[kept], decisions.names))
     log.predicted.append(log.widen(1.0 - candidates.errors, decisions.names))
     log.costs.append(log.widen(candidates.costs, decisions.names))
@@ -215,7 +216,7 @@ def _add(
 
 
 def _odds(policy: Policy, candidates: Candidates) -> _Matrix:
-    """Give the probability of each choice; a row of zeros where the policy makes none, or a budget may bind."""
+    """Give the probability of each choice; zeros where the policy makes none, or a budget may bind."""
     binds = np.zeros(len(candidates.errors), dtype=np.bool_)
     if isinstance(policy, Ceiling):
         after = policy.spent_usd + candidates.costs
@@ -226,7 +227,9 @@ def _odds(policy: Policy, candidates: Candidates) -> _Matrix:
     except UnknownLLMError:  # it names one that was not there yet
         return np.zeros(candidates.errors.shape)
     odds[binds] = 0.0
-    return odds / np.maximum(odds.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    total = odds.sum(axis=1, keepdims=True)
+    normal: _Matrix = odds / np.where(total > 0, total, 1.0)
+    return normal
 
 
 def _fill(wide: _Matrix) -> _Matrix:

@@ -1,12 +1,13 @@
 """Feedback rows: each piece kept once, and each decision once per source, whoever sends it again."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select, text, update
+from sqlalchemy import Text, cast, func, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
@@ -131,6 +132,20 @@ class Feedback:
             .values(disposition="replaced")
             .execution_options(synchronize_session=False)
         )
+
+    def scores(self, decision_ids: Sequence[str]) -> dict[str, float]:
+        """Give the score of each decision that counted feedback was given on: its sources' mean, by trust."""
+        trusted = func.sum(FeedbackRow.weight)
+        rows = self._session.execute(
+            select(FeedbackRow.decision_id, func.sum(FeedbackRow.weight * FeedbackRow.score) / trusted)
+            .where(
+                FeedbackRow.decision_id == func.any(cast(list(decision_ids), ARRAY(Text()))),
+                FeedbackRow.disposition == "counted",
+            )
+            .group_by(FeedbackRow.decision_id)
+            .having(trusted > 0)
+        )
+        return {decision_id: min(max(score, 0.0), 1.0) for decision_id, score in rows if decision_id}
 
     def counted(self, map_version: str) -> Iterator[FeedbackEntry]:
         """Stream the feedback that counts for a map, by feedback id: what a refold folds."""

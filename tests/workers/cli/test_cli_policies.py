@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from workers.cli.main import command
 from workers.decision_ids import DecisionSigner
 from workers.messages import Message
+from workers.replay import read_decisions
 from workers.router import Router, build_view
 from workers.storage.engine import transaction
+from workers.storage.feedback import Feedback, FeedbackEntry
 from workers.storage.snapshots import load_state
 
 pytestmark = pytest.mark.stack
@@ -162,6 +164,30 @@ def test_logged_traffic_is_replayed(installation: Installation, cli: Cli, tmp_pa
     assert "is no time" in str(cli("replay", "--from", "yesterday", code=1).exception)
 
 
+def test_a_stretch_of_time_is_decided_again_to_the_last(
+    installation: Installation, cli: Cli, tmp_path: Path
+) -> None:
+    """1,010 decisions: all of them where a time is given, the last 1,000 where nothing is, and that is said."""
+    route(installation, 1_010)
+    file = tmp_path / "policies.yaml"
+    file.write_text("default: {kind: lagrangian, error_per_usd: 1e3}\n")
+    window = ("--from", "2026-01-01")
+
+    replayed, unbounded = cli("replay", *window).stdout, cli("replay").stdout
+    planned = read(cli("policy", "plan", file, *window, "--json"))
+    text = cli("policy", "plan", file, *window).stdout
+    applied = read(cli("policy", "apply", file, "--plan", planned["hash"], *window, "--json"))
+
+    assert "1010 decisions made again, of 20" in replayed
+    assert "1010 of 1010 decisions came out the same" in replayed
+    assert "took no more" not in replayed
+    assert "1000 decisions made again, of 20" in unbounded
+    assert "--last 1000 took no more" in unbounded
+    assert planned["decisions"] == 1_010
+    assert f"--plan {planned['hash']} --from 2026-01-01" in text
+    assert applied == {"default": 2}
+
+
 def test_prices_and_facts_have_versions(cli: Cli, tmp_path: Path) -> None:
     """What is not given stays; history only grows; a name that nobody has is told."""
     cli("price", "set", "large", "--output-price", 40, "--cached-input-price", 2.5)
@@ -212,3 +238,36 @@ def test_a_decision_is_explained(cli: Cli) -> None:
     assert none["reason"] == "No LLM is left within the limits."
     assert "policy default@1 (kind: lagrangian, error_per_usd: 20.0)" in text
     assert "no policy is named 'other'" in str(cli("explain", "x", "--policy", "other", code=1).exception)
+
+
+def test_policies_are_valued_on_logged_traffic(installation: Installation, cli: Cli, tmp_path: Path) -> None:
+    """The default sends all to ``large``, right each time: worth 1; nothing is said of ``small``, exit 1."""
+    route(installation, 20)
+    file = tmp_path / "policies.yaml"
+    file.write_text("same: {kind: lagrangian, error_per_usd: 20.0}\nother: {kind: fixed, llm: small}\n")
+    records = read_decisions(installation.settings, last=20)
+    with transaction(installation.engine) as session:
+        Feedback(session).record(
+            [
+                FeedbackEntry(
+                    feedback_id=record.prompt_id,
+                    decision_id=record.decision_id,
+                    prompt_id=record.prompt_id,
+                    llm=record.llm,
+                    map_version=record.versions.map,
+                    cells=record.cells,
+                    score=1.0,
+                    event_time=record.decided_at,
+                )
+                for record in records
+            ]
+        )
+
+    found = read(cli("policy", "evaluate", file, "--last", 20, "--json", code=1))
+    text = cli("policy", "evaluate", file, code=1).stdout
+
+    assert (found["decisions"], found["used"]) == (20, 20)
+    assert found["policies"]["same"]["snips"]["value"] == pytest.approx(1.0)
+    assert found["policies"]["same"]["effective_size"] == pytest.approx(20)
+    assert len(found["policies"]["other"]["lacking"]) == 20
+    assert "other: no estimate. 20 of 20 logged decisions could not have chosen" in text
