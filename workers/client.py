@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from kafka.structs import MemberState
 
 from workers import messages
@@ -249,15 +249,29 @@ class Client:
         return polled
 
     def _await_assignment(self) -> None:
-        """Join the group now, so that "from now on" begins before the first prompt is sent."""
+        """Join the group now, so that "from now on" begins before the first prompt is sent.
+
+        It is committed: a group that is made anew before it has read anything, as by a slow heartbeat or by
+        partitions that are added, would begin at the end again, and miss what came meanwhile.
+        """
         for _ in range(_MOST_JOIN_POLLS):
             self._poll(_POLL_MS)
-            if self._consumer.assignment():
-                break
-        else:
-            raise WaitableError("Kafka", f"no partition of {self.reply_topic} was assigned: ask again")
-        for partition in self._consumer.assignment():
-            self._consumer.position(partition)
+            if self._consumer.assignment() and self._begin():
+                return
+        raise WaitableError("Kafka", f"no partition of {self.reply_topic} was assigned: ask again")
+
+    def _begin(self) -> bool:
+        """Commit the end of each partition that the group has never read; false while it is made anew."""
+        try:
+            unread = [one for one in self._consumer.assignment() if self._consumer.committed(one) is None]
+            if unread:
+                self._consumer.seek_to_end(*unread)
+                for partition in unread:
+                    self._consumer.position(partition)  # a commit leaves out what is not known yet
+                self._consumer.commit()
+        except (CommitFailedError, RebalanceInProgressError):
+            return False
+        return True
 
     def _send(
         self,
@@ -296,7 +310,7 @@ def _make_consumer(settings: Settings, topic: str, group: str | None) -> KafkaCo
         bootstrap_timeout_ms=_CONNECT_MS,
         group_id=group or f"{topic}.readers",
         isolation_level="read_committed",
-        auto_offset_reset="earliest" if group is None else "latest",
+        auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
 

@@ -185,6 +185,21 @@ def test_a_group_of_its_own_sees_what_comes_from_now_on(client: Client, settings
         assert [reply.prompt_id for reply in other.replies(timeout_s=3)] == ["p-2"]
 
 
+def test_a_group_that_is_made_anew_misses_nothing(client: Client, settings: Settings) -> None:
+    """A client joins again, with more partitions too, and still reads what came since it joined first."""
+    answer(client, settings, "p-1", {"choices": []})
+    with Client(app="app", settings=settings, group=f"{settings.topic_prefix}audit") as other:
+        answer(client, settings, "p-2", {"choices": []})
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+        admin.create_partitions({client.reply_topic: 8})
+        admin.close()
+        answer(client, settings, "p-3", {"choices": []})
+        other._consumer.topics()  # reads the metadata now rather than in five minutes
+        other._consumer._coordinator.request_rejoin()
+
+        assert {reply.prompt_id for reply in other.replies(timeout_s=3)} == {"p-2", "p-3"}
+
+
 def test_partitions_that_are_added_are_read_however_short_the_polls(
     client: Client, settings: Settings
 ) -> None:
