@@ -1,12 +1,25 @@
 """Prints plans: by LLM, tenant and cluster, what would move, before anything is applied."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
 from workers.cli.console import print_table
-from workers.replay import Move, Plan
+from workers.messages import DecisionRecord
+from workers.replay import LAST_DECISIONS, Move, Plan
+
+
+def describe_traffic(records: Sequence[DecisionRecord], *, last: int | None, windowed: bool) -> str:
+    """Say how many decisions were decided again, when they were made, and whether a number cut them short."""
+    if not records:
+        return "No decision was made in that time." if windowed else "No decision is logged."
+    most = last or (None if windowed else LAST_DECISIONS)
+    cut = f"; --last {most} took no more" if len(records) == most else ""
+    return (
+        f"{len(records)} decisions made again, of {records[0].decided_at:%F %T} to "
+        f"{records[-1].decided_at:%F %T}{cut}."
+    )
 
 
 def print_plan(plan: Plan) -> None:

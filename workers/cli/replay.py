@@ -18,7 +18,7 @@ _SHOWN = 20
 @command.command("replay")
 def replay(
     *,
-    last: Last = 1_000,
+    last: Last = None,
     since: Since = None,
     until: Until = None,
     policy: Annotated[Path | None, typer.Option(help="A policy file to decide by.")] = None,
@@ -26,7 +26,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Decide logged prompts again; unchanged, exit code 1 unless every bit is the same."""
-    from workers.cli.plans import print_plan
+    from workers.cli.plans import describe_traffic, print_plan
     from workers.policies import load_policy_bodies
     from workers.replay import complete_presets, plan_from_log, read_decisions
     from workers.replay import replay as decide_again
@@ -54,9 +54,11 @@ def replay(
                 **figures,
             }
         )
-    elif plan is not None:
-        print_plan(plan)
     else:
+        typer.echo(describe_traffic(records, last=last, windowed=bool(since or until)))
+    if plan is not None and not as_json:
+        print_plan(plan)
+    elif not as_json:
         typer.echo(f"{identical} of {len(records)} decisions came out the same, bit for bit.")
         print_table(
             ["prompt", "before", "now"],

@@ -167,7 +167,7 @@ def test_logged_traffic_is_replayed(installation: Installation, cli: Cli, tmp_pa
 def test_a_stretch_of_time_is_decided_again_to_the_last(
     installation: Installation, cli: Cli, tmp_path: Path
 ) -> None:
-    """1,010 decisions: all of them where a time is given, the last 1,000 where nothing is, and that is said."""
+    """1,010 decisions: all of them where a time is given, else the last 1,000, and that is said."""
     route(installation, 1_010)
     file = tmp_path / "policies.yaml"
     file.write_text("default: {kind: lagrangian, error_per_usd: 1e3}\n")
