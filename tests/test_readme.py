@@ -180,7 +180,7 @@ def test_every_command_ends_well(session: Session) -> None:
         (step.text, step.code, step.out[-500:], step.err[-2000:]) for step in session.steps if step.code
     ]
 
-    assert failed == []
+    assert failed == [], session.find("uniroute serve all").err[-4000:]
     assert [step.text for step in session.steps if step.code is None] == []
 
 
