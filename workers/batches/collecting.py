@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,11 +10,10 @@ from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from workers import messages
 from workers.batches.entries import reply_entry
 from workers.batches.folders import BatchFolder, part
 from workers.batches.ingest import Lines
-from workers.batches.purse import as_amount
+from workers.batches.tally import Tally
 from workers.messages import Message
 from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
@@ -27,31 +24,6 @@ ENTRY = np.dtype([("row", "<u4"), ("failed", "u1"), ("at", "<u8"), ("bytes", "<u
 _MOST_RECORDS = 2_000
 #: Of a batch of which nothing was dispatched.
 NOTHING = {"lines": 0, "reserved_usd": "0"}
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was collected; the columns of the batch that bear these names."""
-
-    completed: int
-    failed: int
-    repeated_calls: int
-    duplicated: int
-    spent_usd: Decimal
-    settled_usd: Decimal
-    largest_overrun_usd: Decimal
-    predicted_usd: Decimal
-    llms: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Tally":
-        """Take over what is kept of a batch."""
-        values = {name: getattr(batch, name) for name in cls.__slots__ if name != "llms"}
-        return cls(**values, llms={name: dict(share) for name, share in batch.llms.items()})
-
-    def as_columns(self) -> dict[str, Any]:
-        """Give the columns."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Collector:
@@ -154,7 +126,7 @@ class Collector:
         row = self._find(reply)
         if row is None:
             return  # a line of another batch
-        self._count_money(reply, again=bool(self.answered[row]))
+        self.tally.add_money(reply, again=bool(self.answered[row]))
         if self.answered[row]:
             self.tally.duplicated += 1
             return
@@ -178,24 +150,6 @@ class Collector:
             self.tally.failed += 1
         else:
             self.tally.completed += 1
-
-    def _count_money(self, reply: Message, *, again: bool) -> None:
-        tally = self.tally
-        cost, reserved, predicted = (
-            as_amount(messages.number_header(reply, header) or 0.0)
-            for header in (messages.COST_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
-        )
-        tally.spent_usd += cost
-        tally.repeated_calls += int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
-        if again:
-            return
-        tally.settled_usd += reserved
-        tally.predicted_usd += predicted
-        tally.largest_overrun_usd = max(tally.largest_overrun_usd, cost - reserved)
-        if llm := reply.text_header(messages.LLM):
-            share = tally.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
-            share["lines"] += 1
-            share["usd"] += float(cost)
 
 
 def _open(path: Path, length: int) -> BinaryIO:

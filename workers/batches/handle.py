@@ -14,10 +14,11 @@ from sqlalchemy import Engine
 from workers.batches.collecting import NOTHING, Collector
 from workers.batches.folders import BatchFolder, Store
 from workers.batches.ingest import Lines
-from workers.batches.outbox import Outbox, Position
+from workers.batches.outbox import Outbox
 from workers.batches.planning import Plan, as_facts
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes
+from workers.batches.ways import Position, WayBack, WayOut
 from workers.decision_ids import DecisionSigner
 from workers.errors import WaitableError
 from workers.router import RoutingView
@@ -149,7 +150,7 @@ class Handle:
             )
         return view
 
-    def open_outbox(self) -> Outbox:
+    def open_outbox(self) -> WayOut:
         """Open the way out; the reply topic is made first where it is missing."""
         spec = TopicSpec(
             name=self.reply_topic,
@@ -161,7 +162,7 @@ class Handle:
         known = Position(int(kept["lines"]), Decimal(kept["reserved_usd"]))
         return Outbox(self.id, self.reply_topic, self.place.settings, known=known)
 
-    def open_collector(self, lines: Lines) -> Collector:
+    def open_collector(self, lines: Lines) -> WayBack:
         """Open the way back."""
         return Collector(
             self.look(at_once=True),
@@ -172,7 +173,7 @@ class Handle:
             settings=self.place.settings,
         )
 
-    def purse(self, collector: Collector | None = None, outbox: Outbox | None = None) -> Purse:
+    def purse(self, collector: WayBack | None = None, outbox: WayOut | None = None) -> Purse:
         """Give the batch's money as of now; before anything was sent without the two."""
         tally = self.look() if collector is None else collector.tally
         return Purse(

@@ -1,13 +1,12 @@
 """The way out of a batch: dispatches, with how far the batch has come, in one Kafka transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 from kafka import ConsumerGroupMetadata, KafkaConsumer, TopicPartition
 
+from workers.batches.ways import Position
 from workers.messages import Record
 from workers.settings import Settings
 from workers.transactions import LoopConfig
@@ -21,19 +20,6 @@ class _Mark(msgspec.Struct, array_like=True):
     """What stands beside the offset: USD reserved so far."""
 
     reserved_usd: Decimal
-
-
-@dataclass(slots=True)
-class Position:
-    """How far dispatching has come."""
-
-    #: Lines that were dispatched, or answered with an error, from the first good one on.
-    lines: int = 0
-    reserved_usd: Decimal = Decimal(0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give it as JSON can hold it."""
-        return {"lines": self.lines, "reserved_usd": f"{self.reserved_usd:f}"}
 
 
 class Outbox:

@@ -10,13 +10,12 @@ import numpy as np
 import structlog
 from kafka.errors import KafkaError
 
-from workers.batches.collecting import Collector
 from workers.batches.entries import refused_entry
 from workers.batches.finishing import copy_whole, drop_work, write_results
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError
-from workers.batches.outbox import Outbox
 from workers.batches.preparing import prepare
+from workers.batches.ways import WayBack, WayOut
 from workers.batches.working import Working
 from workers.errors import PoisonError, UsageError, WaitableError
 from workers.messages import Record, event_headers
@@ -129,7 +128,7 @@ def _close_lines(handle: Handle, outcome: str) -> str:
     return outcome
 
 
-def _call_off(handle: Handle, lines: Lines, outbox: Outbox, collector: Collector) -> None:
+def _call_off(handle: Handle, lines: Lines, outbox: WayOut, collector: WayBack) -> None:
     """Tell the executors not to call for lines that are under way, and to give up calls that are."""
     settings, now = handle.place.settings, datetime.now(UTC)
     records = []

@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from workers.batches.collecting import Collector
 from workers.batches.dispatching import Dispatcher
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines
-from workers.batches.outbox import Outbox
 from workers.batches.planning import read_plan
 from workers.batches.preparing import embed, plan
 from workers.batches.vectors import Vectors
+from workers.batches.ways import WayBack, WayOut
 from workers.router import RoutingView
 
 #: Lines of one transaction.
@@ -43,10 +42,8 @@ class Working:
             self._vectors: Vectors = self._stack.enter_context(
                 closing(embed(handle, self._lines, self._view))
             )
-            self._outbox: Outbox = self._stack.enter_context(closing(handle.open_outbox()))
-            self._collector: Collector = self._stack.enter_context(
-                closing(handle.open_collector(self._lines))
-            )
+            self._outbox: WayOut = self._stack.enter_context(closing(handle.open_outbox()))
+            self._collector: WayBack = self._stack.enter_context(closing(handle.open_collector(self._lines)))
         except BaseException:
             self._stack.close()
             raise

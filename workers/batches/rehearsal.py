@@ -1,0 +1,249 @@
+"""Rehearses a batch: the work of a batcher, step by step, without Kafka, Postgres or a call."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers import messages
+from workers.batches.collecting import NOTHING
+from workers.batches.folders import Store
+from workers.batches.handle import Handle, Workplace
+from workers.batches.ingest import Lines
+from workers.batches.planning import Plan, as_facts
+from workers.batches.preparing import prepare
+from workers.batches.requests import Options
+from workers.batches.tally import Tally
+from workers.batches.ways import Position, WayBack, WayOut
+from workers.batches.working import Working
+from workers.decision_ids import DecisionSigner
+from workers.messages import Message, Record
+from workers.router import RoutingView
+from workers.settings import Settings
+from workers.storage.batches import Batch
+from workers.storage.engine import make_engine
+
+_ID = "rehearsal"
+_FILE = "file-rehearsal"
+#: Stops a batch whose lines wait for ever: money that never comes back, say.
+_MOST_IDLE = 1_000
+#: Replies that come together.
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What calling an LLM for a line came to."""
+
+    cost_usd: float
+    input_tokens: int
+    output_tokens: int
+
+
+#: What becomes of a line (its row among the good ones) that goes to an LLM (by name).
+Answer = Callable[[int, str], Answered]
+
+
+@dataclass(slots=True)
+class Rehearsed:
+    """What came of a batch."""
+
+    #: The LLM of each good line; empty where it ended with an error.
+    llms: list[str]
+    tally: Tally
+    #: In the order in which they were made.
+    plans: list[Plan] = field(default_factory=list)
+
+
+class _Way:
+    """Both ways at once: what is dispatched is answered, in its order, each time somebody collects."""
+
+    def __init__(self, lines: Lines, batch: Batch, answer: Answer, settings: Settings) -> None:
+        self.position = Position()
+        self.tally = Tally.of(batch)
+        self.answered: NDArray[np.bool_] = np.zeros(len(lines), dtype=np.bool_)
+        self.dispatched: Mapping[str, Any] = NOTHING
+        self.llms = [""] * len(lines)
+        self._lines = lines
+        self._answer = answer
+        self._queue: deque[Record] = deque()
+        # Dispatches, and error replies of lines that nothing can take.
+        self._topics = (f"{settings.topic_prefix}dispatch", settings.reply_prefix)
+        self._idle = 0
+
+    @property
+    def count(self) -> int:
+        return int(self.answered.sum())
+
+    def commit(self, records: Sequence[Record], *, lines: int, reserved_usd: Decimal) -> None:
+        self.position = Position(self.position.lines + lines, self.position.reserved_usd + reserved_usd)
+        self._queue.extend(record for record in records if record.topic.startswith(self._topics))
+
+    def collect(self, *, wait_ms: int) -> int:  # noqa: ARG002  # nothing is waited for
+        taken = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
+        self._idle = 0 if taken else self._idle + 1
+        if self._idle > _MOST_IDLE:
+            raise RuntimeError(f"the batch stands still with {self.count} lines answered")
+        for record in taken:
+            self._take(record)
+        return len(taken)
+
+    def write_undone(self, row: int, entry: bytes) -> None:  # noqa: ARG002  # nothing is written
+        self.answered[row] = True
+        self.tally.failed += 1
+
+    def save(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def _take(self, record: Record) -> None:
+        row = self._lines.find(int((record.key or b"").decode().rpartition(":")[2]))
+        if row is None:
+            raise KeyError(record.key)
+        self.answered[row] = True
+        headers = dict(record.headers)
+        llm = headers.get(messages.LLM, b"").decode()
+        if not llm:
+            self.tally.failed += 1
+            return
+        found = self._answer(row, llm)
+        self.llms[row] = llm
+        self.tally.completed += 1
+        paid = (*record.headers, (messages.COST_USD, repr(found.cost_usd).encode()))
+        reply = Message(
+            topic="", partition=0, offset=0, timestamp_ms=0, key=record.key, value=None, headers=paid
+        )
+        self.tally.add_money(reply, again=False)
+
+
+class Rehearsal(Handle):
+    """A batch that is in nobody's database: what is written of it is kept in memory."""
+
+    def __init__(self, place: Workplace, options: Options, answer: Answer) -> None:
+        super().__init__(_ID, place)
+        self._answer = answer
+        self._way: _Way | None = None
+        self.plans: list[Plan] = []
+        now = datetime.now(UTC)
+        self._row = Batch(
+            id=_ID,
+            tenant="",
+            status="validating",
+            paused=False,
+            input_file=_FILE,
+            options=options.as_dict(),
+            plan=None,
+            created_at=now,
+            deadline=now + timedelta(days=1),
+            in_progress_at=None,
+            cancelling_at=None,
+            finalizing_at=None,
+            ended_at=None,
+            outcome=None,
+            problem=None,
+            total=0,
+            completed=0,
+            failed=0,
+            repeated_calls=0,
+            duplicated=0,
+            spent_usd=Decimal(0),
+            settled_usd=Decimal(0),
+            largest_overrun_usd=Decimal(0),
+            predicted_usd=Decimal(0),
+            llms={},
+            positions={},
+        )
+
+    def look(self, *, at_once: bool = False) -> Batch:  # noqa: ARG002  # it is always as of now
+        """Give the batch as it stands."""
+        return self._row
+
+    def is_late(self) -> bool:
+        """Never: nothing takes time."""
+        return False
+
+    def set(self, **changes: Any) -> None:  # noqa: ANN401
+        """Change the batch."""
+        self._row = replace(self._row, **changes)
+
+    def note(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+        """Forget what happened."""
+
+    def begin(self) -> None:
+        """Move from validating to in progress."""
+        self.set(status="in_progress")
+
+    def finalize(self) -> None:
+        """Move on to finalizing."""
+        self.set(status="finalizing")
+
+    def end(self, status: str, *, problem: str | None = None) -> None:
+        """Give the batch its last status."""
+        self.set(status=status, problem=problem)
+
+    def keep_plan(self, plan: Plan) -> None:
+        """Put a plan in force."""
+        self.plans.append(plan)
+        self.set(plan=dict(as_facts(plan)))
+
+    def open_outbox(self) -> WayOut:
+        """Open the way out, which is the way back too."""
+        return self.way()
+
+    def open_collector(self, lines: Lines) -> WayBack:
+        """Open the way back."""
+        return self.way(lines)
+
+    def way(self, lines: Lines | None = None) -> _Way:
+        """Give the way."""
+        if self._way is None:
+            self._way = _Way(lines or Lines(self.folder), self._row, self._answer, self.place.settings)
+        return self._way
+
+
+def rehearse(
+    file: Path,
+    options: Options,
+    *,
+    view: Callable[[], RoutingView],
+    answer: Answer,
+    folder: Path,
+    settings: Settings,
+) -> Rehearsed:
+    """Run a file of requests as a batcher does, and give what came of it.
+
+    ``view`` gives what to decide from as of now, so that what is learned on the way changes decisions as it
+    does in an installation; ``folder`` is where the work lies. The steps are those of a batcher: checking,
+    embedding, planning, deciding, reserving, settling, planning again. Only the two ways and the row in
+    Postgres are played.
+    """
+    store = Store(folder)
+    place = Workplace(
+        engine=make_engine(settings.database_url),  # which nobody connects
+        settings=settings,
+        signer=DecisionSigner({0: b"rehearsal-rehearsal"}, current=0),
+        store=store,
+        view=view,
+        embedding=threading.Lock(),
+        stop=threading.Event(),
+    )
+    store.file(_FILE).parent.mkdir(parents=True, exist_ok=True)
+    store.file(_FILE).symlink_to(file.resolve())
+    handle = Rehearsal(place, options, answer)
+    prepare(handle)
+    working = Working(handle)
+    try:
+        working.run()
+    finally:
+        working.close()
+    way = handle.way()
+    return Rehearsed(llms=way.llms, tally=way.tally, plans=handle.plans)

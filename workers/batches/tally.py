@@ -1,0 +1,53 @@
+"""What came of the lines of a batch that are answered, summed up."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from workers import messages
+from workers.batches.purse import as_amount
+from workers.messages import Message
+from workers.storage.batches import Batch
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was collected; the columns of the batch that bear these names."""
+
+    completed: int
+    failed: int
+    repeated_calls: int
+    duplicated: int
+    spent_usd: Decimal
+    settled_usd: Decimal
+    largest_overrun_usd: Decimal
+    predicted_usd: Decimal
+    llms: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Tally":
+        """Take over what is kept of a batch."""
+        values = {name: getattr(batch, name) for name in cls.__slots__ if name != "llms"}
+        return cls(**values, llms={name: dict(share) for name, share in batch.llms.items()})
+
+    def as_columns(self) -> dict[str, Any]:
+        """Give the columns."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def add_money(self, reply: Message, *, again: bool) -> None:
+        """Count a reply's cost; ``again`` where its line was answered before: it settles nothing then."""
+        cost, reserved, predicted = (
+            as_amount(messages.number_header(reply, header) or 0.0)
+            for header in (messages.COST_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
+        )
+        self.spent_usd += cost
+        self.repeated_calls += int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
+        if again:
+            return
+        self.settled_usd += reserved
+        self.predicted_usd += predicted
+        self.largest_overrun_usd = max(self.largest_overrun_usd, cost - reserved)
+        if llm := reply.text_header(messages.LLM):
+            share = self.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
+            share["lines"] += 1
+            share["usd"] += float(cost)
