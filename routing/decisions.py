@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from routing.clusters import Placement
 from routing.errors import InvalidInputError, NoCandidateError
-from routing.policies import Allowed, Candidates, Choices, Policy, Scored, UniformSource, allowed_llms
+from routing.policies import (
+    Allowed,
+    Candidates,
+    Choices,
+    Policy,
+    Scored,
+    UniformSource,
+    allowed_llms,
+    keep_on_trial,
+)
 from routing.requests import Limits, Prompts, check_limits, check_tokens
 from routing.snapshot import Snapshot, Versions
 
@@ -146,6 +155,8 @@ def decide_placed(
 ) -> Decisions:
     """``decide`` from the second half on: from weights that are already known, or were logged.
 
+    LLMs on trial are offered to their shares of the prompts, and not to the others.
+
     A replay passes the logged weights, cells, token counts, limits and ``LoggedDraws``, the same snapshot and
     policy, and gets the same decisions bit for bit, in whatever batches.
     """
@@ -166,16 +177,21 @@ def decide_placed(
     allowed = allowed_llms(
         limits,
         snapshot.llms,
-        input_tokens=input_tokens,
+        input_tokens=snapshot.predict_inputs(input_tokens),
         errors=errors,
         ceilings=ceilings,
         seconds=seconds,
     )
     deviations = snapshot.predict_deviations(placement.weights)
     candidates = Candidates(
-        errors=errors, costs=costs, allowed=allowed.mask, names=snapshot.names, deviations=deviations
+        errors=errors,
+        costs=costs,
+        allowed=allowed.mask,
+        names=snapshot.names,
+        deviations=deviations,
+        ceilings=ceilings,
     )
-    choices = policy.choose(candidates, rng=rng)
+    choices = keep_on_trial(policy, snapshot.canaries).choose(candidates, rng=rng)
     return Decisions(
         llms=choices.llms,
         predicted_errors=_chosen(errors, choices),

@@ -1,5 +1,6 @@
 """Everything one decision needs, immutable and versioned; errors whose bits no batch can change."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from routing.clusters import PromptMap
 from routing.costs import LatencyModel, LengthModel, costs_at, price_table
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.llms import LLM
+from routing.policies import check_trials
 
 #: Error rates are whole multiples of 2**-28 (4e-9), weights of 2**-24: every product is a multiple of 2**-52
 #: and every partial sum is below 2, so float64 holds each exactly. The sum then has one value, whatever the
@@ -54,6 +56,8 @@ class Snapshot:
     lengths: LengthModel | None = None
     #: How long calls will take; ``None``: nothing is known of it.
     latencies: LatencyModel | None = None
+    #: LLMs on trial, by name: the share of prompts that each is offered to.
+    canaries: Mapping[str, float] = field(default_factory=dict)
     #: The LLMs' names, ascending.
     names: tuple[str, ...] = field(init=False)
     # What ``price_table`` gives.
@@ -83,6 +87,9 @@ class Snapshot:
             raise InvalidInputError(
                 "latencies", f"must have shape {shape[1:]}, not {self.latencies.levels.shape}"
             )
+        if strange := sorted(set(self.canaries) - set(names)):
+            raise InvalidInputError("canaries", f"names {strange[0]!r}, which is not among the LLMs")
+        object.__setattr__(self, "canaries", check_trials(self.canaries))
         object.__setattr__(self, "llms", llms)
         object.__setattr__(self, "names", names)
 
@@ -107,6 +114,13 @@ class Snapshot:
         not.
         """
         return None if self.error_deviations is None else _sum_exactly(weights, self.error_deviations)
+
+    def predict_inputs(self, input_tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the tokens that each LLM bills for prompts that were estimated at ``input_tokens`` (n,).
+
+        The shape is (n, H), or (n,) where nothing was learned and estimates stand as they are.
+        """
+        return input_tokens if self.lengths is None else self.lengths.billed_tokens(input_tokens)
 
     def predict_tokens(
         self,
@@ -167,9 +181,14 @@ class Snapshot:
     def predict_costs(
         self, input_tokens: NDArray[np.float64], output_tokens: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """Give the expected USD, shape (n, H), with other ``output_tokens``, (H,) or (n, H), where given."""
+        """Give the expected USD, shape (n, H), with other ``output_tokens``, (H,) or (n, H), where given.
+
+        ``input_tokens`` (n,) as estimated; each LLM bills its own ``predict_inputs`` of them.
+        """
         return costs_at(
-            self._prices, input_tokens, self.output_tokens if output_tokens is None else output_tokens
+            self._prices,
+            self.predict_inputs(np.asarray(input_tokens, dtype=np.float64)),
+            self.output_tokens if output_tokens is None else output_tokens,
         )
 
 

@@ -1,5 +1,6 @@
 """What a prompt is expected to cost with each LLM: prices, how long answers will be, and will take."""
 
+from routing.costs.inputs import InputCounts, count_inputs, fit_input_ratios
 from routing.costs.latencies import LatencyModel, Timings, fit_latencies, mixture_quantile, time_replies
 from routing.costs.lengths import LengthModel, fit_lengths
 from routing.costs.newcomers import admit_newcomers
@@ -8,6 +9,7 @@ from routing.costs.rating import RatedCall, rate_call, rerate_call
 from routing.costs.usage import Usage, count_usage
 
 __all__ = [
+    "InputCounts",
     "LatencyModel",
     "LengthModel",
     "RatedCall",
@@ -16,8 +18,10 @@ __all__ = [
     "admit_newcomers",
     "call_cost",
     "costs_at",
+    "count_inputs",
     "count_usage",
     "expected_costs",
+    "fit_input_ratios",
     "fit_latencies",
     "fit_lengths",
     "mixture_quantile",

@@ -1,7 +1,7 @@
 """How long answers will be: a log-normal per LLM and cluster, with the prompt's own length as regressor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -36,7 +36,9 @@ _TYPICAL_LOG_INPUT = 6.216606101085837
 class LengthModel:
     """log(1 + tokens of an answer) is normal around ``level_h + slope_h log(1 + input) + offset``.
 
-    The offset is the mean of the cells' offsets by the prompt's weights. Arrays are read-only.
+    The offset is the mean of the cells' offsets by the prompt's weights. Input is what the LLM bills of the
+    prompt: ``input_ratios`` times what was estimated, which is what the methods are given. Arrays are
+    read-only.
     """
 
     #: Shape (H,).
@@ -50,6 +52,8 @@ class LengthModel:
     smears: Matrix
     #: Mean log(1 + input) of the replies that it was fitted from.
     log_input: float = _TYPICAL_LOG_INPUT
+    #: Input tokens as billed over those estimated before the call, shape (H,); one number stands for all.
+    input_ratios: Matrix = field(default_factory=lambda: np.ones(1))
 
     def __post_init__(self) -> None:
         for name in ("levels", "slopes", "offsets", "spreads", "smears"):
@@ -62,6 +66,15 @@ class LengthModel:
             values.setflags(write=False)
             object.__setattr__(self, name, values)
         object.__setattr__(self, "log_input", float(self.log_input))
+        ratios = np.broadcast_to(np.asarray(self.input_ratios, dtype=np.float64), self.levels.shape).copy()
+        if not np.all(np.isfinite(ratios) & (ratios > 0)):
+            raise InvalidInputError("input_ratios", "must be finite and above 0")
+        ratios.setflags(write=False)
+        object.__setattr__(self, "input_ratios", ratios)
+
+    def billed_tokens(self, input_tokens: Matrix) -> Matrix:
+        """Give the input tokens that each LLM bills for prompts of ``input_tokens`` (n,), shape (n, H)."""
+        return np.multiply.outer(np.asarray(input_tokens, dtype=np.float64), self.input_ratios)
 
     def expected_tokens(
         self, weights: NDArray[np.float32], input_tokens: Matrix, *, most: Matrix | None = None
@@ -88,7 +101,7 @@ class LengthModel:
     def mean_logs(self, weights: NDArray[np.float32], input_tokens: Matrix) -> Matrix:
         """Give the mean of log(1 + tokens), shape (n, H), around which answers scatter by ``spreads``."""
         offsets = weights.astype(np.float64) @ self.offsets
-        means: Matrix = offsets + self.slopes * np.log1p(input_tokens)[:, None]
+        means: Matrix = offsets + self.slopes * np.log1p(self.billed_tokens(input_tokens))
         means += self.levels
         return means
 

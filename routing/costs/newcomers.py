@@ -22,10 +22,11 @@ def admit_newcomers(
 ) -> tuple[LengthModel, LatencyModel]:
     """Give both models with one column per LLM, ``columns`` (H,) of the fitted ones or -1 for a newcomer.
 
-    A newcomer's answers have its own ``prior_tokens`` (H,) at the usual length of a prompt, and follow the
-    prompt's length, scatter and take time as those of the LLMs known do on average, weighted by ``replies``
-    of each fitted column; the scatter of their speeds is added to its own. Cells make no difference to it. It
-    is what the fits give an LLM without replies, as far as the fitted columns tell.
+    A newcomer's answers have its own ``prior_tokens`` (H,) at the usual length of a prompt. They follow the
+    prompt's length, scatter and take time, and its prompts are billed, as those of the LLMs known do on
+    average, weighted by ``replies`` of each fitted column; the scatter of their speeds is added to its own.
+    Cells make no difference to it. It is what the fits give an LLM without replies, as far as the fitted
+    columns tell.
 
     The columns that were fitted keep every bit. Newcomers' bits follow from the arguments alone: sums are
     exact, so neither the processor nor the order of LLMs matters. ``InvalidInputError`` where there is a
@@ -51,6 +52,7 @@ def admit_newcomers(
             spreads=np.where(new, math.sqrt(variance), known_lengths.spreads),
             smears=np.where(new, math.exp(variance / 2), known_lengths.smears),
             log_input=lengths.log_input,
+            input_ratios=np.where(new, _mean(shares, lengths.input_ratios), known_lengths.input_ratios),
         ),
         LatencyModel(
             levels=np.where(new, speed, known_latencies.levels),

@@ -39,9 +39,10 @@ def expected_costs(
 ) -> NDArray[np.float64]:
     """Give the USD of sending each prompt to each LLM, shape (n, H).
 
-    ``input_tokens`` has shape (n,). ``output_tokens`` is what the answers are expected to have: (H,), the
-    same for every prompt, or (n, H). Each element is ``in * p_in + out * p_out + fixed``, rounded after each
-    operation, so that its bits depend on nothing but its own row and column.
+    ``input_tokens`` has shape (n,), the same with every LLM, or (n, H). ``output_tokens`` is what the answers
+    are expected to have: (H,), the same for every prompt, or (n, H). Each element is
+    ``in * p_in + out * p_out + fixed``, rounded after each operation, so that its bits depend on nothing but
+    its own row and column.
 
     Raises ``UnknownPriceError`` for an LLM without a price (never read as 0) and ``InvalidInputError`` for
     counts that are negative, not finite or misshapen.
@@ -54,6 +55,9 @@ def costs_at(
 ) -> NDArray[np.float64]:
     """``expected_costs`` with the prices as ``price_table`` gives them."""
     n_prompts, n_llms = len(input_tokens), prices.shape[1]
+    if input_tokens.shape not in {(n_prompts,), (n_prompts, n_llms)}:
+        expected = f"({n_prompts},) or ({n_prompts}, {n_llms})"
+        raise InvalidInputError("input_tokens", f"must have shape {expected}, not {input_tokens.shape}")
     if output_tokens.shape not in {(n_llms,), (n_prompts, n_llms)}:
         expected = f"({n_llms},) or ({n_prompts}, {n_llms})"
         raise InvalidInputError("output_tokens", f"must have shape {expected}, not {output_tokens.shape}")
@@ -61,7 +65,8 @@ def costs_at(
         if not np.all(np.isfinite(tokens)) or np.any(tokens < 0):
             raise InvalidInputError(name, "must be finite and at least 0")
     per_input, per_output, fixed = prices
-    costs: NDArray[np.float64] = np.multiply.outer(np.asarray(input_tokens, dtype=np.float64), per_input)
+    inputs = np.asarray(input_tokens, dtype=np.float64)
+    costs: NDArray[np.float64] = (inputs if inputs.ndim > 1 else inputs[:, None]) * per_input
     costs += output_tokens * per_output
     costs += fixed
     return costs

@@ -59,11 +59,11 @@ def allowed_llms(
 ) -> Allowed:
     """Ask every limit of every prompt; ``limits=None`` asks the context length alone.
 
-    ``input_tokens`` (n,), ``errors`` and ``ceilings`` (n, H); the ceilings are USD that calls hardly exceed,
-    and what ``max_cost_usd`` is held against, as ``max_seconds`` is held against ``seconds`` (n, H). Without
-    them a deadline removes nothing, or everything where no time is left. A limit that is met exactly is kept:
-    a ceiling equal to it stays. The context must hold the prompt and ``max_output_tokens`` (1 where not
-    limited).
+    ``input_tokens`` (n,) or, as each LLM counts them, (n, H); ``errors`` and ``ceilings`` (n, H). The
+    ceilings are USD that calls hardly exceed, and what ``max_cost_usd`` is held against, as ``max_seconds``
+    is held against ``seconds`` (n, H). Without them a deadline removes nothing, or everything where no time
+    is left. A limit that is met exactly is kept: a ceiling equal to it stays. The context must hold the
+    prompt and ``max_output_tokens`` (1 where not limited).
     """
     asked = [Limits()] * len(input_tokens) if limits is None else limits
     removed = np.zeros(errors.shape, dtype=np.uint8)
@@ -76,7 +76,8 @@ def allowed_llms(
     _remove(removed, Limit.LANGUAGES, spoken)
     answers = _numbers(asked, lambda wish: wish.max_output_tokens, missing=1.0)
     context = np.array([np.inf if llm.context_length is None else llm.context_length for llm in llms])
-    _remove(removed, Limit.CONTEXT_LENGTH, (input_tokens + answers)[:, None] > context)
+    filled = (input_tokens if input_tokens.ndim > 1 else input_tokens[:, None]) + answers[:, None]
+    _remove(removed, Limit.CONTEXT_LENGTH, np.broadcast_to(filled > context, removed.shape))
     left = _numbers(asked, lambda wish: wish.max_seconds)[:, None]
     late = (left <= 0) if seconds is None else (seconds > left) | (left <= 0)
     _remove(removed, Limit.DEADLINE, np.broadcast_to(late, removed.shape))
