@@ -53,6 +53,7 @@ FALLBACK_FROM = "uniroute-fallback-from"
 CALLS = "uniroute-calls"
 #: What becomes of a prompt that no LLM answers: ``reply`` (an error reply), ``dead-letter`` or ``both``.
 ON_FAILURE = "uniroute-on-failure"
+ON_FAILURES = ("reply", "dead-letter", "both")
 #: How sure an LLM must be for its answer to be taken, else the next of the fallbacks is asked: JSON.
 CASCADE = "uniroute-cascade"
 #: On what a cascade passed on: the answer that was not sure enough, given where nobody has another: JSON.

@@ -1,6 +1,6 @@
 """Cascades: take a cheap LLM's answer where it is likely right, ask the next where not, or abstain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from routing.errors import InvalidInputError
+from routing.policies.candidates import Candidates, Choices, UniformSource, choose_surely
+from routing.policies.lagrangian import Lagrangian
 
 FloatVector = NDArray[np.float64]
 Action = Literal["accept", "escalate", "abstain"]
@@ -73,6 +75,37 @@ class CascadeRule:
         if chance < self.abstain_below:
             return "abstain"
         return "accept" if is_last or chance >= self.accept_at else "escalate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeStart:
+    """Choose the LLM that a cascade of ``llms`` asks first.
+
+    Without ``error_per_usd`` that is the first of them that the limits allow. With it, it is the one that
+    ``choose_next`` gives while there is no answer: the greatest 1 - e - lambda * cost, which is the least of
+    e + lambda * cost (``Lagrangian``), even where that is worth nothing, because an answer is wanted. Where
+    the limits removed all of them, nothing is chosen (-1). Raises ``InvalidInputError`` for no LLMs or a
+    lambda that cannot be, and ``UnknownLLMError`` when it chooses among candidates that lack one.
+    """
+
+    llms: tuple[str, ...]
+    error_per_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.llms:
+            raise InvalidInputError("llms", "must name at least one LLM")
+        if self.error_per_usd is not None:
+            Lagrangian(self.error_per_usd)
+
+    def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
+        """Give the choices, each with propensity 1."""
+        columns = np.array([candidates.column(name) for name in self.llms])
+        members = np.zeros_like(candidates.allowed)
+        members[:, columns] = candidates.allowed[:, columns]
+        if self.error_per_usd is not None:
+            return Lagrangian(self.error_per_usd).choose(replace(candidates, allowed=members), rng=rng)
+        there = members[:, columns]
+        return choose_surely(np.where(there.any(axis=1), columns[there.argmax(axis=1)], -1).astype(np.int64))
 
 
 def choose_next(

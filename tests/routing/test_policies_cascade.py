@@ -1,12 +1,15 @@
 """Cascades: calibration, the rule for an answer, and whom to ask next; numbers worked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.errors import InvalidInputError
-from routing.policies.cascade import Calibration, CascadeRule, choose_next, fit_calibration
+from routing.policies import Candidates
+from routing.policies.cascade import Calibration, CascadeRule, CascadeStart, choose_next, fit_calibration
 
 
 def test_calibration_pools_what_is_out_of_order() -> None:
@@ -83,3 +86,39 @@ def test_the_next_llm_is_the_one_worth_its_cost() -> None:
     assert choose_next(0.7, errors, costs, error_per_usd=100.0) == 1  # 0.07 against 0.08
     assert choose_next(0.9, errors, costs, error_per_usd=100.0) is None  # -0.11 and -0.04
     assert choose_next(0.5, np.array([]), np.array([]), error_per_usd=1.0) is None
+
+
+def candidates(allowed: list[list[bool]]) -> Candidates:
+    """Two prompts; errors of a, b, c are .5, .3, .1 and costs .001, .002, .01 USD for both."""
+    return Candidates(
+        errors=np.tile([0.5, 0.3, 0.1], (2, 1)),
+        costs=np.tile([0.001, 0.002, 0.01], (2, 1)),
+        allowed=np.array(allowed),
+        names=("a", "b", "c"),
+    )
+
+
+def test_a_cascade_in_order_starts_with_the_first_that_is_allowed() -> None:
+    """First c, then a; b is none of its LLMs, so where only b is allowed nobody is asked."""
+    found = CascadeStart(llms=("c", "a")).choose(
+        candidates([[True, True, False], [False, True, False]]), rng=np.random.default_rng(0)
+    )
+
+    assert found.llms.tolist() == [0, -1]
+    assert found.propensities.tolist() == [1.0, 0.0]
+
+
+def test_a_cascade_by_gain_starts_with_the_least_error_and_weighed_cost() -> None:
+    """At 20: a .52, b .34, c .3; at 40: .54, .38, .5. Without b the choice at 40 is c."""
+    every = candidates([[True, True, True], [True, False, True]])
+    rng = np.random.default_rng(0)
+
+    assert CascadeStart(llms=("a", "b", "c"), error_per_usd=20).choose(every, rng=rng).llms.tolist() == [2, 2]
+    assert CascadeStart(llms=("a", "b", "c"), error_per_usd=40).choose(every, rng=rng).llms.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("rule", [{"llms": ()}, {"llms": ("a",), "error_per_usd": -1.0}])
+def test_a_start_that_cannot_be_is_refused(rule: dict[str, Any]) -> None:
+    """No LLMs, and a lambda below 0."""
+    with pytest.raises(InvalidInputError):
+        CascadeStart(**rule)

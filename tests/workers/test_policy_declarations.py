@@ -18,9 +18,17 @@ from routing.policies import (
     Threshold,
     Weighted,
 )
+from routing.policies.cascade import CascadeStart
+from workers.cascades import CascadeSpec, Curve, Scorer
 from workers.policies import Budget, build_policy, check_llms, read_policy
 
+#: From half a chance at -1 to certainty at 0.
+CURVE = {"confidences": [-1.0, 0.0], "chances": [0.5, 1.0]}
+SCORER = {"base_url": "http://scorer/v1", "model": "judge", "input_price": 1, "output_price": 2}
+TWO = {"kind": "cascade", "llms": ["small", "large"], "accept": 0.8, "calibration": CURVE}
+THREE = {"kind": "cascade", "llms": ["a", "b", "c"], "error_per_usd": 40, "calibration": CURVE}
 KINDS = (
+    "cascade",
     "lagrangian",
     "quality-floor",
     "equivalent-to",
@@ -57,6 +65,8 @@ KINDS = (
         ),
         ({"kind": "fixed", "llm": "large"}, Fixed("large")),
         ({"kind": "weighted", "weights": {"large": 1, "small": 9}}, Weighted({"large": 1.0, "small": 9.0})),
+        (TWO, CascadeStart(llms=("small", "large"))),
+        (THREE, CascadeStart(llms=("a", "b", "c"), error_per_usd=40.0)),
         # Weights 1 and 0, .5 and .5, .2 and .8 of performance and cost, on .002 USD.
         ({"kind": "performance-first", "reference_cost_usd": 0.002}, Lagrangian(0.0)),
         ({"kind": "balanced", "reference_cost_usd": 0.002}, Lagrangian(500.0)),
@@ -66,6 +76,97 @@ KINDS = (
 def test_every_kind_is_built(body: dict[str, Any], expected: object) -> None:
     """A body of each kind gives the policy it describes."""
     assert build_policy("p", body) == expected
+
+
+def test_a_cascade_says_whom_it_asks_and_what_it_takes() -> None:
+    """Its rule, without the candidates that each prompt has of its own."""
+    found = read_policy("p", {**TWO, "abstain": 0.1, "confidence": "first-margin", "fallbacks": ["spare"]})
+
+    assert found.cascade is not None
+    assert found.cascade.llms == ("small", "large")
+    assert found.cascade.spec == CascadeSpec(
+        accept_at=0.8,
+        abstain_below=0.1,
+        measure="first-margin",
+        confidences=(-1.0, 0.0),
+        chances=(0.5, 1.0),
+    )
+    assert (found.llms, found.fallbacks) == ({"small", "large"}, ("spare",))
+
+
+def test_each_llm_may_have_a_curve_of_its_own() -> None:
+    """In a cascade of two the last needs none: nobody is left to be asked instead."""
+    found = read_policy("p", {**TWO, "calibration": {"small": CURVE}}).cascade
+
+    assert found is not None
+    assert found.spec.curves == {"small": Curve(confidences=(-1.0, 0.0), chances=(0.5, 1.0))}
+    assert found.spec.calibration("large") is None
+
+
+def test_a_scorer_is_taken_at_its_word() -> None:
+    """A chance from it needs no calibration; its key is referred to."""
+    body = {key: value for key, value in TWO.items() if key != "calibration"}
+    found = read_policy("p", {**body, "confidence": "scorer", "scorer": {**SCORER, "api_key": "env:KEY"}})
+
+    assert found.cascade is not None
+    assert found.cascade.spec.scorer == Scorer(
+        base_url="http://scorer/v1",
+        model="judge",
+        api_key_ref="env:KEY",
+        input_usd_per_mtok=1.0,
+        output_usd_per_mtok=2.0,
+    )
+    assert found.cascade.spec.calibration("small").chance(0.25) == 0.25  # type: ignore[union-attr]
+
+
+def test_any_policy_may_keep_answers_and_say_what_becomes_of_a_failure() -> None:
+    """Unless it does, nothing is kept and a failure is a reply."""
+    plain = read_policy("p", {"kind": "fixed", "llm": "a"})
+    found = read_policy("p", {"kind": "fixed", "llm": "a", "cache_seconds": 60, "on_failure": "both"})
+
+    assert (plain.cache_seconds, plain.on_failure) == (0.0, "reply")
+    assert (found.cache_seconds, found.on_failure) == (60.0, "both")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"llms": ["small"]}, "llms must name two LLMs or more"),
+        ({"llms": ["a", "b", "c"]}, "with more than two LLMs give error_per_usd"),
+        ({"accept": None}, "accept is None: give a number"),
+        ({"accept": 2}, "accept is 2: give a number of at least 0 and at most 1"),
+        ({"abstain": 0.9}, "abstain is 0.9: give a number of at least 0 and at most 0.8"),
+        ({"confidence": "feeling"}, "confidence is 'feeling': known are mean-logprob, first-margin, scorer"),
+        ({"confidence": "scorer"}, "scorer says where the scorer is"),
+        ({"scorer": SCORER}, "scorer says where the scorer is"),
+        ({"scorer": {"base_url": "x"}, "confidence": "scorer"}, "base_url must begin with http"),
+        ({"scorer": {**SCORER, "api_key": "sk-1"}, "confidence": "scorer"}, "never given"),
+        ({"scorer": {**SCORER, "usd": 1}, "confidence": "scorer"}, "policy p, scorer: unknown key 'usd'"),
+        ({"calibration": {"confidences": [0, 1]}}, "policy p, calibration: chances is missing"),
+        ({"calibration": {**CURVE, "chances": [1, 0]}}, "calibration: must ascend"),
+        ({"calibration": {"large": CURVE}}, "calibration lacks small"),
+        (
+            {"calibration": {"other": CURVE}},
+            "policy p, calibration: unknown key 'other'; known: large, small",
+        ),
+        ({"calibration": {"confidences": [*range(999)], "chances": [0.5] * 999}}, "give fewer knots"),
+        ({"calibration": {**CURVE, "chances": ["x", 1]}}, r"chances\[0\] is 'x': give a number"),
+        ({"accept_at": 1}, "unknown key 'accept_at'"),
+        ({"cache_seconds": -1}, "cache_seconds is -1: give a number of at least 0"),
+        ({"on_failure": "shrug"}, "on_failure is 'shrug': known are reply, dead-letter, both"),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    """Each mistake gets one sentence that names policy and key."""
+    with pytest.raises(InvalidInputError, match=sentence):
+        read_policy("p", {**TWO, **changes})
+
+
+def test_a_cascade_needs_accept_or_lambda_and_a_calibration() -> None:
+    """Without the one nothing is ever enough; without the other a log probability says nothing."""
+    for missing, sentence in (("accept", "give accept"), ("calibration", "calibration is missing")):
+        with pytest.raises(InvalidInputError, match=sentence):
+            read_policy("p", {key: value for key, value in TWO.items() if key != missing})
 
 
 @pytest.mark.parametrize(("per", "seconds"), [("hour", 3_600.0), ("day", 86_400.0)])
@@ -94,7 +195,7 @@ def test_what_a_policy_names_is_known() -> None:
         ({"kind": ["x"]}, r"policy p: kind is \['x'\]: known are"),
         (
             {"kind": "fixed", "lm": "a"},
-            "policy p: unknown key 'lm'; known: fallbacks, kind, llm",
+            "policy p: unknown key 'lm'; known: cache_seconds, fallbacks, kind, llm, on_failure",
         ),
         ({"kind": "fixed"}, "policy p: llm is missing"),
         ({"kind": "fixed", "llm": ""}, "policy p: llm is '': give the name of an LLM"),

@@ -16,7 +16,6 @@ from workers.settings import Settings
 #: English text has about four bytes to a token in every current tokenizer.
 _BYTES_PER_TOKEN = 4.0
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
-ON_FAILURE = ("reply", "dead-letter", "both")
 
 _facts = msgspec.json.Decoder(tuple[CallFact, ...])
 
@@ -46,7 +45,7 @@ class Dispatch:
     earlier_repeated: int
     #: The LLM that the decision chose, where that is another.
     fallback_from: str
-    #: What becomes of it when no LLM answers: one of ``ON_FAILURE``.
+    #: What becomes of it when no LLM answers: one of ``ON_FAILURES``.
     on_failure: str
     #: Seconds for which an answer may be kept and given again; 0 for never.
     cache_s: float
@@ -119,8 +118,8 @@ def _read_facts(message: Message) -> tuple[CallFact, ...]:
 
 
 def _read_choice(message: Message) -> str:
-    choice = message.text_header(messages.ON_FAILURE) or ON_FAILURE[0]
-    if choice not in ON_FAILURE:
-        known = ", ".join(ON_FAILURE)
+    choice = message.text_header(messages.ON_FAILURE) or messages.ON_FAILURES[0]
+    if choice not in messages.ON_FAILURES:
+        known = ", ".join(messages.ON_FAILURES)
         raise PoisonError("bad_header", f"header {messages.ON_FAILURE} is {choice[:40]!r}: known are {known}")
     return choice

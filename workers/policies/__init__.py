@@ -1,15 +1,26 @@
 """Policies as people declare them: read from a file or from Postgres, checked, and built."""
 
-from workers.policies.declarations import PERIODS, Budget, Declaration, build_policy, check_llms, read_policy
+from workers.policies.cascading import Cascading
+from workers.policies.declarations import (
+    COMMON_KEYS,
+    PERIODS,
+    Budget,
+    Declaration,
+    build_policy,
+    check_llms,
+    read_policy,
+)
 from workers.policies.files import load_policy_bodies, load_policy_file, read_policies
 
 #: The policy of a prompt that names none.
 DEFAULT_POLICY = "default"
 
 __all__ = [
+    "COMMON_KEYS",
     "DEFAULT_POLICY",
     "PERIODS",
     "Budget",
+    "Cascading",
     "Declaration",
     "build_policy",
     "check_llms",

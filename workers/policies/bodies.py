@@ -1,7 +1,7 @@
 """Reads a policy's body key by key; every error names the policy, the key, and what would do."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from routing.errors import InvalidInputError
@@ -12,14 +12,14 @@ _SHOWN = 60
 class Body:
     """What was declared under one name.
 
-    Raises ``InvalidInputError`` for a key that is not among ``keys``, and from each method for a value that
-    is missing or cannot be used.
+    Raises ``InvalidInputError`` for a key that is not among ``keys`` (``None`` for any), and from each method
+    for a value that is missing or cannot be used.
     """
 
-    def __init__(self, name: str, values: Mapping[str, Any], *, keys: Collection[str]) -> None:
+    def __init__(self, name: str, values: Mapping[str, Any], *, keys: Collection[str] | None = None) -> None:
         self._name = name
         self._values = values
-        if unknown := sorted(str(key) for key in values if key not in keys):
+        if keys is not None and (unknown := sorted(str(key) for key in values if key not in keys)):
             raise self.error(f"unknown key {_show(unknown[0])}; known: {', '.join(sorted(keys))}")
 
     def error(self, problem: str) -> InvalidInputError:
@@ -28,6 +28,9 @@ class Body:
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def number(
         self, key: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
@@ -85,6 +88,28 @@ class Body:
         if not any(found.values()):
             raise self.error(f"{key} gives no LLM a weight above 0")
         return found
+
+    def text(self, key: str) -> str:
+        """Give a text that is not empty."""
+        value = self._get(key)
+        if not _is_name(value):
+            raise self.error(f"{key} is {_show(value)}: give a text")
+        return str(value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Give a list of finite numbers, at least one."""
+        value = self._get(key)
+        if not isinstance(value, list | tuple) or not value:
+            raise self.error(f"{key} is {_show(value)}: give a list of numbers")
+        items = Body(self._name, {f"{key}[{at}]": one for at, one in enumerate(value)})
+        return tuple(items.number(name) for name in items)
+
+    def inner(self, key: str, *, keys: Collection[str] | None = None) -> "Body":
+        """Give a mapping inside this one; ``keys`` as the class says, ``None`` for any."""
+        value = self._get(key)
+        if not isinstance(value, Mapping) or not all(map(_is_name, value)):
+            raise self.error(f"{key} is {_show(value)}: give a mapping")
+        return Body(f"{self._name}, {key}", value, keys=keys)
 
     def _get(self, key: str) -> Any:  # noqa: ANN401  # whatever was declared
         if key not in self._values:

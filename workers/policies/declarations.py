@@ -1,7 +1,7 @@
 """From a policy's declaration, as Postgres and files keep it, to the policy that chooses."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from routing.errors import InvalidInputError
@@ -18,7 +18,10 @@ from routing.policies import (
     Weighted,
     preset_policy,
 )
+from routing.policies.cascade import CascadeStart
+from workers.messages import ON_FAILURES
 from workers.policies.bodies import Body
+from workers.policies.cascading import CASCADE_KEYS, Cascading, read_cascade
 
 #: Seconds of each period that a budget may be for.
 PERIODS: Mapping[str, float] = {"hour": 3_600.0, "day": 86_400.0}
@@ -26,6 +29,8 @@ PERIODS: Mapping[str, float] = {"hour": 3_600.0, "day": 86_400.0}
 _CONFIDENCE = 0.95
 #: More than any LLM is worth; finite, so that JSON and Postgres can hold it.
 _GREATEST = 1e15
+#: A year.
+_LONGEST_KEPT_S = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,12 @@ class Declaration:
     llms: frozenset[str] = frozenset()
     #: Where the policy spends a budget.
     budget: Budget | None = None
+    #: Where an LLM that is not sure of its answer is followed by another.
+    cascade: Cascading | None = None
+    #: Seconds for which an answer may be given again to equal prompts of the same tenant; 0 for never.
+    cache_seconds: float = 0.0
+    #: What becomes of a prompt that no LLM answers: one of ``ON_FAILURES``.
+    on_failure: str = ON_FAILURES[0]
 
 
 def build_policy(name: str, body: Mapping[str, Any]) -> Policy:
@@ -73,8 +84,14 @@ def read_policy(name: str, body: Mapping[str, Any]) -> Declaration:
         given = "missing" if kind is None else repr(kind)[:60]
         raise InvalidInputError(f"policy {name}", f"kind is {given}: known are {', '.join(sorted(_KINDS))}")
     keys, read = _KINDS[kind]
-    values = Body(name, body, keys=(*_COMMON_KEYS, *keys))
-    return read(values, kind, values.llms("fallbacks"))
+    values = Body(name, body, keys=(*COMMON_KEYS, *keys))
+    return replace(
+        read(values, kind, values.llms("fallbacks")),
+        cache_seconds=values.number("cache_seconds", least=0.0, most=_LONGEST_KEPT_S)
+        if "cache_seconds" in values
+        else 0.0,
+        on_failure=values.choice("on_failure", ON_FAILURES, default=ON_FAILURES[0]),
+    )
 
 
 def check_llms(name: str, declaration: Declaration, known: Collection[str]) -> None:
@@ -157,6 +174,14 @@ def _weighted(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
     return Declaration(kind=kind, policy=Weighted(weights), fallbacks=fallbacks, llms=frozenset(weights))
 
 
+def _cascade(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
+    cascade = read_cascade(body)
+    policy = CascadeStart(llms=cascade.llms, error_per_usd=cascade.spec.error_per_usd)
+    return Declaration(
+        kind=kind, policy=policy, fallbacks=fallbacks, llms=frozenset(cascade.llms), cascade=cascade
+    )
+
+
 def _preset(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
     reference = body.number("reference_cost_usd", least=1e-12, most=_GREATEST)
     policy = preset_policy(cast(Preset, kind), reference_cost_usd=reference)
@@ -183,7 +208,8 @@ def _confidence(body: Body) -> float:
     return body.number("confidence", least=0.5, most=0.9999) if "confidence" in body else _CONFIDENCE
 
 
-_COMMON_KEYS = ("kind", "fallbacks")
+#: What the body of any kind may say.
+COMMON_KEYS = ("kind", "fallbacks", "cache_seconds", "on_failure")
 _Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
 #: Of each kind, the keys it knows beside the common ones, and what reads them.
 _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
@@ -194,5 +220,6 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
     "threshold": (("strong", "weak", "threshold", "per_usd"), _threshold),
     "fixed": (("llm",), _fixed),
     "weighted": (("weights",), _weighted),
+    "cascade": (CASCADE_KEYS, _cascade),
     **dict.fromkeys(PRESET_WEIGHTS, (("reference_cost_usd",), _preset)),
 }

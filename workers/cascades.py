@@ -1,0 +1,132 @@
+"""Cascades on the wire: how sure an LLM must be of its answer, who says so, and who may be asked next."""
+
+import math
+from typing import Any, Literal, get_args
+
+import msgspec
+import numpy as np
+
+from routing.errors import InvalidInputError
+from routing.policies.cascade import Calibration, CascadeRule
+from workers.errors import PoisonError
+from workers.messages import CASCADE, Message
+
+#: ``mean-logprob`` of the answer's tokens; ``first-margin``: by how much the first token's log probability
+#: exceeds that of the next likely one; ``scorer``: what an endpoint of its own says of the answer.
+Measure = Literal["mean-logprob", "first-margin", "scorer"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+#: A header may have so many bytes; a rule must leave room for the candidates of a decision.
+MAX_RULE_BYTES = 4 * 1024
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """Knots of a calibration: confidences ascending, with the chance of being right at each."""
+
+    confidences: tuple[float, ...]
+    chances: tuple[float, ...]
+
+
+class Scorer(msgspec.Struct, frozen=True, kw_only=True):
+    """An OpenAI-compatible endpoint that says how likely an answer is right."""
+
+    base_url: str
+    model: str
+    #: Where its key is: ``env:NAME``, ``file:/PATH``, or empty for none.
+    api_key_ref: str = ""
+    input_usd_per_mtok: float
+    output_usd_per_mtok: float
+    #: Without a word from it for so long nothing is known of the answer.
+    timeout_s: float = 10.0
+
+
+class CascadeCandidate(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """An LLM of a cascade with what the decision predicted of it for this prompt."""
+
+    llm: str
+    error: float
+    cost_usd: float
+
+
+class CascadeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The value of the header by which a dispatch asks for a cascade."""
+
+    #: Taken from this chance of being right on.
+    accept_at: float
+    abstain_below: float = 0.0
+    measure: Measure = "mean-logprob"
+    #: The curve of all LLMs that have none of their own.
+    confidences: tuple[float, ...] = (-1.0, 0.0)
+    chances: tuple[float, ...] = (0.0, 1.0)
+    #: Where any LLM has one of its own, the confidence of one without says nothing.
+    curves: dict[str, Curve] = {}
+    #: Lambda, where the LLM that adds most to the answer for its cost is asked next; ``None`` for the order
+    #: in which they stand.
+    error_per_usd: float | None = None
+    #: Who may be asked when an answer is not sure enough; none: any that stands in.
+    candidates: tuple[CascadeCandidate, ...] = ()
+    scorer: Scorer | None = None
+
+    @property
+    def rule(self) -> CascadeRule:
+        """What becomes of an answer. Raises ``InvalidInputError`` for thresholds that cannot be."""
+        return CascadeRule(accept_at=self.accept_at, abstain_below=self.abstain_below)
+
+    def calibration(self, llm: str) -> Calibration | None:
+        """Give an LLM's curve; ``None`` where its confidence says nothing.
+
+        Raises ``InvalidInputError`` for a curve that cannot be.
+        """
+        if not self.curves:
+            return Calibration(np.array(self.confidences), np.array(self.chances))
+        curve = self.curves.get(llm)
+        return None if curve is None else Calibration(np.array(curve.confidences), np.array(curve.chances))
+
+
+class CascadeWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a caller may say of a cascade: never where a prompt is sent."""
+
+    accept_at: float | None = None
+    abstain_below: float | None = None
+    measure: Measure | None = None
+    confidences: tuple[float, ...] | None = None
+    chances: tuple[float, ...] | None = None
+    error_per_usd: float | None = None
+
+
+def read_wish(message: Message) -> CascadeWish | None:
+    """Read a caller's header; ``PoisonError`` of class ``bad_header`` for one that cannot be."""
+    text = message.text_header(CASCADE)
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=CascadeWish)
+    except msgspec.MsgspecError as error:
+        raise _unusable(error) from error
+
+
+def combine(declared: CascadeSpec | None, wish: CascadeWish | None) -> CascadeSpec | None:
+    """Give the rule of a prompt: the policy's, with what its caller wishes otherwise.
+
+    Raises ``PoisonError`` of class ``bad_header`` for a wish that makes no rule.
+    """
+    if wish is None:
+        return declared
+    changes: dict[str, Any] = msgspec.to_builtins(wish)
+    known: dict[str, Any] = {} if declared is None else msgspec.to_builtins(declared)
+    if "confidences" in changes or "chances" in changes:
+        known.pop("curves", None)
+    try:
+        found = msgspec.convert(known | changes, CascadeSpec)
+        _ = found.rule, found.calibration("")
+    except (msgspec.ValidationError, InvalidInputError) as error:
+        raise _unusable(error) from error
+    if found.error_per_usd is not None and not 0 <= found.error_per_usd < math.inf:
+        raise _unusable("error_per_usd must be at least 0")
+    if found.measure == "scorer" and found.scorer is None:
+        raise _unusable("the policy names no scorer")
+    return found
+
+
+def _unusable(problem: object) -> PoisonError:
+    return PoisonError("bad_header", f"header {CASCADE} cannot be used: {problem}")
