@@ -338,19 +338,29 @@ class SpendRow(Base):
     untold_usd: Mapped[Decimal] = mapped_column(
         server_default="0", comment="was reserved for answers whose cost is not known"
     )
+    degraded: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="replies to prompts that the budget did not cover"
+    )
+    degraded_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="what these cost, beyond the budget; part of settled_usd"
+    )
 
 
 class GrantRow(Base):
-    """A part of a tenant's budget that one router may reserve from, for a while."""
+    """A part of a tenant's or a policy's budget that one router may reserve from, for a while."""
 
     __tablename__ = "budget_grants"
     __table_args__ = (
+        CheckConstraint("num_nonnulls(tenant, policy) = 1", name="account"),
+        CheckConstraint("num_nonnulls(policy, period_start) <> 1", name="period"),
         Index("ix_budget_grants_open", "tenant", postgresql_where=text("released_at IS NULL")),
         {"comment": "parts of budgets lent to routers; what they did not reserve comes back"},
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    tenant: Mapped[str]
+    tenant: Mapped[str | None]
+    policy: Mapped[str | None] = mapped_column(comment="in place of a tenant")
+    period_start: Mapped[datetime | None] = mapped_column(comment="of a policy: whose budget it is part of")
     day: Mapped[date] = mapped_column(comment="UTC day whose budget it is part of")
     slot: Mapped[str] = mapped_column(comment="the router it was lent to")
     usd: Mapped[Decimal]
@@ -361,15 +371,21 @@ class GrantRow(Base):
 
 
 class ReservationRow(Base):
-    """What a committed decision reserved, until its usage is known."""
+    """What a committed decision reserved of a tenant's or a policy's budget, until its usage is known."""
 
     __tablename__ = "budget_reservations"
-    __table_args__ = ({"comment": "reservations of decisions in flight; settled ones are gone"},)
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(tenant, policy) = 1", name="account"),
+        CheckConstraint("num_nonnulls(policy, period_start) <> 1", name="period"),
+        {"comment": "reservations of decisions in flight; settled ones are gone"},
+    )
 
     decision: Mapped[UUID] = mapped_column(
         primary_key=True, comment="time of the decision, 4 bytes, and a hash of its id, 12"
     )
-    tenant: Mapped[str]
+    tenant: Mapped[str | None]
+    policy: Mapped[str | None] = mapped_column(comment="in place of a tenant")
+    period_start: Mapped[datetime | None] = mapped_column(comment="of a policy")
     day: Mapped[date]
     llm: Mapped[str]
     usd: Mapped[Decimal]
@@ -453,6 +469,43 @@ class PolicySpendRow(Base):
     slot: Mapped[str] = mapped_column(primary_key=True, comment="the router")
     lent_usd: Mapped[float]
     prompts: Mapped[int] = mapped_column(BigInteger, comment="decided, as far as the router has told")
+
+
+class PolicyBookRow(Base):
+    """What the prompts of a policy that spends a budget cost in one period."""
+
+    __tablename__ = "policy_books"
+    __table_args__ = ({"comment": "spend of budget policies by period; every write adds"},)
+
+    policy: Mapped[str] = mapped_column(primary_key=True)
+    period_start: Mapped[datetime] = mapped_column(primary_key=True, comment="begin of a UTC hour or day")
+    replies: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="error replies included")
+    settled_usd: Mapped[Decimal] = mapped_column(server_default="0", comment="sum of the replies' costs")
+    expected_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="what the decisions on these replies expected"
+    )
+    reserved_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="of decisions whose usage is not known yet"
+    )
+    untold_usd: Mapped[Decimal] = mapped_column(
+        server_default="0", comment="was reserved for answers whose cost is not known"
+    )
+
+
+class PolicyPaceRow(Base):
+    """What one router has decided by a policy that spends a budget in one period, and at which lambda."""
+
+    __tablename__ = "policy_paces"
+    __table_args__ = ({"comment": "how routers pace the budgets of policies, as far as they have told"},)
+
+    policy: Mapped[str] = mapped_column(primary_key=True)
+    period_start: Mapped[datetime] = mapped_column(primary_key=True)
+    slot: Mapped[str] = mapped_column(primary_key=True, comment="the router")
+    prompts: Mapped[int] = mapped_column(BigInteger, comment="decided")
+    expected_usd: Mapped[float] = mapped_column(comment="what the decisions on them expected")
+    error_per_usd: Mapped[float] = mapped_column(comment="lambda of the last of them")
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    told_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class RoutingStateRow(Base):
