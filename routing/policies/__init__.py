@@ -15,6 +15,7 @@ from routing.policies.named import Fixed, Threshold, calibrate_threshold
 from routing.policies.pacing import Ceiling, Pacing, PacingState, left_per_prompt
 from routing.policies.planning import PlannedPacing, PlannedState, SpendingPlan, plan_spending
 from routing.policies.presets import PRESET_WEIGHTS, Preset, preset_policy
+from routing.policies.trials import OnTrial, check_trials, keep_on_trial
 
 __all__ = [
     "PRESET_WEIGHTS",
@@ -29,6 +30,7 @@ __all__ = [
     "Limit",
     "LoggedDraws",
     "Mixture",
+    "OnTrial",
     "Pacing",
     "PacingState",
     "PlannedPacing",
@@ -48,6 +50,8 @@ __all__ = [
     "calibrate_floor_on_labels",
     "calibrate_threshold",
     "certify_equivalence",
+    "check_trials",
+    "keep_on_trial",
     "left_per_prompt",
     "plan_spending",
     "preset_policy",
