@@ -22,6 +22,8 @@ CONVENTIONS = {
     "cost_usd": "expected USD of the assignment, which the budget bounds; realised_cost_usd was recorded",
     "predicted_quality": "mean over prompts of 1 - predicted error; realised_quality: mean recorded score",
     "lp_bound": "no assignment, whole or fractional, has a greater predicted_quality",
+    "dual_prices": "predicted quality, summed over prompts, that one more unit would buy: a USD of budget "
+    "(lambda), a request or a token of an LLM's capacity; LLMs with capacity to spare are left out",
     "gap": "(lp_bound - predicted_quality) / lp_bound",
     "greedy": "Routoo's selector: in order, the LLM with the most quality per USD that still fits; prompts "
     "left out score 0",
@@ -86,7 +88,7 @@ class Assigned:
             **self._sum_up(self.joint),
             "lp_bound": self.joint.bound / n,
             "gap": self.joint.gap,
-            "lambda": None if self.joint.prices is None else self.joint.prices.error_per_usd,
+            "dual_prices": self._dual_prices(),
             "greedy": self._sum_up(self.greedy),
             "seconds": self.seconds,
             "peak_rss_mib": _peak_rss_mib(),
@@ -94,6 +96,19 @@ class Assigned:
             "cost_source": self.recorded.cost_source,
             "conventions": CONVENTIONS,
         }
+
+    def _dual_prices(self) -> dict[str, Any] | None:
+        """Give what one more unit of each supply would buy; of capacities, those that are in the way."""
+        prices = self.joint.prices
+        if prices is None:
+            return None
+        scarce = {
+            key: {
+                name: float(price) for name, price in zip(self.recorded.names, values, strict=True) if price
+            }
+            for key, values in (("per_request", prices.per_request), ("per_token", prices.per_token))
+        }
+        return {"error_per_usd": prices.error_per_usd, **scarce}
 
     def _sum_up(self, found: Assignment) -> dict[str, Any]:
         n = max(len(self.rows), 1)

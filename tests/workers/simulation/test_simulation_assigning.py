@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,31 @@ def test_capacities_are_kept(small: Recorded, tmp_path: Path) -> None:
 
     assert report["calls"].get("llm-5", 0) <= 10
     assert "llm-4" not in report["calls"]
+
+
+def test_dual_prices_tell_what_one_more_unit_buys(small: Recorded) -> None:
+    """A budget alone has a lambda. With ten requests of llm-5, another one buys its price, and no more.
+
+    The bound is concave in a supply: from nine to ten it rises by at least the price at ten, from ten to
+    eleven by at most that.
+    """
+    rows = np.arange(len(small.scores))
+
+    def assign(requests: float) -> tuple[float, dict[str, Any]]:
+        limits = np.full(6, np.inf)
+        limits[5] = requests
+        found = assign_recorded(small, rows, budget_usd=1.0, capacities=Capacities(requests=limits))
+        return found.joint.bound, found.as_json()["dual_prices"]
+
+    paid = assign_recorded(small, rows, budget_usd=0.05).as_json()["dual_prices"]
+    (bound, prices), (more, _), (less, _) = assign(10.0), assign(11.0), assign(9.0)
+
+    assert paid["error_per_usd"] > 0
+    assert (paid["per_request"], paid["per_token"]) == ({}, {})
+    assert prices["error_per_usd"] == 0.0
+    assert set(prices["per_request"]) == {"llm-5"}
+    assert more - bound <= prices["per_request"]["llm-5"] + 1e-9
+    assert bound - less >= prices["per_request"]["llm-5"] - 1e-9
 
 
 @pytest.mark.parametrize(
