@@ -121,6 +121,9 @@ class LLMRow(Base):
     expected_output_tokens: Mapped[float] = mapped_column(comment="mean length of a reply, in tokens")
     registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retired_at: Mapped[datetime | None]
+    renewed_at: Mapped[datetime | None] = mapped_column(
+        comment="when this registration took over the name of a retired one; null: it is the first"
+    )
 
 
 class PriceRow(Base):
@@ -208,6 +211,7 @@ class ErrorCountRow(Base):
     cell: Mapped[int] = mapped_column(Integer, primary_key=True, comment="column of the map's centroids")
     label_errors: Mapped[float] = mapped_column(server_default="0", comment="from labelled prompts")
     label_weight: Mapped[float] = mapped_column(server_default="0", comment="number of labels, weighted")
+    # Written by the version before only; ``feedback_counts`` has taken their place.
     feedback_errors: Mapped[float] = mapped_column(
         server_default="0", comment="from feedback on live traffic"
     )
@@ -232,6 +236,9 @@ class ErrorRateVersionRow(Base):
         comment="npy like rates: their standard deviations; null where they were not estimated"
     )
     llms: Mapped[list[str]] = mapped_column(comment="names of the columns")
+    held: Mapped[int | None] = mapped_column(
+        BigInteger, comment="the version put in force again: learned rates wait until it is released"
+    )
     reason: Mapped[str] = mapped_column(comment="what made this version, for people")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -249,6 +256,7 @@ class FeedbackRow(Base):
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
         _amount("weight"),
         UniqueConstraint("decision_id", "source"),
+        Index("ix_feedback_source", "source", "received_at"),
         # No foreign keys: feedback that was refused may name anything, and is kept too.
         {"comment": "feedback as received, once per feedback id and once per decision and source"},
     )
@@ -268,6 +276,12 @@ class FeedbackRow(Base):
     event_time: Mapped[datetime] = mapped_column(comment="when it was given, by the sender's clock")
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disposition: Mapped[str] = mapped_column(server_default="counted", comment="what became of it")
+    correction: Mapped[bool] = mapped_column(
+        server_default=false(), comment="whether its score replaced an earlier one"
+    )
+    epoch: Mapped[int] = mapped_column(
+        Integer, server_default="0", comment="how often the LLM had been noticed to change"
+    )
 
 
 class PolicyRow(Base):
@@ -299,6 +313,7 @@ class TenantRow(Base):
         _amount("usd_per_month"),
         CheckConstraint("priority > 0 AND priority < 'Infinity'", name="priority"),
         _one_of("at_limit", AT_LIMIT),
+        CheckConstraint("exploration_share BETWEEN 0 AND 1", name="exploration_share"),
         {"comment": "who pays for prompts; what is spent is kept apart, and outlives this row"},
     )
 
@@ -311,6 +326,9 @@ class TenantRow(Base):
     priority: Mapped[float] = mapped_column(server_default="1", comment="weight of its prompts in a lane")
     at_limit: Mapped[str] = mapped_column(
         server_default="error", comment="what happens to prompts beyond the budget"
+    )
+    exploration_share: Mapped[float | None] = mapped_column(
+        comment="least share of its prompts that is explored with; 0: none ever; null: as policies say"
     )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -1,0 +1,108 @@
+"""The tables of learning: sources and their counts, watches over LLMs, the journal."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from workers.storage.tables import MAX_NAME_BYTES, Base
+
+#: What kinds of sources give feedback.
+SOURCE_KINDS = ("human", "judge", "checker", "implicit")
+#: How an LLM that is watched stands.
+STANDINGS = ("steady", "worse", "returning")
+
+
+class FeedbackSourceRow(Base):
+    """Who gives feedback, how far it is believed, and what of it is left out."""
+
+    __tablename__ = "feedback_sources"
+    __table_args__ = (
+        CheckConstraint(f"octet_length(name) BETWEEN 1 AND {MAX_NAME_BYTES}", name="name"),
+        CheckConstraint("kind IN ('human', 'judge', 'checker', 'implicit')", name="kind"),
+        CheckConstraint("weight >= 0 AND weight < 'Infinity'", name="weight"),
+        CheckConstraint("per_hour >= 0", name="per_hour"),
+        {"comment": "who gives feedback, how far each is believed, and what of it is left out"},
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(comment="human, judge, checker or implicit")
+    weight: Mapped[float | None] = mapped_column(comment="of its labels; null: that of its kind")
+    per_hour: Mapped[int | None] = mapped_column(
+        BigInteger, comment="pieces taken of each of its tenants in any hour; null: all"
+    )
+    excluded_since: Mapped[datetime | None] = mapped_column(
+        comment="what it gave since then counts nothing; null: all counts"
+    )
+    trust: Mapped[float] = mapped_column(server_default="1", comment="as last estimated; 0: flagged")
+    bias: Mapped[float] = mapped_column(server_default="0", comment="as last estimated")
+    compared: Mapped[float] = mapped_column(
+        server_default="0", comment="its labels that others' could be held against"
+    )
+    first_seen: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class FeedbackCountRow(Base):
+    """Sums of errors and of scores of one source on one LLM in one cell."""
+
+    __tablename__ = "feedback_counts"
+    __table_args__ = (
+        CheckConstraint("cell >= 0", name="cell"),
+        {"comment": "a fold over the feedback that counts, per map, LLM, source, epoch and cell; unweighted"},
+    )
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="how often the LLM had been noticed to change",
+    )
+    cell: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="column of the map's centroids"
+    )
+    errors: Mapped[float] = mapped_column(comment="sum of errors, each a multiple of 2^-20")
+    labels: Mapped[float] = mapped_column(comment="number of scores")
+
+
+class LLMWatchRow(Base):
+    """What the detector of changes remembers of an LLM."""
+
+    __tablename__ = "llm_watches"
+    __table_args__ = (
+        CheckConstraint("standing IN ('steady', 'worse', 'returning')", name="standing"),
+        {"comment": "how each LLM stands: whether its feedback says that it got worse, or better"},
+    )
+
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, server_default="0", comment="changes noticed so far")
+    standing: Mapped[str] = mapped_column(server_default="steady")
+    remaining: Mapped[int] = mapped_column(
+        Integer, server_default="0", comment="feedbacks until it is steady"
+    )
+    worse: Mapped[float] = mapped_column(server_default="0", comment="Shiryaev-Roberts")
+    better: Mapped[float] = mapped_column(server_default="0", comment="Shiryaev-Roberts")
+    feedbacks: Mapped[float] = mapped_column(server_default="0", comment="seen since the last change")
+    changed_at: Mapped[datetime | None]
+
+
+class JournalRow(Base):
+    """Something that changed what is learned, by whose hand or by which evidence."""
+
+    __tablename__ = "journal"
+    __table_args__ = (
+        Index("ix_journal_subject", "subject", "id"),
+        {
+            "comment": "what changed what is learned, by whose hand or by which evidence; rows are added, "
+            "never changed"
+        },
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    kind: Mapped[str] = mapped_column(comment="what happened, in a word or two")
+    subject: Mapped[str] = mapped_column(comment="the LLM, source or map it happened to")
+    body: Mapped[dict[str, Any]] = mapped_column(comment="what is known of it")
