@@ -73,10 +73,16 @@ def costs_at(
 
 
 def call_cost(
-    price: Price, *, input_tokens: float, output_tokens: float, cached_input_tokens: float = 0.0
+    price: Price,
+    *,
+    input_tokens: float,
+    output_tokens: float,
+    cached_input_tokens: float = 0.0,
+    calls: int = 1,
 ) -> float:
     """Give the USD of one call whose tokens are known, by the same formula as ``expected_costs``.
 
+    Of several ``calls`` the tokens are the sums; their costs are linear in them.
     ``cached_input_tokens`` are those of ``input_tokens`` that the LLM found in its cache; without any the
     bits are those of ``expected_costs``. ``InvalidInputError`` when they are negative or more than the input.
     """
@@ -88,4 +94,4 @@ def call_cost(
     usd = (input_tokens - cached_input_tokens) * (price.input_usd_per_mtok * _PER_MILLION)
     usd += output_tokens * (price.output_usd_per_mtok * _PER_MILLION)
     usd += cached_input_tokens * (price.cached_usd_per_mtok * _PER_MILLION)
-    return usd + price.fixed_usd
+    return usd + calls * price.fixed_usd

@@ -8,8 +8,10 @@ from routing.llms import Price
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatedCall:
-    """One call's usage and its USD under one version of its LLM's price."""
+    """One call's usage and its USD under one version of its LLM's price; or the sums over several."""
 
+    #: How many calls these are sums over.
+    calls: int = 1
     input_tokens: float
     output_tokens: float
     #: The part of ``input_tokens`` that was found in the LLM's cache.
@@ -25,9 +27,11 @@ def rate_call(
     input_tokens: float,
     output_tokens: float,
     cached_input_tokens: float = 0.0,
+    calls: int = 1,
 ) -> RatedCall:
-    """Charge a call whose usage is known; ``InvalidInputError`` as ``call_cost``."""
+    """Charge a call whose usage is known, or the sum of several; ``InvalidInputError`` as ``call_cost``."""
     return RatedCall(
+        calls=calls,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_input_tokens=cached_input_tokens,
@@ -36,6 +40,7 @@ def rate_call(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cached_input_tokens=cached_input_tokens,
+            calls=calls,
         ),
         price_version=version,
     )
@@ -49,4 +54,5 @@ def rerate_call(call: RatedCall, price: Price, *, version: str) -> RatedCall:
         input_tokens=call.input_tokens,
         output_tokens=call.output_tokens,
         cached_input_tokens=call.cached_input_tokens,
+        calls=call.calls,
     )

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from routing.costs import fit_latencies, fit_lengths
+from routing.costs import fit_input_ratios, fit_latencies, fit_lengths
 from workers.errors import WaitableError
 from workers.storage.cell_counts import CellCounts, lock_refits, try_lock_refits
 from workers.storage.cluster_maps import ClusterMaps
@@ -62,7 +63,7 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
 
 
 def refit_lengths(engine: Engine) -> int | None:
-    """Publish how long answers and calls are, from the replies booked so far; give the version's number.
+    """Publish how long answers and calls are, and what prompts are billed as; give the version's number.
 
     ``None``, and nothing is published, where no map is active, too few replies are known, another process is
     refitting, or the version in force covers the same LLMs and none has gained a fifth of its replies since:
@@ -77,6 +78,7 @@ def refit_lengths(engine: Engine) -> int | None:
         llms = [found.llm for found in LLMs(session).list(states=("active",))]
         names = [llm.name for llm in llms]
         usage, timings = LengthCounts(session).read(map_version, names, n_cells=sum(sizes))
+        ratios = fit_input_ratios(LengthCounts(session).read_inputs(names))
         replies = usage.replies[: sizes[0]].sum(axis=0)
         if replies.sum() < _LEAST_REPLIES or not _has_moved(
             Lengths(session).current(map_version), names, replies
@@ -87,7 +89,7 @@ def refit_lengths(engine: Engine) -> int | None:
             map_version,
             names,
             replies=replies,
-            lengths=fit_lengths(usage, prior_tokens=prior, sizes=sizes),
+            lengths=replace(fit_lengths(usage, prior_tokens=prior, sizes=sizes), input_ratios=ratios),
             latencies=fit_latencies(timings),
         )
 

@@ -1,4 +1,4 @@
-"""Lengths and seconds of answers: sums per map, LLM and cell, and the models that were published of them."""
+"""Lengths and seconds of answers and billed input: sums, and the models that were published of them."""
 
 import io
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import collate, delete, select, text
+from sqlalchemy import TextClause, collate, delete, select, text
 from sqlalchemy.orm import Session
 
-from routing.costs import LatencyModel, LengthModel, Timings, Usage, admit_newcomers
+from routing.costs import InputCounts, LatencyModel, LengthModel, Timings, Usage, admit_newcomers
 from routing.errors import InvalidInputError
+from workers.storage.cost_tables import InputCountRow
 from workers.storage.published import newest, prune
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import LatencyCountRow, LengthCountRow, LengthVersionRow
@@ -21,6 +22,7 @@ from workers.storage.tables import LatencyCountRow, LengthCountRow, LengthVersio
 _json = msgspec.json.Encoder()
 _USAGE = tuple(field.name for field in fields(Usage))
 _TIMINGS = tuple(field.name for field in fields(Timings))
+_INPUTS = tuple(field.name for field in fields(InputCounts))
 
 
 class LengthCounts:
@@ -50,13 +52,22 @@ class LengthCounts:
 
     def add_seconds(self, llms: Sequence[str], timings: Timings) -> None:
         """Add the sums of replies, (H,) each. ``RefusedError`` for an LLM that is not kept."""
-        [columns] = np.nonzero(timings.replies)
+        self._add_by_llm(_ADD_SECONDS, llms, timings, _TIMINGS)
+
+    def add_inputs(self, llms: Sequence[str], inputs: InputCounts) -> None:
+        """Add the sums of replies, (H,) each. ``RefusedError`` for an LLM that is not kept."""
+        self._add_by_llm(_ADD_INPUTS, llms, inputs, _INPUTS)
+
+    def _add_by_llm(
+        self, statement: TextClause, llms: Sequence[str], sums: Timings | InputCounts, names: Sequence[str]
+    ) -> None:
+        [columns] = np.nonzero(sums.replies)
         rows = [
-            {"llm": llms[column], **{name: float(getattr(timings, name)[column]) for name in _TIMINGS}}
+            {"llm": llms[column], **{name: float(getattr(sums, name)[column]) for name in names}}
             for column in columns.tolist()
         ]
         if rows:
-            self._session.execute(_ADD_SECONDS, {"rows": _json.encode(rows).decode()})
+            self._session.execute(statement, {"rows": _json.encode(rows).decode()})
 
     def read(self, map_version: str, llms: Sequence[str], *, n_cells: int) -> tuple[Usage, Timings]:
         """Give the sums of ``llms``, in that order; 0 where nothing was added."""
@@ -80,13 +91,22 @@ class LengthCounts:
                 getattr(timings, name)[place[row.llm]] = value
         return usage, timings
 
+    def read_inputs(self, llms: Sequence[str]) -> InputCounts:
+        """Give the sums of ``llms``, in that order; 0 where nothing was added."""
+        inputs = InputCounts(*(np.zeros(len(llms)) for _ in _INPUTS))
+        place = {name: column for column, name in enumerate(llms)}
+        for row in self._session.scalars(select(InputCountRow).where(InputCountRow.llm.in_(llms))):
+            for name in _INPUTS:
+                getattr(inputs, name)[place[row.llm]] = getattr(row, name)
+        return inputs
+
     def forget(self, llm: str) -> None:
         """Drop every sum of an LLM, on every map; rows are locked in ``add``'s order."""
         own = LengthCountRow.llm == llm
         locked = select(LengthCountRow.cell).where(own)
         locked = locked.order_by(collate(LengthCountRow.map_version, "C"), LengthCountRow.cell)
         self._session.execute(locked.with_for_update()).all()
-        for table in (LengthCountRow, LatencyCountRow):
+        for table in (LengthCountRow, LatencyCountRow, InputCountRow):
             self._session.execute(
                 delete(table).where(table.llm == llm).execution_options(synchronize_session=False)
             )
@@ -213,3 +233,4 @@ def _add(table: str, keys: dict[str, str], sums: Sequence[str]) -> str:
 
 _ADD_LENGTHS = text(_add("length_counts", {"map_version": "text", "llm": "text", "cell": "int"}, _USAGE))
 _ADD_SECONDS = text(_add("latency_counts", {"llm": "text"}, _TIMINGS))
+_ADD_INPUTS = text(_add("input_counts", {"llm": "text"}, _INPUTS))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, func, pool, select, text
 
 import workers
 from workers.errors import UsageError
-from workers.storage import batch_tables  # noqa: F401  # declares its tables
+from workers.storage import batch_tables, cost_tables, learning_tables  # noqa: F401  # declare their tables
 from workers.storage.engine import KEEPALIVES, parse_url, translate_errors
 from workers.storage.tables import Base
 
