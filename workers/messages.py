@@ -260,6 +260,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     reserved_usd: float = 0.0
     #: Why it is not what the policy would have chosen; empty where it is.
     degraded: str = ""
+    #: LLMs that were on trial, by name: the share of prompts that each was offered to.
+    canaries: dict[str, float] = {}
 
 
 class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

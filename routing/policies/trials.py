@@ -11,6 +11,8 @@ from routing.policies.candidates import Candidates, Choices, Policy, UniformSour
 from routing.policies.chances import draw_choices, normalise_rows, probabilities_of
 from routing.policies.pacing import Ceiling
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class OnTrial:
@@ -33,7 +35,7 @@ class OnTrial:
         """Give the mean, weighted by the shares, of what the policy would do with each set of LLMs."""
         trials = {name: share for name, share in self.shares.items() if name in candidates.names}
         tried = np.array([name in trials for name in candidates.names], dtype=np.bool_)
-        odds = (1.0 - sum(trials.values())) * self._odds(candidates, ~tried)
+        odds = max(0.0, 1.0 - sum(trials.values())) * self._odds(candidates, ~tried)
         for name, share in trials.items():
             joined = ~tried
             joined[candidates.column(name)] = True
@@ -60,6 +62,6 @@ def keep_on_trial(policy: Policy, shares: Mapping[str, float]) -> Policy:
 def check_trials(shares: Mapping[str, float]) -> dict[str, float]:
     """Give the shares in the order of their names; ``InvalidInputError`` for what cannot be shares."""
     values = np.array(list(shares.values()), dtype=np.float64)
-    if not np.all((values >= 0) & (values <= 1)) or values.sum() > 1:
+    if not np.all((values >= 0) & (values <= 1)) or values.sum() > 1 + _ROUNDING:
         raise InvalidInputError("canaries", "must have shares in 0..1, at most 1 together")
     return dict(sorted(shares.items()))

@@ -49,6 +49,13 @@ Priority = Annotated[float | None, typer.Option(help="Weight of its prompts amon
 AtLimit = Annotated[
     str | None, typer.Option(help="Beyond the budget: error, or degrade to its cheapest LLM, and say so.")
 ]
+Exploration = Annotated[
+    str | None,
+    typer.Option(
+        help="Least share of its prompts, 0..1, that is explored with; none for what the policies say."
+    ),
+]
+NoExploration = Annotated[bool, typer.Option("--no-exploration", help="Never explore with its prompts.")]
 
 
 @command.command("add")
@@ -62,6 +69,8 @@ def add(
     default_policy: DefaultPolicy = None,
     priority: Priority = None,
     at_limit: AtLimit = None,
+    exploration: Exploration = None,
+    no_exploration: NoExploration = False,
     as_json: AsJson = False,
 ) -> None:
     """Declare a tenant; routers know it from the next second on, with no restart."""
@@ -73,6 +82,7 @@ def add(
         default_policy=default_policy,
         priority=priority,
         at_limit=at_limit,
+        exploration_share="0" if no_exploration else exploration,
     )
     with open_engine(read_settings()) as engine, transaction(engine) as session:
         tenant = Tenant(name=name, **changes)
@@ -92,6 +102,8 @@ def set_tenant(
     default_policy: DefaultPolicy = None,
     priority: Priority = None,
     at_limit: AtLimit = None,
+    exploration: Exploration = None,
+    no_exploration: NoExploration = False,
     as_json: AsJson = False,
 ) -> None:
     """Change what is given of a tenant, and leave the rest. The default tenant need not be added first."""
@@ -103,6 +115,7 @@ def set_tenant(
         default_policy=default_policy,
         priority=priority,
         at_limit=at_limit,
+        exploration_share="0" if no_exploration else exploration,
     )
     if not changes:
         raise UsageError("nothing to change: give at least one option")
@@ -240,6 +253,13 @@ def _read_usd(field: str, value: Any) -> float:  # noqa: ANN401  # what was type
         raise UsageError(f"{option} is {value!r}: give a number of USD, or none") from error
 
 
+def _read_share(_field: str, value: Any) -> float:  # noqa: ANN401  # what was typed
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UsageError(f"--exploration is {value!r}: give a share in 0..1, or none") from error
+
+
 def _read_names(_field: str, value: Any) -> frozenset[str]:  # noqa: ANN401  # as above
     return frozenset(name for part in value.split(",") if (name := part.strip()))
 
@@ -256,6 +276,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "default_policy": _keep,
     "priority": _keep,
     "at_limit": _keep,
+    "exploration_share": _read_share,
 }
 
 
@@ -302,6 +323,7 @@ def _describe(tenant: Tenant) -> dict[str, Any]:
         "default_policy": tenant.default_policy,
         "priority": tenant.priority,
         "at_limit": tenant.at_limit,
+        "exploration_share": tenant.exploration_share,
     }
 
 

@@ -10,6 +10,7 @@ from workers.policies.declarations import (
     check_llms,
     read_policy,
 )
+from workers.policies.exploring import explore_at_least
 from workers.policies.files import load_policy_bodies, load_policy_file, read_policies
 
 #: The policy of a prompt that names none.
@@ -24,6 +25,7 @@ __all__ = [
     "Declaration",
     "build_policy",
     "check_llms",
+    "explore_at_least",
     "load_policy_bodies",
     "load_policy_file",
     "read_policies",

@@ -22,6 +22,7 @@ from routing.policies.cascade import CascadeStart
 from workers.messages import ON_FAILURES
 from workers.policies.bodies import Body
 from workers.policies.cascading import CASCADE_KEYS, Cascading, read_cascade
+from workers.policies.exploring import Exploring, read_exploration
 
 #: Seconds of each period that a budget may be for.
 PERIODS: Mapping[str, float] = {"hour": 3_600.0, "day": 86_400.0}
@@ -41,10 +42,14 @@ class Budget:
     period_s: float
     #: Lambda before anything was spent; ``None``: whoever paces chooses it.
     error_per_usd: float | None = None
+    exploring: Exploring | None = None
 
     def in_force(self, *, error_per_usd: float, remaining_usd: float, spent_usd: float = 0.0) -> Ceiling:
         """Give the policy of one batch: the lambda of the moment, under what is left of the period."""
-        return Ceiling(policy=Lagrangian(error_per_usd), remaining_usd=remaining_usd, spent_usd=spent_usd)
+        policy: Policy = Lagrangian(error_per_usd)
+        if self.exploring is not None:
+            policy = self.exploring.around(policy)
+        return Ceiling(policy=policy, remaining_usd=remaining_usd, spent_usd=spent_usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +91,25 @@ def read_policy(name: str, body: Mapping[str, Any]) -> Declaration:
     keys, read = _KINDS[kind]
     values = Body(name, body, keys=(*COMMON_KEYS, *keys))
     return replace(
-        read(values, kind, values.llms("fallbacks")),
+        _explore(read(values, kind, values.llms("fallbacks")), values),
         cache_seconds=values.number("cache_seconds", least=0.0, most=_LONGEST_KEPT_S)
         if "cache_seconds" in values
         else 0.0,
         on_failure=values.choice("on_failure", ON_FAILURES, default=ON_FAILURES[0]),
+    )
+
+
+def _explore(declared: Declaration, values: Body) -> Declaration:
+    """Let a policy look beyond itself, where its body says so."""
+    exploring = read_exploration(values)
+    if exploring is None:
+        return declared
+    if declared.cascade is not None:
+        raise values.error("explore does not go with a cascade, which asks several LLMs anyway")
+    return replace(
+        declared,
+        policy=exploring.around(declared.policy),
+        budget=None if declared.budget is None else replace(declared.budget, exploring=exploring),
     )
 
 
@@ -209,7 +228,7 @@ def _confidence(body: Body) -> float:
 
 
 #: What the body of any kind may say.
-COMMON_KEYS = ("kind", "fallbacks", "cache_seconds", "on_failure")
+COMMON_KEYS = ("kind", "fallbacks", "explore", "cache_seconds", "on_failure")
 _Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
 #: Of each kind, the keys it knows beside the common ones, and what reads them.
 _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {

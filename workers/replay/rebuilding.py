@@ -28,7 +28,8 @@ def state_of(record: DecisionRecord) -> tuple[object, ...]:
     """Name the snapshot that a decision was made from: equal names, equal snapshots."""
     versions = record.versions
     candidates = tuple((one.llm, one.output_tokens) for one in record.candidates)
-    return versions.map, versions.rates, versions.prices, versions.llms, versions.lengths, candidates
+    trials = tuple(sorted(record.canaries.items()))
+    return versions.map, versions.rates, versions.prices, versions.llms, versions.lengths, candidates, trials
 
 
 def rebuild_snapshot(
@@ -67,6 +68,7 @@ def rebuild_snapshot(
         ),
         lengths=lengths,
         latencies=latencies,
+        canaries=record.canaries,
     )
 
 

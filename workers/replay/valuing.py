@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from routing.decisions import Decisions
 from routing.errors import MissingSupportError, UnknownLLMError
 from routing.evaluation.off_policy import Estimate, LoggedDecisions, OffPolicyValue, estimate_value
-from routing.policies import Candidates, Ceiling, Policy, probabilities_of
+from routing.policies import Candidates, Ceiling, Policy, keep_on_trial, probabilities_of
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.policies import Declaration, read_policy
@@ -197,7 +197,8 @@ def _add(
 ) -> None:
     """Add the decisions of one policy and state that come out again as they were logged."""
     candidates = decisions.all_candidates()
-    odds = _odds(policy_as_logged(part[0]), candidates)
+    trials = part[0].canaries
+    odds = _odds(keep_on_trial(policy_as_logged(part[0]), trials), candidates)
     chosen = np.array([decisions.names.index(record.llm) for record in part])
     known = odds[np.arange(len(part)), chosen]
     kept = np.flatnonzero(np.abs(known - [record.propensity for record in part]) <= _ROUNDING * known)
@@ -212,7 +213,8 @@ def _add(
     log.predicted.append(log.widen(1.0 - candidates.errors, decisions.names))
     log.costs.append(log.widen(candidates.costs, decisions.names))
     for name, declared in targets.items():
-        log.targets[name].append(_fill(log.widen(_odds(declared.policy, candidates), decisions.names)))
+        wanted = _odds(keep_on_trial(declared.policy, trials), candidates)
+        log.targets[name].append(_fill(log.widen(wanted, decisions.names)))
 
 
 def _odds(policy: Policy, candidates: Candidates) -> _Matrix:

@@ -44,7 +44,7 @@ def degrade(decided: Decided) -> Decided:
         [limits],
         decided.snapshot,
         named.declaration.policy,
-        rng=LoggedDraws(np.array([np.nan])),
+        rng=LoggedDraws(np.array([0.5])),  # drawn where LLMs are on trial, whatever it is
     )
     return replace(
         decided,

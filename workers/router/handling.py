@@ -26,7 +26,7 @@ from workers.router.records import (
     error_reply,
     reservation_record,
 )
-from workers.router.views import RoutingView
+from workers.router.views import NamedPolicy, RoutingView
 from workers.settings import Settings
 from workers.storage.tenants import Tenant, find_tenant
 from workers.tenants import Held, Purses, admit, lend_nothing, narrow
@@ -81,7 +81,7 @@ class Router:
                 "Postgres", "no cluster map with error rates is in force: run uniroute map fit"
             )
         records: list[list[Record]] = [[] for _ in batch]
-        rows_by_policy: dict[str, list[tuple[int, Prompt]]] = {}
+        rows_by_policy: dict[tuple[str, float | None], list[tuple[int, Prompt]]] = {}
         for row, message in enumerate(batch):
             try:
                 prompt, tenant = admit(read_prompt(message, self._settings), view.tenants)
@@ -93,13 +93,14 @@ class Router:
             if prompt.deadline is not None and prompt.deadline <= self._now():
                 records[row] = [self._error_reply(prompt, _EXPIRED)]
             else:
-                rows_by_policy.setdefault(policy, []).append((row, prompt))
+                rows_by_policy.setdefault((policy, tenant.exploration_share), []).append((row, prompt))
         texts = [prompt.request.prompt_text for rows in rows_by_policy.values() for _, prompt in rows]
         embeddings = view.embedder.encode(texts)
         start = 0
-        for name, rows in rows_by_policy.items():
+        for (name, share), rows in rows_by_policy.items():
+            named = view.policies[name].exploring(share)
             end = start + len(rows)
-            routed = self._route([prompt for _, prompt in rows], embeddings[start:end], view, name)
+            routed = self._route([prompt for _, prompt in rows], embeddings[start:end], view, named)
             for (row, _), outputs in zip(rows, routed, strict=True):
                 records[row] = outputs
             start = end
@@ -110,7 +111,7 @@ class Router:
         prompts: Sequence[Prompt],
         embeddings: FloatMatrix,
         view: RoutingView,
-        policy: str,
+        named: NamedPolicy,
         *,
         around: bool = True,
     ) -> list[list[Record]]:
@@ -118,7 +119,7 @@ class Router:
 
         LLMs that are failing are gone ``around``; a prompt for which that leaves none gets one all the same.
         """
-        named, now = view.policies[policy], self._now()
+        policy, now = named.name, self._now()
         failing = self._failing() if around else frozenset()
         limits = [limits_at(prompt, now).tightened(Limits(excluded=failing)) for prompt in prompts]
         asked = Prompts(
@@ -140,7 +141,7 @@ class Router:
         decisions = found.decisions
         stuck = [row for row in range(len(prompts)) if decisions.llms[row] < 0] if failing else []
         again = iter(
-            self._route([prompts[row] for row in stuck], embeddings[stuck], view, policy, around=False)
+            self._route([prompts[row] for row in stuck], embeddings[stuck], view, named, around=False)
             if stuck
             else ()
         )

@@ -221,4 +221,5 @@ def _describe(decided: Decided) -> DecisionRecord:
         pace=decided.pace,
         reserved_usd=0.0 if decided.held is None else decided.held.usd,
         degraded=decided.degraded,
+        canaries=dict(decided.snapshot.canaries),
     )

@@ -1,7 +1,7 @@
 """What a router decides from: one version of the published state, with its policies built."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -9,7 +9,7 @@ import structlog
 from routing.embedders import Embedder, Fingerprint
 from routing.errors import InvalidInputError
 from routing.snapshot import Snapshot
-from workers.policies import Declaration, read_policy
+from workers.policies import Declaration, explore_at_least, read_policy
 from workers.storage.snapshots import PublishedState
 from workers.storage.tenants import Tenant
 
@@ -30,6 +30,13 @@ class NamedPolicy:
     def build(cls, name: str, version: int, body: Mapping[str, Any]) -> "NamedPolicy":
         """Build what ``body`` declares; ``InvalidInputError`` names what cannot be built."""
         return cls(name=name, version=f"{name}@{version}", body=body, declaration=read_policy(name, body))
+
+    def exploring(self, share: float | None) -> "NamedPolicy":
+        """Give the policy as a tenant has it: exploring at least this share, or never where it is 0."""
+        body = explore_at_least(self.body, share)
+        if body is self.body or (share and self.declaration.cascade is not None):
+            return self
+        return replace(self, body=body, declaration=read_policy(self.name, body))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

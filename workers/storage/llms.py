@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from workers.errors import UsageError
 from workers.storage.cell_counts import CellCounts
 from workers.storage.feedback import Feedback
 from workers.storage.lengths import LengthCounts
+from workers.storage.llm_journal import LLMJournal, Standing, Step
 from workers.storage.prices import Prices, PriceVersion
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow, LLMVersionRow
@@ -32,6 +34,8 @@ _FACTS = (
     "requests_per_minute",
     "tokens_per_minute",
 )
+_NO_EVIDENCE: Mapping[str, Any] = MappingProxyType({})
+_PLAIN = Standing()
 #: Stands in where the price is another's to say.
 _ANY_PRICE = Price(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
 
@@ -102,7 +106,9 @@ class LLMs:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def register(self, registration: Registration, *, state: State = "active") -> None:
+    def register(
+        self, registration: Registration, *, state: State = "active", standing: Standing = _PLAIN
+    ) -> None:
         """Add an LLM with its first price, or one under the name of a retired one.
 
         It starts without evidence: counts of a retired namesake, perhaps another model, are dropped, and its
@@ -127,6 +133,9 @@ class LLMs:
         self._session.flush()
         self._keep(row)
         Prices(self._session).set(name, registration.llm.price)
+        LLMJournal(self._session).write(
+            Step(llm=name, from_state=None, to_state=state, standing=standing, reason="registered")
+        )
 
     def revise(self, registration: Registration) -> int:
         """Put other facts of a living LLM in force, all but its price; give their version.
@@ -172,17 +181,39 @@ class LLMs:
         rows = self._session.execute(select(LLMVersionRow.llm, newest).group_by(LLMVersionRow.llm))
         return {row[0]: row[1] for row in rows}
 
-    def set_state(self, name: str, state: State) -> None:
-        """Move an LLM along its life cycle; ``UnknownLLMError`` names those that are registered."""
+    def set_state(
+        self,
+        name: str,
+        state: State,
+        *,
+        standing: Standing = _PLAIN,
+        reason: str = "",
+        evidence: Mapping[str, Any] = _NO_EVIDENCE,
+    ) -> None:
+        """Move an LLM along its life cycle, and write so in the journal.
+
+        ``UnknownLLMError`` names those that are registered.
+        """
         if state not in LLM_STATES:
             raise InvalidInputError("state", f"{state!r} is none of {', '.join(LLM_STATES)}")
         RoutingState(self._session).bump()
         row = self._session.get(LLMRow, name)
         if row is None:
             raise UnknownLLMError(name, self.names())
+        before = row.state
         row.retired_at = (row.retired_at or self._now()) if state == "retired" else None
         row.state = state
         self._session.flush()
+        LLMJournal(self._session).write(
+            Step(
+                llm=name,
+                from_state=before,
+                to_state=state,
+                standing=standing,
+                reason=reason,
+                evidence=evidence,
+            )
+        )
 
     def retire(self, name: str) -> None:
         """Take an LLM out of routing, now or already; ``UnknownLLMError`` for a name never registered."""

@@ -23,6 +23,7 @@ from workers.storage.engine import transaction, translate_errors
 from workers.storage.error_rates import ErrorRates
 from workers.storage.errors import NotMigratedError
 from workers.storage.lengths import Lengths
+from workers.storage.llm_journal import LLMJournal
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
 from workers.storage.routing_state import CHANNEL, RoutingState
@@ -30,8 +31,8 @@ from workers.storage.tenants import Tenant, Tenants
 
 log = structlog.get_logger(__name__)
 
-#: Only LLMs in these states take traffic.
-ROUTED_STATES = ("active",)
+#: Only LLMs in these states take traffic; of a canary, a share.
+ROUTED_STATES = ("active", "canary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
             error_deviations=None
             if rates.deviations is None
             else rates.deviations[:, [columns[llm.name] for llm in llms]],
+            canaries=_read_canaries(session, routed),
         )
     return PublishedState(
         version=version,
@@ -106,6 +108,18 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
         registered={found.llm.name: found for found in registered},
         tenants=Tenants(session).list(),
     )
+
+
+def _read_canaries(session: Session, routed: list[RegisteredLLM]) -> dict[str, float]:
+    """Give the shares of the LLMs on trial, together at most 1."""
+    standings = LLMJournal(session).standings()
+    shares = {
+        found.llm.name: standings[found.llm.name].canary_share if found.llm.name in standings else 0.0
+        for found in routed
+        if found.state == "canary"
+    }
+    total = max(1.0, sum(shares.values()))
+    return {name: share / total for name, share in shares.items()}
 
 
 def _read_map(session: Session, version: str, previous: PublishedState | None) -> PromptMap:

@@ -36,6 +36,8 @@ class Tenant:
     priority: float = 1.0
     #: What a prompt gets that the budget does not cover: an error reply, or the cheapest LLM all the same.
     at_limit: AtLimit = "error"
+    #: Least share of its prompts that is explored with, whatever the policy says; 0: none ever.
+    exploration_share: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name.encode()) <= MAX_NAME_BYTES or not self.name.isprintable():
@@ -46,6 +48,8 @@ class Tenant:
                 raise InvalidInputError(field, f"must be a finite number of USD, at least 0, not {value!r}")
         if not (math.isfinite(self.priority) and self.priority > 0):
             raise InvalidInputError("priority", f"must be a finite number above 0, not {self.priority!r}")
+        if self.exploration_share is not None and not 0 <= self.exploration_share <= 1:
+            raise InvalidInputError("exploration_share", f"must be in 0..1, not {self.exploration_share!r}")
         if self.at_limit not in AT_LIMIT:
             raise InvalidInputError("at_limit", f"{self.at_limit!r} is none of {', '.join(AT_LIMIT)}")
         if self.policies is not None and self.default_policy not in {None, *self.policies}:
@@ -109,6 +113,7 @@ class Tenants:
                 default_policy=tenant.default_policy,
                 priority=tenant.priority,
                 at_limit=tenant.at_limit,
+                exploration_share=tenant.exploration_share,
             )
         )
         self._session.flush()
@@ -138,4 +143,5 @@ def _read(row: TenantRow) -> Tenant:
         default_policy=row.default_policy,
         priority=row.priority,
         at_limit=row.at_limit,  # type: ignore[arg-type]  # a CHECK keeps it one of the two
+        exploration_share=row.exploration_share,
     )
