@@ -128,5 +128,23 @@ def combine(declared: CascadeSpec | None, wish: CascadeWish | None) -> CascadeSp
     return found
 
 
+def wish_again(header: bytes) -> bytes | None:
+    """Give the wish that asks once more for the cascade of a dispatch; ``None`` for a header that is none."""
+    try:
+        rule = msgspec.json.decode(header, type=CascadeSpec)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return msgspec.json.encode(
+        CascadeWish(
+            accept_at=rule.accept_at,
+            abstain_below=rule.abstain_below,
+            measure=rule.measure,
+            confidences=None if rule.curves else rule.confidences,
+            chances=None if rule.curves else rule.chances,
+            error_per_usd=rule.error_per_usd,
+        )
+    )
+
+
 def _unusable(problem: object) -> PoisonError:
     return PoisonError("bad_header", f"header {CASCADE} cannot be used: {problem}")

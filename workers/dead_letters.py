@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from workers import messages
+from workers.cascades import wish_again
 from workers.errors import UsageError, WaitableError
 from workers.messages import CallFact, Headers, Message
 from workers.settings import Settings
@@ -39,6 +40,7 @@ _DECIDED = frozenset(
         messages.FALLBACKS,
         messages.FALLBACK_FROM,
         messages.CALLS,
+        messages.CASCADE,
         messages.HELD_ANSWER,
         messages.VERSIONS,
         messages.EXCLUDED,
@@ -192,6 +194,9 @@ def _redriven(letter: DeadLetter, topics: Topics, *, reroute: bool) -> tuple[str
         headers.append((messages.POLICY, policy.encode()))
     excluded = {name for name in (letter.message.text_header(messages.EXCLUDED) or "").split(",") if name}
     headers.append((messages.EXCLUDED, ",".join(sorted(excluded | letter.failed)).encode()))
+    cascade = wish_again(letter.message.header(messages.CASCADE) or b"")
+    if cascade is not None:
+        headers.append((messages.CASCADE, cascade))
     budget = _read_number(letter.message, messages.MAX_COST_USD)
     if budget is not None:
         headers.append((messages.MAX_COST_USD, repr(budget - letter.spent_usd).encode()))

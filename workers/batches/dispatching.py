@@ -118,6 +118,7 @@ class Dispatcher:
                 priority=tenant.priority,
                 pace=None if paces is None else paces[row],
                 degraded="" if paces is None else _SQUEEZED,
+                may_cascade=left is None,  # a budget is for one call of each line
             )
             records += self._records(decided, amount)
         return Dispatched(lines=count, records=records, reserved_usd=reserved)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from routing.costs import call_cost
+from routing.llms import Price
 from workers.calls.errors import CallError
 from workers.calls.usage import Usage
-from workers.executor.llms import CallableLLM
 from workers.messages import CallFact
 
 #: Errors after which a provider may have billed the call, though nobody knows.
@@ -61,7 +61,7 @@ class Bill:
     def add(
         self,
         name: str,
-        llm: CallableLLM,
+        price: Price,
         outcome: CallError | Usage | None,
         *,
         seconds: float,
@@ -72,7 +72,6 @@ class Bill:
         error_class = outcome.error_class if isinstance(outcome, CallError) else "ok"
         if usage is None and error_class in _UNSETTLED:
             self.unsettled_usd += estimate_usd
-        self.price_version = llm.price_version
         self.calls.append(
             CallFact(
                 llm=name,
@@ -83,7 +82,7 @@ class Bill:
                 cost_usd=None
                 if usage is None
                 else call_cost(
-                    llm.price,
+                    price,
                     input_tokens=usage.prompt_tokens,
                     output_tokens=usage.completion_tokens,
                     cached_input_tokens=usage.cached_tokens,

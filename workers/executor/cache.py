@@ -156,6 +156,7 @@ def cache_key(dispatch: Dispatch, endpoint: Endpoint) -> bytes:
     The order of fields and white space do not matter, nor what does not change an answer.
     """
     body: dict[str, Any] = {name: value for name, value in dispatch.body.items() if name not in _IGNORED}
-    told = dispatch.cascade is not None  # how sure the LLM was, which other prompts do not ask for
+    # How sure the LLM was is asked of it by some prompts and not by others.
+    told = dispatch.cascade is not None and dispatch.cascade.scorer is None
     identity = (dispatch.tenant, dispatch.llm, endpoint.provider_model, endpoint.base_url, told, body)
     return hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).digest()

@@ -2,32 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from routing.errors import InvalidInputError
-from routing.policies.cascade import Action, Calibration, CascadeRule
+from routing.policies.cascade import Action, choose_next
+from workers.cascades import CascadeSpec, Scorer
 from workers.errors import PoisonError
 from workers.messages import CASCADE, HELD_ANSWER
 
 #: What an endpoint is asked for, so that it tells how sure it was.
-ASKED = {"logprobs": True, "top_logprobs": 2}
-
-
-class CascadeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of the header that asks for a cascade."""
-
-    #: Taken from this chance of being right on.
-    accept_at: float
-    abstain_below: float = 0.0
-    #: ``mean-logprob`` of the answer's tokens, or ``first-margin``: by how much the first token's log
-    #: probability exceeds that of the next likely one.
-    measure: Literal["mean-logprob", "first-margin"] = "mean-logprob"
-    #: Knots of the calibration: confidences ascending, with the chance of being right at each.
-    confidences: tuple[float, ...] = (-1.0, 0.0)
-    chances: tuple[float, ...] = (0.0, 1.0)
+_ASKED = {"logprobs": True, "top_logprobs": 2}
 
 
 class HeldAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,22 +47,50 @@ class _Completion(msgspec.Struct):
 
 
 class Cascade:
-    """Judges answers by how sure their LLM was."""
+    """Judges answers by how likely they are right, and says who is asked next.
+
+    Raises ``InvalidInputError`` for a rule that cannot be.
+    """
 
     def __init__(self, spec: CascadeSpec) -> None:
-        self._measure = spec.measure
-        self._rule = CascadeRule(accept_at=spec.accept_at, abstain_below=spec.abstain_below)
-        self._calibration = Calibration(np.array(spec.confidences), np.array(spec.chances))
+        self._spec = spec
+        self._rule = spec.rule
+        spec.calibration("")
 
-    def chance(self, answer: bytes) -> float | None:
-        """Give the chance that an answer is right; ``None`` where its endpoint told no log probabilities."""
+    @property
+    def scorer(self) -> Scorer | None:
+        """Who is asked how likely an answer is right; ``None`` where its own log probabilities tell."""
+        return self._spec.scorer if self._spec.measure == "scorer" else None
+
+    @property
+    def by_gain(self) -> bool:
+        """Whether the next LLM is the one that adds most for its cost, rather than the next in order."""
+        return self._spec.error_per_usd is not None
+
+    @property
+    def abstains(self) -> bool:
+        """Whether an answer can be too unlikely to be given at all."""
+        return self._spec.abstain_below > 0
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Give a body that asks for what its answer is judged by, too."""
+        return body if self._spec.measure == "scorer" else {**body, **_ASKED}
+
+    def confidence(self, answer: bytes) -> float | None:
+        """Give how sure an LLM was by its log probabilities; ``None`` where its endpoint told none."""
+        if self._spec.measure == "scorer":
+            return None
         try:
             completion = msgspec.json.decode(answer, type=_Completion)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
         found = completion.choices[0].logprobs if completion.choices else None
-        confidence = _measure(self._measure, (found.content or []) if found is not None else [])
-        return None if confidence is None else self._calibration.chance(confidence)
+        return _measure(self._spec.measure, (found.content or []) if found is not None else [])
+
+    def chance(self, llm: str, confidence: float | None) -> float | None:
+        """Give the chance that an LLM's answer is right; ``None`` where nothing says so."""
+        curve = self._spec.calibration(llm)
+        return None if curve is None or confidence is None else curve.chance(confidence)
 
     def judge(self, chance: float | None, *, is_last: bool) -> Action:
         """Say what becomes of an answer; an unknown chance is no trust while another can be asked."""
@@ -83,9 +98,28 @@ class Cascade:
             return "accept" if is_last else "escalate"
         return self._rule.judge(chance, is_last=is_last)
 
+    def next_llm(self, chance: float | None, names: Sequence[str]) -> str | None:
+        """Give who is asked after answers of which the best is right with this chance; unknown counts as 0.
+
+        ``names`` are those who can be asked, in order. ``None`` where there is nobody, or by gain nobody is
+        worth its cost.
+        """
+        asked = self._spec.candidates
+        if not self.by_gain:
+            members = {one.llm for one in asked}
+            return next((name for name in names if not asked or name in members), None)
+        there = [one for one in asked if one.llm in names]
+        best = choose_next(
+            chance or 0.0,
+            np.array([one.error for one in there]),
+            np.array([one.cost_usd for one in there]),
+            error_per_usd=self._spec.error_per_usd or 0.0,
+        )
+        return None if best is None else there[best].llm
+
 
 def read_cascade(text: str | None) -> Cascade | None:
-    """Read the header; ``PoisonError`` of class ``bad_header`` for one that cannot be."""
+    """Read a dispatch's header; ``PoisonError`` of class ``bad_header`` for one that cannot be."""
     if not text:
         return None
     try:
@@ -109,11 +143,6 @@ def better_held(held: HeldAnswer | None, other: HeldAnswer) -> HeldAnswer:
     if held is None or held.chance is None or (other.chance or 0.0) >= held.chance:
         return other
     return held
-
-
-def asking_for_confidence(body: dict[str, Any]) -> dict[str, Any]:
-    """Give a body that asks for log probabilities too."""
-    return {**body, **ASKED}
 
 
 def _measure(measure: str, tokens: Sequence[_Token]) -> float | None:

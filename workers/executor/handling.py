@@ -17,7 +17,7 @@ from workers.errors import WaitableError
 from workers.executor.bills import Bill
 from workers.executor.cache import AnswerCache, cache_key
 from workers.executor.cancels import Cancelled, Cancels
-from workers.executor.cascades import HeldAnswer, asking_for_confidence, better_held
+from workers.executor.cascades import HeldAnswer, better_held
 from workers.executor.dispatches import Dispatch, read_dispatch
 from workers.executor.gates import Gates
 from workers.executor.llms import CallableLLM
@@ -29,6 +29,7 @@ from workers.executor.records import (
     settled_for,
     usage_record,
 )
+from workers.executor.scoring import Scorers
 from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.topics import Topics
@@ -93,6 +94,7 @@ class Executor:
         self._gates = gates or Gates(topics=self._topics, most=settings.max_in_flight)
         self._cancels = cancels or Cancels()
         self._cache = cache
+        self._scorers = Scorers(caller, most=settings.max_in_flight)
         self._is_stale = is_stale
         self._now = now
         self._sleep = sleep
@@ -112,39 +114,71 @@ class Executor:
         try:
             with self._cancels.watch(dispatch.prompt_id):
                 value = await self._answer_once(dispatch, bill, start)
+                bill.chance = await self._weigh(dispatch, bill, value)
         except Cancelled:
             return self._fail(dispatch, bill, _GaveUp("cancelled", "the caller cancelled the prompt"))
         except _GaveUp as given_up:
-            if dispatch.fallbacks and given_up.error_class in _FALLS_BACK:
-                return [handed_on(dispatch, bill, self._topics)]
+            following = self._stand_in(dispatch) if given_up.error_class in _FALLS_BACK else None
+            if following is not None:
+                return [handed_on(dispatch, bill, self._topics, to=following)]
             if dispatch.held is not None:
                 return self._settle_for(dispatch, dispatch.held, bill, given_up)
             return self._fail(dispatch, bill, given_up)
         return self._judge(dispatch, bill, value)
 
+    async def _weigh(self, dispatch: Dispatch, bill: Bill, value: bytes) -> float | None:
+        """Give the chance that an answer is right, where the prompt asked for it and somebody can tell."""
+        cascade = dispatch.cascade
+        if cascade is None:
+            return None
+        if cascade.scorer is None:
+            return cascade.chance(dispatch.llm, cascade.confidence(value))
+        compared = cascade.abstains or (cascade.by_gain and dispatch.held is not None)
+        if not compared and cascade.next_llm(None, self._askable(dispatch, bill)) is None:
+            return None  # it is taken whatever anybody says of it
+        score = await self._scorers.score(
+            cascade.scorer, dispatch, value, bill, timeout_s=self._time_left(dispatch)
+        )
+        return cascade.chance(dispatch.llm, score)
+
     def _judge(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
-        """Answer; in a cascade only where the LLM is sure enough or nobody else can be asked."""
-        if dispatch.cascade is None:
+        """Answer; in a cascade only where the answer is likely right or nobody else is worth asking."""
+        cascade = dispatch.cascade
+        if cascade is None:
             return self._finish(dispatch, bill, value)
-        bill.chance = dispatch.cascade.chance(value)
-        action = dispatch.cascade.judge(bill.chance, is_last=not self._can_ask_next(dispatch, bill))
-        if action == "escalate":
-            answer = HeldAnswer(llm=dispatch.llm, chance=bill.chance, value=msgspec.Raw(value))
-            held = better_held(dispatch.held, answer)
-            return [handed_on(holding(dispatch, held), bill, self._topics)]
+        answer = HeldAnswer(llm=dispatch.llm, chance=bill.chance, value=msgspec.Raw(value))
+        best = better_held(dispatch.held, answer)
+        following = cascade.next_llm(best.chance, self._askable(dispatch, bill))
+        action = cascade.judge(bill.chance, is_last=following is None)
         if action == "abstain":
             return self._fail(dispatch, bill, _GaveUp("abstained", "no LLM is likely to answer this rightly"))
+        if action == "escalate" and following is not None:
+            return [handed_on(holding(dispatch, best), bill, self._topics, to=following)]
+        if cascade.by_gain and best is not answer:
+            return self._settle_for(dispatch, best, bill)
         return self._finish(dispatch, bill, value)
 
-    def _can_ask_next(self, dispatch: Dispatch, bill: Bill) -> bool:
-        """Whether there is another LLM, which the deadline and the budget leave room for."""
-        following = self._llms().get(dispatch.fallbacks[0]) if dispatch.fallbacks else None
-        if following is None or self._time_left(dispatch) <= 0:
-            return False
-        estimate_usd = following.estimate_usd(
-            input_tokens=dispatch.input_tokens, output_tokens=dispatch.output_tokens(following.output_tokens)
-        )
-        return dispatch.budget_usd is None or bill.spent_usd + estimate_usd <= dispatch.budget_usd
+    def _askable(self, dispatch: Dispatch, bill: Bill) -> list[str]:
+        """Give those who stand in and are registered, and whom the deadline and the budget leave room for."""
+        if self._time_left(dispatch) <= 0:
+            return []
+        return [
+            name
+            for name in dispatch.fallbacks
+            if (llm := self._llms().get(name)) is not None and _affords(dispatch, bill, llm)
+        ]
+
+    def _stand_in(self, dispatch: Dispatch) -> str | None:
+        """Give who is asked where an LLM gave no answer: by gain, where a cascade weighs; else the next."""
+        known = [name for name in dispatch.fallbacks if name in self._llms()] or list(dispatch.fallbacks)
+        if not known:
+            return None
+        if dispatch.cascade is not None and dispatch.cascade.by_gain:
+            held = dispatch.held
+            following = dispatch.cascade.next_llm(None if held is None else held.chance, known)
+            if following is not None or held is not None:
+                return following
+        return known[0]
 
     def _finish(self, dispatch: Dispatch, bill: Bill, value: bytes) -> list[Record]:
         now = self._now()
@@ -154,12 +188,15 @@ class Executor:
         ]
 
     def _settle_for(
-        self, dispatch: Dispatch, held: HeldAnswer, bill: Bill, given_up: _GaveUp
+        self, dispatch: Dispatch, held: HeldAnswer, bill: Bill, given_up: _GaveUp | None = None
     ) -> list[Record]:
-        """Answer with what an LLM before this one said: not sure enough, but more than an error."""
-        bill.outcome, bill.chance, now = given_up.error_class, held.chance, self._now()
+        """Answer with what an LLM before this one said: likelier than this one's answer, or than none."""
+        if given_up is not None:
+            bill.outcome = given_up.error_class
+        bill.chance, now = held.chance, self._now()
+        settled = settled_for(dispatch, held, degraded=given_up is not None)
         return [
-            reply_record(settled_for(dispatch, held), bytes(held.value), bill, now=now),
+            reply_record(settled, bytes(held.value), bill, now=now),
             usage_record(dispatch, bill, self._topics, now=now),
         ]
 
@@ -219,7 +256,8 @@ class Executor:
             outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
             seconds = (self._now() - began).total_seconds()
             told = outcome.usage if isinstance(outcome, Answer) else outcome
-            bill.add(dispatch.llm, llm, told, seconds=seconds, estimate_usd=estimate_usd)
+            bill.price_version = llm.price_version
+            bill.add(dispatch.llm, llm.price, told, seconds=seconds, estimate_usd=estimate_usd)
             if isinstance(outcome, Answer):
                 bill.answered = outcome.usage
                 return outcome.value
@@ -259,7 +297,7 @@ class Executor:
         try:
             answer = await self._caller.call(
                 llm.endpoint,
-                dispatch.body if dispatch.cascade is None else asking_for_confidence(dispatch.body),
+                dispatch.body if dispatch.cascade is None else dispatch.cascade.ask(dispatch.body),
                 prompt_id=dispatch.prompt_id,
                 timeout_s=min(self._settings.call_timeout_s, self._time_left(dispatch)),
                 attempt=attempt,
@@ -288,6 +326,14 @@ class Executor:
 
 def _expired() -> _GaveUp:
     return _GaveUp("expired", "the deadline passed before an answer came")
+
+
+def _affords(dispatch: Dispatch, bill: Bill, llm: CallableLLM) -> bool:
+    """Whether the prompt's budget has room for a call of another LLM."""
+    estimate_usd = llm.estimate_usd(
+        input_tokens=dispatch.input_tokens, output_tokens=dispatch.output_tokens(llm.output_tokens)
+    )
+    return dispatch.budget_usd is None or bill.spent_usd + estimate_usd <= dispatch.budget_usd
 
 
 def _check_budget(dispatch: Dispatch, bill: Bill, estimate_usd: float) -> None:

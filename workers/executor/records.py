@@ -91,20 +91,20 @@ def usage_record(dispatch: Dispatch, bill: Bill, topics: Topics, *, now: datetim
     )
 
 
-def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics) -> Record:
-    """Dispatch to the next of the fallbacks, in the same transaction: its executors keep its limits."""
-    following, *rest = dispatch.fallbacks
+def handed_on(dispatch: Dispatch, bill: Bill, topics: Topics, *, to: str) -> Record:
+    """Dispatch to one of the fallbacks, in the same transaction: its executors keep its limits."""
+    rest = [name for name in dispatch.fallbacks if name != to]
     kept = tuple(header for header in dispatch.message.headers if header[0] not in _REPLACED)
     headers: Headers = (
         *kept,
-        (messages.LLM, following.encode()),
+        (messages.LLM, to.encode()),
         (messages.FALLBACKS, ",".join(rest).encode()),
         (messages.FALLBACK_FROM, (dispatch.fallback_from or dispatch.llm).encode()),
         (messages.CALLS, encode_calls(bill.calls)),
         *_repeated(bill),
     )
     return Record(
-        topic=topics.dispatch(following, dispatch.lane),
+        topic=topics.dispatch(to, dispatch.lane),
         key=dispatch.message.key,
         value=dispatch.message.value,
         headers=headers,
@@ -119,14 +119,17 @@ def holding(dispatch: Dispatch, held: HeldAnswer) -> Dispatch:
     return _with_headers(dispatch, {messages.HELD_ANSWER: header})
 
 
-def settled_for(dispatch: Dispatch, held: HeldAnswer) -> Dispatch:
-    """Give the dispatch as if the LLM of the answer that was held had been the last, and say so."""
+def settled_for(dispatch: Dispatch, held: HeldAnswer, *, degraded: bool) -> Dispatch:
+    """Give the dispatch as if the LLM of the answer that was held had been the last.
+
+    It is ``degraded`` where that is for want of another answer.
+    """
     chosen = dispatch.fallback_from == held.llm
     changed = _with_headers(
         dispatch,
         {
             messages.LLM: held.llm.encode(),
-            messages.DEGRADED: b"held_answer",
+            **({messages.DEGRADED: b"held_answer"} if degraded else {}),
             messages.FALLBACK_FROM: None if chosen else dispatch.fallback_from.encode(),
         },
     )

@@ -55,6 +55,7 @@ def degrade(decided: Decided) -> Decided:
         named=replace(named, version=f"{decided.named.version}+{TENANT_BUDGET}"),
         pace=None,
         degraded=TENANT_BUDGET,
+        may_cascade=False,
     )
 
 

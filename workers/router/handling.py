@@ -26,6 +26,7 @@ from workers.router.records import (
     error_reply,
     reservation_record,
 )
+from workers.router.serving import read_serving
 from workers.router.views import NamedPolicy, RoutingView
 from workers.settings import Settings
 from workers.storage.tenants import Tenant, find_tenant
@@ -87,6 +88,7 @@ class Router:
                 prompt, tenant = admit(read_prompt(message, self._settings), view.tenants)
                 policy = _check_names(prompt, view)
                 prompt = narrow(prompt, tenant)
+                read_serving(message, view.policies[policy].declaration)
             except PoisonError as error:
                 records[row] = self._refuse(message, error)
                 continue

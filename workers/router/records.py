@@ -1,5 +1,6 @@
 """What a decision becomes on Kafka: the dispatch, the decision's record, or an error reply."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from routing.snapshot import Snapshot
 from workers import messages
 from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Record
 from workers.prompts import Prompt
+from workers.router.serving import Serving, read_serving, serving_headers
 from workers.router.views import NamedPolicy
 from workers.tenants import Held
 from workers.topics import DEFAULT_LANE, Topics
@@ -25,9 +27,6 @@ _CARRIED = (
     messages.TRACEPARENT,
     messages.LANE,
     messages.MAX_COST_USD,
-    messages.ON_FAILURE,
-    messages.CACHE_SECONDS,
-    messages.CASCADE,
 )
 
 
@@ -54,6 +53,8 @@ class Decided:
     priority: float = 1.0
     #: Why it is not what the policy would have chosen; empty where it is.
     degraded: str = ""
+    #: Whether more than one LLM may be paid for it.
+    may_cascade: bool = True
 
     @property
     def llm(self) -> str:
@@ -61,19 +62,31 @@ class Decided:
         return self.decisions.require_llm(self.row)
 
     @property
+    def serving(self) -> Serving:
+        """How it is to be served; ``PoisonError`` (``bad_header``) for a prompt that was not checked."""
+        return read_serving(self.prompt.message, self.named.declaration)
+
+    @property
+    def asked_next(self) -> tuple[str, ...]:
+        """Whom a cascade may ask when an answer is not sure enough, within the caller's limits, in order."""
+        if not self.may_cascade or self.serving.cascade is None:
+            return ()
+        cascading = self.named.declaration.cascade
+        return self._within(self.named.declaration.fallbacks if cascading is None else cascading.llms)
+
+    @property
     def fallbacks(self) -> tuple[str, ...]:
         """Who stands in where the LLM gives no answer: as the policy says, within the caller's limits."""
-        declared = self.named.declaration.fallbacks
-        if not declared:
-            return ()
-        allowed = set(self.decisions.names) - set(self.decisions.removed(self.row))
-        return tuple(name for name in declared if name in allowed and name != self.llm)
+        return self._within((*self.asked_next, *self.named.declaration.fallbacks))
 
     @property
     def ceiling_usd(self) -> float:
-        """USD that a call of the LLM, or of one that stands in for it, hardly exceeds: what is reserved."""
-        columns = [self.decisions.names.index(name) for name in (self.llm, *self.fallbacks)]
-        return float(self.decisions.ceilings[self.row, columns].max())
+        """USD that answering hardly exceeds: what is reserved.
+
+        That is a call of the LLM or of one that stands in for it, or of all that a cascade may ask.
+        """
+        together = sum(map(self._ceiling_usd, (self.llm, *self.asked_next)))
+        return max(together, *map(self._ceiling_usd, (self.llm, *self.fallbacks)))
 
     @property
     def versions(self) -> messages.Versions:
@@ -86,6 +99,17 @@ class Decided:
             llms=self.decisions.versions.llms,
             lengths=self.decisions.versions.lengths,
         )
+
+    def _within(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Give those that the limits leave, each once, less the LLM that was chosen."""
+        wanted = tuple(dict.fromkeys(name for name in names if name != self.llm))
+        if not wanted:
+            return ()
+        allowed = set(self.decisions.names) - set(self.decisions.removed(self.row))
+        return tuple(name for name in wanted if name in allowed)
+
+    def _ceiling_usd(self, name: str) -> float:
+        return float(self.decisions.ceilings[self.row, self.decisions.names.index(name)])
 
 
 def dispatch_record(decided: Decided, topics: Topics) -> Record:
@@ -107,6 +131,13 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
             (messages.PREDICTED_COST_USD, repr(float(decisions.predicted_costs[row])).encode()),
             (messages.VERSIONS, messages.encode(decided.versions)),
             *_tenant_headers(decided),
+            *serving_headers(
+                decided.serving,
+                decisions,
+                row,
+                asked=decided.asked_next,
+                may_cascade=decided.may_cascade,
+            ),
             *([(messages.FALLBACKS, ",".join(decided.fallbacks).encode())] if decided.fallbacks else ()),
         ),
     )

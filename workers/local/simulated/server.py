@@ -38,6 +38,7 @@ from workers.local.simulated.faults import (
     parse_scenario,
     plan_call,
 )
+from workers.local.simulated.scorer import SCORER, score_answer
 from workers.local.simulated.sending import Payload, send
 
 #: A caller names its prompt here, percent-encoded; ``metadata.prompt_id``, ``user`` and the text come after.
@@ -55,7 +56,8 @@ class SimulatedServer:
 
     ``POST /v1/chat/completions`` (``stream`` too) and ``GET /v1/models`` as OpenAI's; ``GET /counts`` and
     ``GET /calls[?llm=NAME]`` tell what was called; ``GET /faults`` and ``PUT /faults`` show and replace the
-    scenario, whose clock then starts anew. Answers take their LLM's latency times ``latency_scale``.
+    scenario, whose clock then starts anew. Answers take their LLM's latency times ``latency_scale``. One LLM
+    more, ``sim-scorer``, says how likely an answer is right.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class SimulatedServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
-        self._names = tuple(llm.name for llm in source.llms)
+        self._names = (*(llm.name for llm in source.llms), SCORER)
         self._scenario = scenario or Scenario()
         self._latency_scale = latency_scale
         self._clock = clock
@@ -122,7 +124,10 @@ class SimulatedServer:
         refusal = _refuse(plan)
         if refusal is not None:
             return refusal
-        outcome = self._source.answer(chat.model, known, chat.text)
+        if chat.model == SCORER:
+            outcome = score_answer(self._source, known, chat.text)
+        else:
+            outcome = self._source.answer(chat.model, known, chat.text)
         await self._wait(plan, outcome)
         payload = _write(chat, outcome, plan)
         response, received.answered = await send(request, payload, plan.fault)
