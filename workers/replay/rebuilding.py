@@ -49,7 +49,7 @@ def rebuild_snapshot(
     registered = {one.llm.name: one.llm for one in LLMs(session).list()}
     if record.versions.llms:
         registered.update(LLMs(session).at_version(int(record.versions.llms)))
-    then = Prices(session).current(at_version=int(record.versions.prices))
+    then = Prices(session).named(record.versions.prices)
     charged = {**{name: one.price for name, one in then.items()}, **(prices or {})}
     llms = tuple(replace_price(registered[one.llm], charged[one.llm]) for one in record.candidates)
     columns = [rates.llms.index(llm.name) for llm in llms]

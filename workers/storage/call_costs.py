@@ -70,22 +70,21 @@ class CallBooks:
             asked = asked.where(kept.day >= since)
         if tenant is not None:
             asked = asked.where(kept.tenant == tenant)
-        rows = self._session.execute(asked)
         found = [
             CallCosts(
                 llm=llm,
                 rated=RatedCall(
-                    calls=int(calls),
-                    input_tokens=float(inputs),
-                    cached_input_tokens=float(cached),
-                    output_tokens=float(outputs),
-                    cost_usd=float(usd),
+                    calls=int(sums[0]),
+                    input_tokens=float(sums[1]),
+                    cached_input_tokens=float(sums[2]),
+                    output_tokens=float(sums[3]),
+                    cost_usd=float(sums[4]),
                     price_version=str(version),
                 ),
-                predicted_usd=predicted,
-                predicted_cost_usd=predicted_cost,
+                predicted_usd=sums[5],
+                predicted_cost_usd=sums[6],
             )
-            for llm, version, calls, inputs, cached, outputs, usd, predicted, predicted_cost in rows
+            for llm, version, *sums in self._session.execute(asked)
         ]
         return sorted(found, key=lambda one: (one.llm, int(one.rated.price_version)))
 

@@ -132,7 +132,7 @@ class LLMs:
         row.state, row.retired_at = state, None
         self._session.flush()
         self._keep(row)
-        Prices(self._session).set(name, registration.llm.price)
+        Prices(self._session).supersede(name, registration.llm.price)
         LLMJournal(self._session).write(
             Step(llm=name, from_state=None, to_state=state, standing=standing, reason="registered")
         )

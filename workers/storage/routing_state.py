@@ -17,7 +17,7 @@ class RoutingState:
         self._session = session
 
     def version(self) -> int:
-        """Give the current version; equal versions mean an equal snapshot."""
+        """Give the current version; equal versions mean an equal snapshot while no price's time comes."""
         found: int | None = self._session.scalar(select(RoutingStateRow.version))
         if found is None:
             raise NotMigratedError("routing_state has no row")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from workers.storage.lengths import Lengths
 from workers.storage.llm_journal import LLMJournal
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policies import Policies
+from workers.storage.prices import Prices
 from workers.storage.routing_state import CHANNEL, RoutingState
 from workers.storage.tenants import Tenant, Tenants
 
@@ -49,6 +51,8 @@ class PublishedState:
     unrated: tuple[str, ...]
     #: Every LLM ever registered, by name: what was dispatched before an LLM was retired is still answered.
     registered: dict[str, RegisteredLLM]
+    #: When the next price comes into force that was set for later.
+    next_price_at: datetime | None = None
     #: Every tenant that was declared, by name.
     tenants: dict[str, Tenant] = field(default_factory=dict)
 
@@ -89,7 +93,7 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
             output_tokens=prior_tokens,
             versions=Versions(
                 error_rates=str(rates.version),
-                prices=str(max((found.price_version for found in routed), default=0)),
+                prices=Prices(session).name_current([llm.name for llm in llms]),
                 llms=str(max((found.version for found in routed), default=0)),
                 lengths="" if learned is None or models is None else str(learned.version),
             ),
@@ -107,6 +111,7 @@ def load_state(session: Session, *, previous: PublishedState | None = None) -> P
         unrated=unrated,
         registered={found.llm.name: found for found in registered},
         tenants=Tenants(session).list(),
+        next_price_at=Prices(session).next_change(),
     )
 
 
@@ -136,6 +141,7 @@ def _read_map(session: Session, version: str, previous: PublishedState | None) -
 class SnapshotSource:
     """Keeps the published state in memory and swaps it when its version in Postgres moves.
 
+    It does so too once a price comes into force that was set for later, at the first poll from then on.
     A thread of its own polls every ``poll_seconds`` and listens for notifications, so that a change is seen
     within milliseconds, or within a poll where notifications do not arrive. While Postgres is away, or holds
     what cannot be used, the last state stays and ``problem`` says why; so it does after an error that nobody
@@ -241,7 +247,8 @@ class SnapshotSource:
 
     def _refresh(self, seen: int | None) -> int:
         with transaction(self._engine) as session:
-            if RoutingState(session).version() == seen:
+            due = None if self._state is None else self._state.next_price_at
+            if RoutingState(session).version() == seen and not Prices(session).has_come(due):
                 return seen
         with transaction(self._engine) as session:
             state = load_state(session, previous=self._state)

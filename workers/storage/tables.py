@@ -127,7 +127,7 @@ class LLMRow(Base):
 
 
 class PriceRow(Base):
-    """What an LLM costs from a moment on. The highest version of an LLM is in force."""
+    """What an LLM costs from a moment on. The one whose moment came last is in force."""
 
     __tablename__ = "prices"
     __table_args__ = (

@@ -1,6 +1,7 @@
 """A decision is made again from what it was made from, whatever has been learned, set or changed since."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.lengths import Lengths
 from workers.storage.llms import LLMs, Registration
+from workers.storage.prices import Prices
+from workers.storage.snapshots import SnapshotSource
 
 pytestmark = pytest.mark.stack
 
@@ -161,6 +164,42 @@ def test_lengths_deviations_and_facts_are_those_of_the_time(office: Office) -> N
     assert [record.llm for record in later] == ["small", "large", "large", "large", "large"]
     assert len(records) == 8
     assert (found_again.decisions, found_again.identical) == (13, 13)
+
+
+def set_price(office: Office, name: str, usd: float, valid_from: datetime | None = None) -> None:
+    """Put a price in force, now or later."""
+    price = Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd)
+    with transaction(office.engine) as session:
+        Prices(session).set(name, price, valid_from=valid_from)
+
+
+def test_prices_set_for_later_are_replayed_as_they_were_in_force(office: Office) -> None:
+    """Before and after they come into force, with another LLM's price set between."""
+    now = datetime.now(UTC)
+    set_price(office, "large", 20.0, now + timedelta(hours=1))
+    records = office.traffic(1)
+    set_price(office, "small", 2.0)
+    records += office.traffic(1)
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    set_price(office, "large", 30.0, soon)
+    with SnapshotSource(office.engine, poll_seconds=0.02) as source:
+        assert source.wait_for(
+            lambda found: (
+                found.snapshot is not None and found.snapshot.llms[0].price.input_usd_per_mtok == 30
+            ),
+            timeout_seconds=20.0,
+        )
+    records += office.traffic(1)
+
+    found = replay(office.engine, records)
+
+    assert [record.versions.prices.partition("@")[0] for record in records[::4]] == ["2", "4", "5"]
+    costs = [[one.cost_usd for one in record.candidates] for record in records[::4]]
+    assert costs == [
+        pytest.approx(expected)
+        for expected in ([0.00258, 0.000258], [0.00258, 0.000516], [0.00774, 0.000516])
+    ]
+    assert (found.decisions, found.identical) == (12, 12)
 
 
 def test_a_version_that_is_gone_is_told(office: Office) -> None:

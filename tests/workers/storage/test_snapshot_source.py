@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,30 @@ def test_a_poll_sees_what_no_notification_told(stocked: Engine) -> None:
         )
 
     assert seen
+
+
+def test_a_price_set_for_later_comes_into_force_by_itself(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """Nothing else changes and nobody is notified: the poll sees that its time has come, and not before."""
+    publish(stocked, cluster_map, 0.5)
+    price, later = (Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd) for usd in (7.0, 9.0))
+    with SnapshotSource(stocked, poll_seconds=0.02) as source:
+        with transaction(stocked) as session:
+            soon = datetime.now(UTC) + timedelta(seconds=0.5)
+            Prices(session).set("b", later, valid_from=soon + timedelta(hours=1))
+            version = Prices(session).set("a", price, valid_from=soon)
+        assert source.wait_for(
+            lambda found: found.snapshot is not None and found.snapshot.llms[0].price == price,
+            timeout_seconds=SOON,
+        )
+        arrived = datetime.now(UTC)
+        state = source.state
+
+    assert arrived >= soon
+    assert state is not None
+    assert state.snapshot is not None
+    assert state.snapshot.versions.prices.startswith(f"{version}")
+    assert state.registered["a"].price_version == version
+    assert state.next_price_at == soon + timedelta(hours=1)
 
 
 def test_an_unchanged_version_keeps_the_same_snapshot(stocked: Engine, cluster_map: ClusterMap) -> None:
