@@ -32,14 +32,15 @@ from workers.batches.handle import Workplace
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.gates import Limits
 from workers.calls.retries import RetryPolicy
-from workers.decision_ids import DecisionSigner
+from workers.decision_ids import make_signer
 from workers.embedding.loading import open_for
-from workers.errors import UsageError, WaitableError, WorkersError
+from workers.errors import WaitableError, WorkersError
 from workers.executor import AnswerCache, CallableLLM, Cancels, DatabaseStore, Executor, Gates
 from workers.health import BELIEVED_S, HealthBoard, HealthReporter
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
-from workers.router.pacing import Pacers, PostgresBank
+from workers.router.banks import PostgresBank
+from workers.router.pacing import Pacers
 from workers.settings import Role, Settings
 from workers.storage.engine import make_engine, transaction
 from workers.storage.snapshots import PublishedState, SnapshotSource, load_state
@@ -140,7 +141,7 @@ def build_router(settings: Settings, stack: ExitStack) -> TransactionLoop:
     books = _budget_engine(settings, stack)
     router = Router(
         view=lambda: keeper.view,
-        signer=_signer(settings),
+        signer=make_signer(settings),
         settings=settings,
         rng=np.random.default_rng(),
         purses=Purses(_lender(books, config.transactional_id, stack)),
@@ -236,7 +237,7 @@ def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     thread.start()
     stack.callback(thread.join, _JOIN_SECONDS)
     stack.callback(stop.set)
-    learner = Learner(engine=engine, signer=_signer(settings), settings=settings)
+    learner = Learner(engine=engine, signer=make_signer(settings), settings=settings)
     names = Topics(settings.topic_prefix)
     topics = (names.feedback, names.usage)
     config = LoopConfig.from_settings(settings, role="learner", topics=topics)
@@ -259,7 +260,7 @@ def build_batcher(settings: Settings, stack: ExitStack) -> Batcher:
         Workplace(
             engine=engine,
             settings=settings,
-            signer=_signer(settings),
+            signer=make_signer(settings),
             store=Store(settings.batches_folder),
             view=lambda: keeper.view,
             embedding=threading.Lock(),
@@ -425,18 +426,6 @@ def _engine(settings: Settings, role: Role, stack: ExitStack) -> Engine:
     engine = make_engine(settings.database_url, application_name=f"uniroute-{role}")
     stack.callback(engine.dispose)
     return engine
-
-
-def _signer(settings: Settings) -> DecisionSigner:
-    if not settings.signing_key.get_secret_value():
-        raise UsageError(
-            "no signing key: set UNIROUTE_SIGNING_KEY to 16 characters or more, everywhere the same"
-        )
-    keys = {**settings.retired_keys, settings.signing_key_id: settings.signing_key}
-    return DecisionSigner(
-        {key_id: key.get_secret_value().encode() for key_id, key in keys.items()},
-        current=settings.signing_key_id,
-    )
 
 
 def _report(role: Role) -> Callable[[str | None], None]:

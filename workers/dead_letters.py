@@ -35,6 +35,7 @@ _DECIDED = frozenset(
         messages.PREDICTED_ERROR,
         messages.PREDICTED_COST_USD,
         messages.RESERVED_USD,
+        messages.POLICY_PERIOD,
         messages.PRIORITY,
         messages.DEGRADED,
         messages.FALLBACKS,

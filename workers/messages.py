@@ -36,8 +36,12 @@ REPEATED_CALLS = "uniroute-repeated-calls"
 PREDICTED_ERROR = "uniroute-predicted-error"
 PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
 COST_USD = "uniroute-cost-usd"
+#: Tokens of the prompt as the router estimated them, before any LLM counted them.
+INPUT_TOKENS = "uniroute-input-tokens"
 #: USD of the tenant's budget that a dispatch was reserved.
 RESERVED_USD = "uniroute-reserved-usd"
+#: On a dispatch by a policy that spends a budget: when the period began that it spends from, in Unix time.
+POLICY_PERIOD = "uniroute-policy-period"
 #: ``interactive``, ``batch`` or ``probe``.
 LANE = "uniroute-lane"
 #: The weight of the tenant among others, where it is not 1.
@@ -45,6 +49,7 @@ PRIORITY = "uniroute-priority"
 #: Why the decision is not the one that the policy would have made: ``tenant_budget``. On a reply also
 #: ``held_answer``: the LLM that a cascade asked next gave no answer.
 DEGRADED = "uniroute-degraded"
+TENANT_BUDGET = "tenant_budget"
 #: LLMs to call, in this order, where the one that was chosen gives no answer; names, separated by commas.
 FALLBACKS = "uniroute-fallbacks"
 #: On what a fallback answers: the LLM that was chosen.
@@ -230,7 +235,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     #: USD that all prompts of the batch may cost together with ``spent_usd``.
     remaining_usd: float
     #: USD that the prompts of the batch before this one were expected to cost.
-    spent_usd: float
+    spent_usd: float = 0.0
+    #: Whether ``remaining_usd`` is held against what a call hardly exceeds, not what it is expected to cost.
+    by_ceiling: bool = False
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,17 +295,22 @@ class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 RESERVATION_EVENT, USAGE_EVENT = "uniroute.reservation", "uniroute.usage"
 
 
-class ReservationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A value on the usage topic: what a decision took of a tenant's budget, in its own transaction.
+class ReservationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value on the usage topic: what a decision took of budgets, in its own transaction.
 
     It has the key of the usage that settles it, so that whoever reads both sees it first.
     """
 
     decision_id: str
     tenant: str
-    #: The number of the grant that it was taken from.
+    #: The number of the grant of its tenant's budget that it was taken from; 0 where it took nothing of that.
     grant: int
     reserved_usd: float
+    #: Likewise of the policy's budget, for the period that began then, in Unix time.
+    policy: str = ""
+    policy_period: int = 0
+    policy_grant: int = 0
+    policy_usd: float = 0.0
 
 
 class CallFact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -312,6 +324,10 @@ class CallFact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
+    #: Those of ``input_tokens`` that the provider had in its cache.
+    cached_tokens: int = 0
+    #: Of the price that made ``cost_usd``; 0 where it is not known.
+    price_version: int = 0
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -343,8 +359,17 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cost_usd: float | None = None
     #: What the router had reserved of the tenant's budget.
     reserved_usd: float = 0.0
+    #: ``NAME@VERSION`` of the policy that decided, what that decision expected, and, where the policy spends
+    #: a budget, when the period began that it spends from, in Unix time.
+    policy: str = ""
+    expected_usd: float = 0.0
+    policy_period: int = 0
+    #: Why the decision is not the one that the policy would have made; empty where it is.
+    degraded: str = ""
     #: Of the prices that made ``cost_usd``; 0 where the LLM was not known.
     price_version: int = 0
+    #: Tokens of the prompt as the router estimated them; ``None`` where it did not say.
+    estimated_tokens: float | None = None
     #: Each call, in order; those of LLMs before a fallback too.
     calls: tuple[CallFact, ...] = ()
 

@@ -7,17 +7,24 @@ from routing.policies.calibration import (
     certify_equivalence,
 )
 from routing.policies.candidates import Candidates, Choices, LoggedDraws, Policy, Scored, UniformSource
+from routing.policies.ceilings import Ceiling, reservable
 from routing.policies.chances import Exploration, Mixture, Randomised, Weighted, probabilities_of
 from routing.policies.floors import EquivalentTo, QualityFloor
 from routing.policies.lagrangian import Lagrangian
 from routing.policies.limits import Allowed, Limit, allowed_llms
 from routing.policies.named import Fixed, Threshold, calibrate_threshold
-from routing.policies.pacing import Ceiling, Pacing, PacingState, left_per_prompt
-from routing.policies.planning import PlannedPacing, PlannedState, SpendingPlan, plan_spending
+from routing.policies.planning import (
+    MOST_ERROR_PER_USD,
+    SpendingPlan,
+    Standing,
+    pace_spending,
+    plan_spending,
+)
 from routing.policies.presets import PRESET_WEIGHTS, Preset, preset_policy
 from routing.policies.trials import OnTrial, check_trials, keep_on_trial
 
 __all__ = [
+    "MOST_ERROR_PER_USD",
     "PRESET_WEIGHTS",
     "Allowed",
     "Candidates",
@@ -31,16 +38,13 @@ __all__ = [
     "LoggedDraws",
     "Mixture",
     "OnTrial",
-    "Pacing",
-    "PacingState",
-    "PlannedPacing",
-    "PlannedState",
     "Policy",
     "Preset",
     "QualityFloor",
     "Randomised",
     "Scored",
     "SpendingPlan",
+    "Standing",
     "Threshold",
     "UniformSource",
     "Weighted",
@@ -52,8 +56,9 @@ __all__ = [
     "certify_equivalence",
     "check_trials",
     "keep_on_trial",
-    "left_per_prompt",
+    "pace_spending",
     "plan_spending",
     "preset_policy",
     "probabilities_of",
+    "reservable",
 ]

@@ -28,10 +28,12 @@ class Candidates:
     names: tuple[str, ...]
     #: Standard deviations of ``errors``, shape (n, H); ``None`` where they are not estimated.
     deviations: NDArray[np.float64] | None = None
+    #: USD that a call hardly exceeds, shape (n, H); ``None`` where nothing is known of the spread.
+    ceilings: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.errors), len(self.names))
-        for field in ("errors", "costs", "deviations", "allowed"):
+        for field in ("errors", "costs", "deviations", "ceilings", "allowed"):
             values = getattr(self, field)
             if values is not None and values.shape != shape:
                 raise InvalidInputError(field, f"must have shape {shape}, not {values.shape}")
@@ -55,6 +57,7 @@ class Candidates:
             allowed=self.allowed[chosen],
             names=self.names,
             deviations=None if self.deviations is None else self.deviations[chosen],
+            ceilings=None if self.ceilings is None else self.ceilings[chosen],
         )
 
 

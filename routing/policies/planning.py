@@ -1,7 +1,7 @@
 """Spend a budget by plan: what each lambda costs is known beforehand, so that none need be groped for."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,12 @@ from routing.policies.lagrangian import Lagrangian
 
 #: Lambdas of a plan, times 1 / mean cost: 12 % apart, and 0 before them.
 _GRID = np.concatenate([[0.0], np.geomspace(1e-3, 1e4, 142)])
-#: Prompts of the target's cost that stand against what was paid so far: how slowly the plan is doubted.
+#: Prompts of mean cost that stand against what was paid so far: how slowly expectations are doubted.
 _TRUST = 50.0
-#: The plan is never taken to be further off than by this factor.
+#: Expectations are never taken to be further off than by this factor.
 _DOUBT = 2.0
+#: More than any LLM is worth; finite, so that JSON and Postgres can hold it.
+MOST_ERROR_PER_USD = 1e15
 _NO_DRAWS = LoggedDraws(np.empty(0))
 
 
@@ -42,83 +44,63 @@ class SpendingPlan:
     def error_per_usd(self, target_usd: float) -> float:
         """Give the lambda at which prompts cost ``target_usd`` each, between two of the plan in proportion.
 
-        0 where even that costs no more; ``inf`` where the greatest lambda still costs more.
+        0 where even that costs no more; ``MOST_ERROR_PER_USD`` where the greatest lambda still costs more.
         """
         costs, lambdas = self.mean_costs, self.lambdas
         place = int(np.searchsorted(-costs, -target_usd))
         if place == 0:
             return 0.0
         if place == len(costs):
-            return math.inf
+            return MOST_ERROR_PER_USD
         share = (costs[place - 1] - target_usd) / (costs[place - 1] - costs[place])
         return float(lambdas[place - 1] + share * (lambdas[place] - lambdas[place - 1]))
 
 
 def plan_spending(candidates: Candidates) -> SpendingPlan:
     """Give the plan of representative prompts; those for which nothing is allowed are left out."""
-    scale = float(candidates.costs.mean()) if candidates.costs.size else 0.0
+    known = candidates.rows(np.flatnonzero(candidates.allowed.any(axis=1)))
+    scale = float(known.costs.mean()) if known.costs.size else 0.0
     lambdas = _GRID / (scale or 1.0)
-    costs = []
-    for tried in lambdas.tolist():
-        llms = Lagrangian(tried).choose(candidates, rng=_NO_DRAWS).llms
-        rows = np.flatnonzero(llms >= 0)
-        costs.append(float(candidates.costs[rows, llms[rows]].mean()) if len(rows) else 0.0)
-    return SpendingPlan(lambdas=lambdas, mean_costs=np.minimum.accumulate(costs))
+    if not len(known.costs):
+        return SpendingPlan(lambdas=lambdas, mean_costs=np.zeros_like(lambdas))
+    rows = np.arange(len(known.costs))
+    # At 0 alone candidates tie often, and the cheaper one wins.
+    means = [known.costs[rows, Lagrangian(0.0).choose(known, rng=_NO_DRAWS).llms].mean()]
+    errors = np.where(known.allowed, known.errors, np.inf)
+    means += [
+        known.costs[rows, (errors + tried * known.costs).argmin(axis=1)].mean()
+        for tried in lambdas[1:].tolist()
+    ]
+    return SpendingPlan(lambdas=lambdas, mean_costs=np.minimum.accumulate(means))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedState:
-    """What planned pacing remembers between prompts."""
+class Standing:
+    """Where the spending of a budget stands; nothing, at its begin."""
 
-    spent_usd: float = 0.0
-    prompts: int = 0
-    #: Sums of what the plan said the prompts so far would cost, at the lambdas they were sent at, and of
-    #: what they did.
-    planned_usd: float = 0.0
+    #: USD that prompts cost, of those whose cost is known, and what they were expected to.
     paid_usd: float = 0.0
+    expected_usd: float = 0.0
+    #: USD that prompts are expected to cost whose cost is not known yet.
+    pending_usd: float = 0.0
+    #: Prompts so far, those that are pending included.
+    prompts: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedPacing:
-    """Spend ``budget_usd`` over ``prompts`` prompts, each at the lambda that the rest of the budget affords.
+def pace_spending(plan: SpendingPlan, standing: Standing, *, budget_usd: float, prompts_left: float) -> float:
+    """Give the lambda of the next prompt: the one at which the rest of the budget comes out even.
 
-    Where ``Pacing`` moves lambda by what it sees, and so wavers around the right one, this looks it up: what
-    is left per prompt still to come, over how much dearer prompts turned out than planned, is the target of
-    the plan. On recorded outcomes it ends nearer to the budget, and its steadier lambda buys more quality for
-    the same USD. It needs representative prompts, and the number to come. Pure: state in, new state out.
+    What is left per prompt still to come, over how much dearer prompts turned out than expected, is looked up
+    in the plan. So lambda does not waver around the right one, as it does where it is moved by what is seen
+    (ParetoBandit's pacer, arXiv 2604.00136), and the same USD buy more quality.
 
-    Raises ``InvalidInputError`` for a budget or a number that is not above 0.
+    Raises ``InvalidInputError`` for a budget that is not above 0.
     """
-
-    plan: SpendingPlan
-    budget_usd: float
-    prompts: int
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.budget_usd) and self.budget_usd > 0):
-            raise InvalidInputError("budget_usd", f"must be finite and above 0, not {self.budget_usd!r}")
-        if self.prompts < 1:
-            raise InvalidInputError("prompts", f"must be at least 1, not {self.prompts!r}")
-
-    def error_per_usd(self, state: PlannedState) -> float:
-        """Give the lambda of the next prompt."""
-        return self.plan.error_per_usd(self._target(state))
-
-    def advance(self, state: PlannedState, cost_usd: float) -> PlannedState:
-        """Give the state after the next prompt, sent at ``error_per_usd(state)``, cost this much."""
-        least, most = float(self.plan.mean_costs[-1]), float(self.plan.mean_costs[0])
-        planned = min(max(self._target(state), least), most)
-        return replace(
-            state,
-            spent_usd=state.spent_usd + cost_usd,
-            prompts=state.prompts + 1,
-            planned_usd=state.planned_usd + planned,
-            paid_usd=state.paid_usd + cost_usd,
-        )
-
-    def _target(self, state: PlannedState) -> float:
-        """Give what the next prompt may cost by the plan's own measure."""
-        left = max(self.budget_usd - state.spent_usd, 0.0) / max(self.prompts - state.prompts, 1)
-        trust = _TRUST * self.budget_usd / self.prompts
-        dearer = (state.paid_usd + trust) / (state.planned_usd + trust)
-        return left / min(max(dearer, 1 / _DOUBT), _DOUBT)
+    if not (math.isfinite(budget_usd) and budget_usd > 0):
+        raise InvalidInputError("budget_usd", f"must be finite and above 0, not {budget_usd!r}")
+    to_come = max(prompts_left, 1.0)
+    trust = _TRUST * budget_usd / (standing.prompts + to_come)
+    dearer = (standing.paid_usd + trust) / (standing.expected_usd + trust)
+    dearer = min(max(dearer, 1 / _DOUBT), _DOUBT)
+    left = max(budget_usd - standing.paid_usd - dearer * standing.pending_usd, 0.0)
+    return plan.error_per_usd(left / to_come / dearer)

@@ -15,6 +15,7 @@ from workers.settings import Settings
 
 #: English text has about four bytes to a token in every current tokenizer.
 _BYTES_PER_TOKEN = 4.0
+_MOST_TOKENS = 2.0**31
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 
 _facts = msgspec.json.Decoder(tuple[CallFact, ...])
@@ -35,6 +36,12 @@ class Dispatch:
     tenant: str
     lane: str
     reserved_usd: float
+    #: What the router said of the decision, empty or 0 where it said nothing: ``NAME@VERSION``, the expected
+    #: USD, when the period of the policy's budget began, why it is degraded.
+    policy: str
+    expected_usd: float
+    policy_period: int
+    degraded: str
     #: The most that answering may cost; ``None`` where nobody set a limit.
     budget_usd: float | None
     #: Who may be called instead, in this order.
@@ -53,11 +60,13 @@ class Dispatch:
     cascade: Cascade | None
     #: What an LLM before this one answered without being sure enough.
     held: HeldAnswer | None
+    #: Tokens of the prompt as the router estimated them.
+    estimated_tokens: float | None = None
 
     @property
     def input_tokens(self) -> float:
         """Tokens of the prompt, estimated."""
-        return max(1.0, len(self.message.value or b"") / _BYTES_PER_TOKEN)
+        return self.estimated_tokens or max(1.0, len(self.message.value or b"") / _BYTES_PER_TOKEN)
 
     def output_tokens(self, expected: float) -> float:
         """Tokens of an answer: as ``expected`` of the LLM, or as few as the body allows."""
@@ -95,6 +104,10 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         tenant=message.text_header(messages.TENANT) or "",
         lane=message.text_header(messages.LANE) or "",
         reserved_usd=messages.number_header(message, messages.RESERVED_USD) or 0.0,
+        policy=message.text_header(messages.POLICY) or "",
+        expected_usd=messages.number_header(message, messages.PREDICTED_COST_USD) or 0.0,
+        policy_period=int(messages.number_header(message, messages.POLICY_PERIOD, most=2**32 - 1) or 0),
+        degraded=message.text_header(messages.DEGRADED) or "",
         budget_usd=messages.number_header(message, messages.MAX_COST_USD),
         fallbacks=tuple(name for part in fallbacks.split(",") if (name := part.strip())),
         earlier_calls=_read_facts(message),
@@ -103,6 +116,7 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         on_failure=_read_choice(message),
         cascade=read_cascade(message.text_header(messages.CASCADE)),
         held=read_held(message.header(messages.HELD_ANSWER)),
+        estimated_tokens=messages.number_header(message, messages.INPUT_TOKENS, most=_MOST_TOKENS),
         cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,
     )
 

@@ -77,7 +77,12 @@ def usage_record(dispatch: Dispatch, bill: Bill, topics: Topics, *, now: datetim
         cached_tokens=0 if answered is None else answered.cached_tokens,
         cost_usd=bill.cost_usd,
         reserved_usd=dispatch.reserved_usd,
+        policy=dispatch.policy,
+        expected_usd=dispatch.expected_usd,
+        policy_period=dispatch.policy_period,
+        degraded=dispatch.degraded,
         price_version=bill.price_version,
+        estimated_tokens=dispatch.estimated_tokens,
         calls=tuple(bill.calls),
     )
     event = messages.event_headers(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from routing.costs import fit_input_ratios, fit_latencies, fit_lengths
+from routing.learning import cautious_rates
 from workers.errors import WaitableError
 from workers.storage.cell_counts import CellCounts, lock_refits, try_lock_refits
 from workers.storage.cluster_maps import ClusterMaps
@@ -19,8 +20,9 @@ from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.ledger import Ledger
 from workers.storage.lengths import LengthCounts, Lengths, LengthsVersion
-from workers.storage.llms import LLMs
-from workers.storage.policy_spend import PolicySpend
+from workers.storage.llm_journal import LLMJournal
+from workers.storage.llms import RATED_STATES, LLMs
+from workers.storage.policy_books import PolicyBooks
 
 #: Error rates outlive, by a day, the decisions made from them: the decisions topic keeps 30 days.
 _KEEP_RATES = timedelta(days=31)
@@ -46,12 +48,14 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
             lock_refits(session, fitted.cluster_map.version)
         elif not try_lock_refits(session, fitted.cluster_map.version):
             return None
-        names = [found.llm.name for found in LLMs(session).list(states=("active",))]
+        names = [found.llm.name for found in LLMs(session).list(states=RATED_STATES)]
         if not names:
             return None
         cells = sum(fitted.cluster_map.sizes)
         counts = CellCounts(session).read(fitted.cluster_map.version, names, n_cells=cells)
-        rates = fitted.prior.error_rates(counts.errors, counts.labels)
+        standings = LLMJournal(session).standings()
+        probing = [name in standings and standings[name].cautious for name in names]
+        rates = cautious_rates(fitted.prior, counts.errors, counts.labels, probing=probing)
         current = ErrorRates(session).current(fitted.cluster_map.version)
         known = current is not None and current.deviations is not None and list(current.llms) == names
         if known and current is not None and np.array_equal(current.rates, rates):
@@ -75,7 +79,7 @@ def refit_lengths(engine: Engine) -> int | None:
         if fitted is None or not try_lock_refits(session, fitted.cluster_map.version):
             return None
         map_version, sizes = fitted.cluster_map.version, fitted.cluster_map.sizes
-        llms = [found.llm for found in LLMs(session).list(states=("active",))]
+        llms = [found.llm for found in LLMs(session).list(states=RATED_STATES)]
         names = [llm.name for llm in llms]
         usage, timings = LengthCounts(session).read(map_version, names, n_cells=sum(sizes))
         ratios = fit_input_ratios(LengthCounts(session).read_inputs(names))
@@ -108,7 +112,7 @@ def prune_versions(engine: Engine) -> int:
     keep_since = datetime.now(UTC) - _KEEP_RATES
     with transaction(engine) as session:
         Ledger(session).prune(before=keep_since)
-        PolicySpend(session).prune(before=keep_since)
+        PolicyBooks(session).prune(before=keep_since)
         return sum(
             versions.prune(map_version, keep_since=keep_since)
             for map_version in ClusterMaps(session).list()

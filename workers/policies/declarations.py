@@ -26,6 +26,12 @@ from workers.policies.exploring import Exploring, read_exploration
 
 #: Seconds of each period that a budget may be for.
 PERIODS: Mapping[str, float] = {"hour": 3_600.0, "day": 86_400.0}
+#: What a margin may be kept over, each prompt or their average, and what is said where that is not known yet.
+_OVER = ("prompt", "traffic")
+_UNCALIBRATED = (
+    "over: traffic is a promise of an average, which needs graded prompts: `uniroute policy simulate FILE "
+    "--outcomes DIR --live OUT` calibrates it and writes OUT, the file to apply"
+)
 #: How sure the upper bound of an error is, unless the policy says otherwise.
 _CONFIDENCE = 0.95
 #: More than any LLM is worth; finite, so that JSON and Postgres can hold it.
@@ -44,12 +50,28 @@ class Budget:
     error_per_usd: float | None = None
     exploring: Exploring | None = None
 
-    def in_force(self, *, error_per_usd: float, remaining_usd: float, spent_usd: float = 0.0) -> Ceiling:
-        """Give the policy of one batch: the lambda of the moment, under what is left of the period."""
+    def at(self, error_per_usd: float) -> Policy:
+        """Give the policy at a lambda; it knows no ceiling."""
         policy: Policy = Lagrangian(error_per_usd)
-        if self.exploring is not None:
-            policy = self.exploring.around(policy)
-        return Ceiling(policy=policy, remaining_usd=remaining_usd, spent_usd=spent_usd)
+        return policy if self.exploring is None else self.exploring.around(policy)
+
+    def in_force(
+        self,
+        *,
+        error_per_usd: float,
+        remaining_usd: float,
+        spent_usd: float = 0.0,
+        by_ceiling: bool = False,
+        fallbacks: tuple[str, ...] = (),
+    ) -> Ceiling:
+        """Give the policy of one decision: the lambda of the moment, under what is left of the period."""
+        return Ceiling(
+            policy=self.at(error_per_usd),
+            remaining_usd=remaining_usd,
+            spent_usd=spent_usd,
+            by_ceiling=by_ceiling,
+            fallbacks=fallbacks,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +157,16 @@ def _lagrangian(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaratio
 
 
 def _quality_floor(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
-    _check_over(body)
+    calibrated = _calibrated_lambda(body)
     on_upper = body.choice("on", ("mean", "upper"), default="mean") == "upper"
     if "confidence" in body and not on_upper:
         raise body.error("confidence belongs to `on: upper`: the mean has none")
     key = _one_of(body, ("tolerance", "d"))
-    policy = QualityFloor(
+    floor = QualityFloor(
         margin=body.number(key, least=0.0, most=1.0),
         confidence=_confidence(body) if on_upper else 0.5,
     )
+    policy = floor if calibrated is None else Lagrangian(calibrated)
     return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
 
 
@@ -215,12 +238,19 @@ def _one_of(body: Body, keys: tuple[str, ...]) -> str:
     return given[0]
 
 
+def _calibrated_lambda(body: Body) -> float | None:
+    """Give the lambda that keeps a floor over the traffic; ``None`` where each prompt has its own floor."""
+    over_traffic = body.choice("over", _OVER, default="prompt") == "traffic"
+    if over_traffic and "error_per_usd" not in body:
+        raise body.error(_UNCALIBRATED)
+    if not over_traffic and "error_per_usd" in body:
+        raise body.error("error_per_usd belongs to `over: traffic`: the floor of each prompt needs none")
+    return body.number("error_per_usd", least=0.0, most=_GREATEST) if over_traffic else None
+
+
 def _check_over(body: Body) -> None:
-    if body.choice("over", ("prompt", "traffic"), default="prompt") == "traffic":
-        raise body.error(
-            "over: traffic is a promise of an average, which needs graded prompts: "
-            "`uniroute policy simulate` calibrates it and tells the policy to apply"
-        )
+    if body.choice("over", _OVER, default="prompt") == "traffic":
+        raise body.error(_UNCALIBRATED)
 
 
 def _confidence(body: Body) -> float:
@@ -233,7 +263,7 @@ _Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
 #: Of each kind, the keys it knows beside the common ones, and what reads them.
 _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
     "lagrangian": (("error_per_usd", "error_per_reference", "reference_cost_usd"), _lagrangian),
-    "quality-floor": (("tolerance", "d", "on", "confidence", "over"), _quality_floor),
+    "quality-floor": (("tolerance", "d", "on", "confidence", "over", "error_per_usd"), _quality_floor),
     "equivalent-to": (("reference", "delta", "confidence", "over"), _equivalent_to),
     "budget": (("usd", "per", "usd_per_hour", "usd_per_day", "error_per_usd"), _budget),
     "threshold": (("strong", "weak", "threshold", "per_usd"), _threshold),

@@ -80,7 +80,11 @@ def policy_as_logged(record: DecisionRecord) -> Policy:
     if declared.budget is None or pace is None:
         return declared.policy
     return declared.budget.in_force(
-        error_per_usd=pace.error_per_usd, remaining_usd=pace.remaining_usd, spent_usd=pace.spent_usd
+        error_per_usd=pace.error_per_usd,
+        remaining_usd=pace.remaining_usd,
+        spent_usd=pace.spent_usd,
+        by_ceiling=pace.by_ceiling,
+        fallbacks=declared.fallbacks,
     )
 
 

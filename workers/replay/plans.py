@@ -19,8 +19,9 @@ from workers.messages import DecisionRecord
 from workers.policies import Declaration, check_llms, read_policy
 from workers.replay.again import Change, decide_as_logged
 from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
+from workers.router.banks import Books
 from workers.router.deciding import decide_batch
-from workers.router.pacing import Books, Pacers
+from workers.router.pacing import Pacers
 from workers.storage.engine import transaction
 from workers.storage.llms import LLMs
 from workers.storage.snapshots import load_state
@@ -150,7 +151,8 @@ def plan_from_log(
     registered, or a policy that names one which was not there yet.
     """
     changed = {name: read_policy(name, body) for name, body in (bodies or {}).items()}
-    plan, pacers = Plan(), Pacers(Books())
+    plan, books = Plan(), Books()
+    pacers = Pacers(books)
     groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
     for record in records:
         groups.setdefault(state_of(record), []).append(record)
@@ -164,7 +166,7 @@ def plan_from_log(
             for part, before in decide_as_logged(group, snapshot):
                 name = name_of(part[0].policy)
                 if name in changed:
-                    places = _decide(part, other, name, changed[name], pacers)
+                    places = _decide(part, other, name, changed[name], pacers=pacers, books=books)
                 else:
                     [(_, after)] = decide_as_logged(part, other)
                     places = [(after, row) for row in range(len(part))]
@@ -197,30 +199,45 @@ def plan_from_now(engine: Engine, records: Sequence[DecisionRecord], *, bodies: 
             plan.left_out += len(group)
             continue
         before = current.get(name) or changed[name]
-        first = after = _decide(group, state.snapshot, name, before, Pacers(Books()))
+        books = Books()
+        first = after = _decide(group, state.snapshot, name, before, pacers=Pacers(books), books=books)
         if name in changed:
-            after = _decide(group, state.snapshot, name, changed[name], Pacers(Books()))
+            books = Books()
+            after = _decide(group, state.snapshot, name, changed[name], pacers=Pacers(books), books=books)
         for row, record in enumerate(group):
             plan.count(record, first[row], after[row])
     return plan, state.version
 
 
 def _decide(
-    records: Sequence[DecisionRecord], snapshot: Snapshot, name: str, declared: Declaration, pacers: Pacers
+    records: Sequence[DecisionRecord],
+    snapshot: Snapshot,
+    name: str,
+    declared: Declaration,
+    *,
+    pacers: Pacers,
+    books: Books,
 ) -> list[Place]:
-    """Decide logged prompts by a policy, in their order; a budget is paced as if they came just now."""
+    """Decide logged prompts by a policy, in their order.
+
+    A budget is paced as if they came just now, and each cost what it was expected to.
+    """
     places: list[Place] = []
     size = len(records) if declared.budget is None else _PACED
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        decisions = decide_batch(
+        batch = decide_batch(
             name,
             declared,
             partial(decide_logged, part, snapshot, fill_draws=True),
             pacers=pacers,
             now=part[0].decided_at,
-        ).decisions
-        places += [(decisions, row) for row in range(len(part))]
+        )
+        for row in range(len(part)):
+            places.append((batch.decisions, row))
+            if (reserved := batch.reserved(row)) is not None:
+                books.reserve(reserved)
+                books.settle(reserved, reserved.expected_usd)
     return places
 
 

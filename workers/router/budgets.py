@@ -10,6 +10,7 @@ from routing.decisions import decide_placed
 from routing.policies import LoggedDraws
 from routing.requests import Limits
 from workers.errors import PoisonError
+from workers.messages import TENANT_BUDGET
 from workers.router.records import Decided
 from workers.router.views import NamedPolicy
 from workers.storage.tenants import Tenant
@@ -20,8 +21,6 @@ SHORTAGES = Counter(
     "Prompts beyond their tenant's budget, by why (spent, unknown) and what they got (error, degrade)",
     ["reason", "outcome"],
 )
-#: On the reply and the record of a decision that is not what the policy would have made.
-TENANT_BUDGET = "tenant_budget"
 #: With one LLM left any policy chooses it; this one says so when the decision is replayed.
 _ONLY_CHOICE = {"kind": "lagrangian", "error_per_usd": 0.0}
 

@@ -16,9 +16,10 @@ from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.policies import DEFAULT_POLICY
 from workers.prompts import Prompt, read_prompt, read_reply_topic
+from workers.router.banks import Books
 from workers.router.budgets import SHORTAGES, degrade, refuse_spending
 from workers.router.deciding import decide_batch, refuse_choice
-from workers.router.pacing import Pacers, lend_all
+from workers.router.pacing import Pacers
 from workers.router.records import (
     Decided,
     decision_record,
@@ -63,7 +64,7 @@ class Router:
     ) -> None:
         self._purses = purses or Purses(lend_nothing)
         self._failing = failing
-        self._pacers = pacers or Pacers(lend_all)
+        self._pacers = pacers or Pacers(Books())
         self._view = view
         self._signer = signer
         self._settings = settings
@@ -148,7 +149,7 @@ class Router:
             else ()
         )
         return [
-            (next(again) if failing else [self._error_reply(prompt, refuse_choice(named, decisions, row))])
+            (next(again) if failing else [self._error_reply(prompt, refuse_choice(named, found, row))])
             if decisions.llms[row] < 0
             else self._charge(
                 Decided(
@@ -161,6 +162,7 @@ class Router:
                     token=self._sign(prompt, decisions, row, now),
                     now=now,
                     pace=found.pace(row),
+                    reserved=found.reserved(row),
                     degraded=_FAILING if not around or _wanted(prompt, failing) else "",
                 ),
                 view,
@@ -183,6 +185,8 @@ class Router:
             return self._dispatch(replace(decided, held=held))
         SHORTAGES.labels(held.reason, tenant.at_limit).inc()
         if tenant.at_limit == "error":
+            if decided.reserved is not None:
+                self._pacers.undo(decided.reserved)
             return [self._error_reply(decided.prompt, refuse_spending(tenant, decided.ceiling_usd, held))]
         cheapest = degrade(decided)
         return self._dispatch(

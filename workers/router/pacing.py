@@ -1,196 +1,295 @@
-"""Spends the budgets of policies evenly: lambda follows the spending, under what Postgres has lent."""
+"""Spends the budgets of policies evenly, each at the lambda that the rest affords, and never beyond them."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Literal, Protocol
 
+import numpy as np
 import structlog
-from sqlalchemy import Engine
+from numpy.typing import NDArray
 
-from routing.policies import Pacing, PacingState
+from routing.policies import (
+    Candidates,
+    Choices,
+    LoggedDraws,
+    Standing,
+    UniformSource,
+    pace_spending,
+    reservable,
+)
 from workers.errors import WaitableError
 from workers.messages import Pace
 from workers.policies import Budget
-from workers.storage.engine import transaction
-from workers.storage.policy_spend import Lent, PolicySpend
+from workers.router.recent import RecentPrompts
+from workers.storage.grants import Grant
+from workers.storage.policy_books import PolicyStanding
+from workers.tenants import Held, Purses, Shortage
+from workers.tenants.purses import LEASE_S
 
-#: The part of what is left that a router is lent at once: what a router that dies may leave unspent.
-_SHARE = 1 / 100
-#: Routers hear of each other's spending at least so often.
-_REFRESH_S = 10.0
+#: Routers tell of their pace, and hear of each other's, at least so often.
+_REFRESH_S = 2.0
 #: How long a bank that could not be asked is let alone, so that not every batch waits for it.
 _SILENCE_S = 1.0
 #: Prompts a second before any were counted, and the seconds of counting that this belief is worth.
-_PRIOR_RATE, _PRIOR_SECONDS = 1.0, 60.0
-#: Lambda before anything is known: a prompt that costs what it may weighs as much as an error of .2.
-_START = 0.2
+_PRIOR_RATE, _PRIOR_SECONDS = 1.0, 10.0
+#: Prompts of its own that a router has seen before it leaves the lambda that a policy starts with.
+_KNOWN = 30
+#: What is held back from each budget: for the calls in flight at the end that cost more than was reserved.
+HELD_BACK = 0.003
+#: The part of what is left that a router is lent at once, at most; what a lease's time takes at an even pace.
+_SHARE = 1 / 20
+#: So near to the end of a period, what is lent and not used comes back too late: less is lent.
+_END_S, _END_SHARE = 2 * LEASE_S, 1 / 50
 
 log = structlog.get_logger(__name__)
 
 
-class Bank(Protocol):
-    """Lends of a budget; ``WaitableError`` while it cannot be asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What a bank keeps: a policy's budget for one period."""
 
-    def __call__(
-        self, policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int
-    ) -> Lent:
-        """Lend at least ``need_usd``, or nothing, and note ``prompts`` more that were decided."""
-        ...
+    policy: str
+    budget: Budget
+    period_start: datetime
+
+    @property
+    def lendable_usd(self) -> Decimal:
+        """What may be lent at all."""
+        return Decimal(repr(self.budget.usd)) * Decimal(repr(1 - HELD_BACK))
 
 
 @dataclass(slots=True)
-class _Account:
-    """One policy in one period."""
+class Told:
+    """What a router has decided since it last told."""
 
+    prompts: int = 0
+    expected_usd: float = 0.0
+    #: Lambda of the last of them.
+    error_per_usd: float = 0.0
+
+
+class Bank(Protocol):
+    """Keeps the books of policies; ``WaitableError`` while it cannot be asked."""
+
+    def lend(self, account: Account, need: Decimal, share: float) -> Grant | None:
+        """Lend ``share`` of what is left, at least ``need``; ``None`` where that is not left."""
+        ...
+
+    def tell(self, account: Account, told: Told) -> PolicyStanding:
+        """Note what was decided, and say where all routers together stand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """What a decision holds of its policy's budget."""
+
+    policy: str
     period_start: datetime
-    #: When prompts were first counted here, and the rate that was believed then.
+    held: Held
+    expected_usd: float
+
+
+@dataclass(slots=True)
+class _State:
+    """One policy in one period, as one router knows it."""
+
+    account: Account
+    #: Since when prompts are counted, and the rate that was believed then.
     since: datetime
     prior_rate: float
-    state: PacingState
-    #: USD that were lent and are not spent.
-    left_usd: float = 0.0
-    #: USD that were lent to all routers.
-    total_usd: float = 0.0
-    #: Prompts that all routers have decided since then, and those of the period before it.
-    prompts: int = 0
-    earlier: int | None = None
-    #: Prompts decided here that nobody was told of.
-    untold: int = 0
+    standing: PolicyStanding = field(default_factory=PolicyStanding)
+    #: What nobody was told of.
+    told: Told = field(default_factory=Told)
     asked_at: float = -math.inf
     #: The bank could not be asked: it is not asked again before.
     silent_until: float = -math.inf
+
+    def rate(self, now: datetime) -> float:
+        """Give the prompts a second that all routers decide, by what was counted and believed before."""
+        since = min(self.since, self.standing.begun_at or self.since)
+        seconds = max((now - since).total_seconds(), 0.0)
+        prompts = self.standing.prompts + self.told.prompts
+        return (self.prior_rate * _PRIOR_SECONDS + prompts) / (_PRIOR_SECONDS + seconds)
+
+    def left_s(self, now: datetime) -> float:
+        """Give the seconds until the period ends."""
+        end = self.account.period_start + timedelta(seconds=self.account.budget.period_s)
+        return max((end - now).total_seconds(), 0.0)
+
+    def stand(self) -> Standing:
+        """Give where the budget stands, with what this router has decided since it last heard.
+
+        What was told and never committed can be settled by nobody; no more of it is believed than is held.
+        """
+        known = self.standing
+        pending = min(max(known.told - known.expected, 0.0), known.held)
+        return Standing(
+            paid_usd=known.paid,
+            expected_usd=known.expected,
+            pending_usd=pending + self.told.expected_usd,
+            prompts=known.prompts + self.told.prompts,
+        )
 
 
 class Pacers:
     """Keeps the pace of each policy that spends a budget. For one thread.
 
-    Spending is what decisions were expected to cost. Where the bank cannot be asked what was lent is spent,
-    and no more.
+    Lambda is looked up in what the router's own recent prompts would have cost at each, for what is left of
+    the budget per prompt to come; what prompts turned out to cost is what counts, as soon as it is settled.
+    Each decision reserves what its call hardly exceeds from what the bank has lent. Where the bank cannot be
+    asked, what was lent is spent until its lease ends, and no more.
     """
 
     def __init__(self, bank: Bank, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._bank = bank
         self._clock = clock
-        self._accounts: dict[str, _Account] = {}
+        self._purses = Purses(self._lend, clock=clock)
+        self._states: dict[str, _State] = {}
+        self._recent: dict[str, RecentPrompts] = {}
+        self._now = datetime.min.replace(tzinfo=UTC)
 
-    def open(self, policy: str, budget: Budget, now: datetime) -> Pace:
-        """Give what the next batch of a policy is decided by: lambda, and what is lent and left."""
-        account = self._find(policy, budget, now)
-        if self._clock() - account.asked_at >= _REFRESH_S:
-            self._ask(policy, budget, account, 0.0)
-        return Pace(error_per_usd=account.state.error_per_usd, remaining_usd=account.left_usd, spent_usd=0.0)
+    def start(
+        self, policy: str, budget: Budget, now: datetime, *, fallbacks: tuple[str, ...] = ()
+    ) -> "PacedBatch":
+        """Give what chooses for the next batch by a policy, once."""
+        return PacedBatch(self, policy, budget, now, fallbacks)
 
-    def extend(self, policy: str, budget: Budget, need_usd: float, now: datetime) -> Pace:
-        """Ask for ``need_usd`` more than is left, for a batch that would cost more; ``open`` again."""
-        account = self._find(policy, budget, now)
-        self._ask(policy, budget, account, need_usd)
-        return Pace(error_per_usd=account.state.error_per_usd, remaining_usd=account.left_usd, spent_usd=0.0)
+    def undo(self, reserved: Reserved) -> None:
+        """Take back what a decision reserved that is not published."""
+        self._purses.give_back(reserved.policy, reserved.held, day=reserved.period_start)
+        state = self._states.get(reserved.policy)
+        if state is not None and state.account.period_start == reserved.period_start:
+            state.told.prompts -= 1
+            state.told.expected_usd -= reserved.expected_usd
 
-    def spend(self, policy: str, budget: Budget, costs_usd: Sequence[float], now: datetime) -> None:
-        """Take what a batch is expected to cost off what is left, and move lambda."""
-        account = self._find(policy, budget, now)
-        account.left_usd = max(account.left_usd - math.fsum(costs_usd), 0.0)
-        account.untold += len(costs_usd)
-        account.prompts += len(costs_usd)
-        target = _target(account, budget, now)
-        account.state = Pacing(target_usd=target).advance(account.state, costs_usd)
+    def find_lambda(self, policy: str, budget: Budget, now: datetime, batch: Candidates) -> float:
+        """Give the lambda for a batch, and tell and hear where it is time to."""
+        self._now = now
+        state = self._find(policy, budget, now)
+        if self._clock() - state.asked_at >= _REFRESH_S:
+            self._tell(state)
+        recent = self._recent.setdefault(policy, RecentPrompts())
+        recent.add(batch)
+        if budget.error_per_usd is not None and len(recent) <= _KNOWN:
+            found = budget.error_per_usd
+        else:
+            to_come = state.rate(now) * state.left_s(now)
+            found = pace_spending(
+                recent.plan(),
+                state.stand(),
+                budget_usd=float(state.account.lendable_usd),
+                prompts_left=max(to_come, len(batch.costs)),
+            )
+        state.told.error_per_usd = found
+        return found
 
-    def _find(self, policy: str, budget: Budget, now: datetime) -> _Account:
-        start = period_start(budget, now)
-        account = self._accounts.get(policy)
-        if account is None:
-            idle = PacingState(error_per_usd=0.0, mean_cost_usd=0.0)
-            account = _Account(period_start=start, since=now, prior_rate=_PRIOR_RATE, state=idle)
-            target = _target(account, budget, now)
-            first = _START / target if budget.error_per_usd is None else budget.error_per_usd
-            account.state = Pacing(target_usd=target).start(first)
-        elif account.period_start != start:
-            rate = _rate(account, now)
-            account = _Account(period_start=start, since=now, prior_rate=rate, state=account.state)
-        self._accounts[policy] = account
-        return account
+    def reserve(self, policy: str, usd: float, expected_usd: float) -> Reserved | Shortage:
+        """Reserve of the period that ``find_lambda`` was last asked for."""
+        state = self._states[policy]
+        period = state.account.period_start
+        held = self._purses.reserve(policy, usd, day=period)
+        if isinstance(held, Shortage):
+            return held
+        state.told.prompts += 1
+        state.told.expected_usd += expected_usd
+        return Reserved(policy=policy, period_start=period, held=held, expected_usd=expected_usd)
 
-    def _ask(self, policy: str, budget: Budget, account: _Account, need_usd: float) -> None:
-        account.asked_at = self._clock()
-        if account.asked_at < account.silent_until:
+    def holds_usd(self, policy: str) -> float:
+        """Give the greatest amount that can be reserved at once of what is lent."""
+        return self._purses.greatest(policy, day=self._states[policy].account.period_start)
+
+    def _lend(self, policy: str, day: date, need: Decimal) -> Grant | None:  # noqa: ARG002  # as the account
+        state = self._states[policy]
+        left_s = state.left_s(self._now)
+        share = min(_SHARE, LEASE_S / left_s) if left_s > _END_S else _END_SHARE
+        return self._bank.lend(state.account, need, share)
+
+    def _find(self, policy: str, budget: Budget, now: datetime) -> _State:
+        start, state = period_start(budget, now), self._states.get(policy)
+        account = Account(policy=policy, budget=budget, period_start=start)
+        if state is None:
+            state = _State(account=account, since=now, prior_rate=_PRIOR_RATE)
+        elif state.account.period_start != start:
+            state = _State(account=account, since=start, prior_rate=state.rate(start))
+        elif state.account != account:
+            state.account = account  # another version of the policy, in the same period
+        self._states[policy] = state
+        return state
+
+    def _tell(self, state: _State) -> None:
+        state.asked_at = self._clock()
+        if state.asked_at < state.silent_until:
             return
         try:
-            lent = self._bank(policy, budget, account.period_start, need_usd=need_usd, prompts=account.untold)
+            state.standing = self._bank.tell(state.account, state.told)
         except WaitableError as error:
-            log.warning("budget_unknown", policy=policy, problem=str(error))
-            account.silent_until = self._clock() + _SILENCE_S
+            log.warning("budget_unknown", policy=state.account.policy, problem=str(error))
+            state.silent_until = self._clock() + _SILENCE_S
             return
-        if account.earlier is None:
-            account.earlier = lent.prompts - account.untold
-        account.untold = 0
-        account.left_usd += lent.usd
-        account.total_usd, account.prompts = lent.total_usd, lent.prompts - account.earlier
+        state.told = Told(error_per_usd=state.told.error_per_usd)
 
 
-class PostgresBank:
-    """Lends to the router of one slot from the books in Postgres."""
+class PacedBatch:
+    """The policy of one batch under a budget: the lambda of the moment, each choice within what is held."""
 
-    def __init__(self, engine: Engine, *, slot: str) -> None:
-        self._engine = engine
-        self._slot = slot
+    def __init__(
+        self, pacers: Pacers, policy: str, budget: Budget, now: datetime, fallbacks: tuple[str, ...]
+    ) -> None:
+        self._pacers = pacers
+        self._policy = policy
+        self._budget = budget
+        self._now = now
+        self._fallbacks = fallbacks
+        #: One per prompt, once it has chosen.
+        self.paces: list[Pace] = []
+        #: One per prompt; ``None`` where nothing was chosen.
+        self.reserved: list[Reserved | None] = []
+        #: Why nothing was chosen where something was allowed.
+        self.shortage: Literal["spent", "unknown"] = "spent"
 
-    def __call__(
-        self, policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int
-    ) -> Lent:
-        """Lend at least ``need_usd``, or nothing, and note the prompts."""
-        with transaction(self._engine) as session:
-            return PolicySpend(session).lend(
-                policy,
-                period_start,
-                slot=self._slot,
-                budget_usd=budget.usd,
-                need_usd=need_usd,
-                share=_SHARE,
-                prompts=prompts,
-            )
+    def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
+        """Choose, prompt by prompt in their order, and reserve; -1 where nothing that is allowed is paid for.
 
+        Where a reservation is refused, the prompt is offered the LLMs for which less is reserved.
+        """
+        error_per_usd = self._pacers.find_lambda(self._policy, self._budget, self._now, candidates)
+        policy = self._budget.at(error_per_usd)
+        found, amounts = policy.choose(candidates, rng=rng), reservable(candidates, self._fallbacks)
+        llms, propensities = found.llms.copy(), found.propensities.copy()
+        for row in range(len(llms)):
+            most = max(self._pacers.holds_usd(self._policy), float(amounts[row].max(initial=0.0)))
+            reserved = self._reserve(candidates, amounts, row, int(llms[row]))
+            while reserved is None and llms[row] >= 0:
+                one = candidates.rows(slice(row, row + 1))
+                fitting = one.allowed & (amounts[row] < amounts[row, llms[row]])[None]
+                most = float(amounts[row][fitting[0]].max(initial=0.0))
+                draws = LoggedDraws(found.draws[row : row + 1])
+                again = policy.choose(replace(one, allowed=fitting), rng=draws)
+                llms[row], propensities[row] = again.llms[0], again.propensities[0]
+                reserved = self._reserve(candidates, amounts, row, int(llms[row]))
+            self.paces.append(Pace(error_per_usd=error_per_usd, remaining_usd=most, by_ceiling=True))
+            self.reserved.append(reserved)
+        return Choices(llms, propensities, found.draws)
 
-class Books:
-    """Lends to the routers of one process, or to none that lives: for what only tries a budget out."""
-
-    def __init__(self) -> None:
-        self._lent: dict[tuple[str, datetime], Lent] = {}
-
-    def __call__(
-        self, policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int
-    ) -> Lent:
-        """Lend at least ``need_usd``, or all that is left, and note the prompts."""
-        before = self._lent.get((policy, period_start), Lent(usd=0.0, total_usd=0.0, prompts=0))
-        left = max(budget.usd - before.total_usd, 0.0)
-        usd = min(left, max(need_usd, left * _SHARE)) if need_usd > 0 else 0.0
-        lent = Lent(usd=usd, total_usd=before.total_usd + usd, prompts=before.prompts + prompts)
-        self._lent[policy, period_start] = lent
-        return lent
-
-
-def lend_all(policy: str, budget: Budget, period_start: datetime, *, need_usd: float, prompts: int) -> Lent:  # noqa: ARG001
-    """Lend whatever is asked for: for a router that shares its budget with nobody, and keeps no books."""
-    return Lent(usd=need_usd, total_usd=0.0, prompts=prompts)
+    def _reserve(
+        self, candidates: Candidates, amounts: NDArray[np.float64], row: int, column: int
+    ) -> Reserved | None:
+        if column < 0:
+            return None
+        expected_usd = float(candidates.costs[row, column])
+        found = self._pacers.reserve(self._policy, float(amounts[row, column]), expected_usd)
+        if isinstance(found, Reserved):
+            return found
+        self.shortage = found.reason
+        return None
 
 
 def period_start(budget: Budget, now: datetime) -> datetime:
     """Give the begin of the UTC hour or day that a moment is in."""
     seconds = math.floor(now.timestamp() / budget.period_s) * budget.period_s
     return datetime.fromtimestamp(seconds, tz=UTC)
-
-
-def _rate(account: _Account, now: datetime) -> float:
-    """Give the prompts a second that all routers decide, by what was counted and believed before."""
-    seconds = (now - account.since).total_seconds()
-    return (account.prior_rate * _PRIOR_SECONDS + account.prompts) / (_PRIOR_SECONDS + max(seconds, 0.0))
-
-
-def _target(account: _Account, budget: Budget, now: datetime) -> float:
-    """Give what a prompt may cost from now on for the period to come out even at the rate of now."""
-    end = account.period_start + timedelta(seconds=budget.period_s)
-    left_s = max((end - now).total_seconds(), 0.0)
-    left_usd = max(budget.usd - account.total_usd, 0.0) + account.left_usd
-    return max(left_usd, budget.usd * 1e-9) / max(_rate(account, now) * left_s, 1.0)

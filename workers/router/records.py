@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from routing.decisions import Decisions
@@ -13,6 +14,7 @@ from routing.snapshot import Snapshot
 from workers import messages
 from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Record
 from workers.prompts import Prompt
+from workers.router.pacing import Reserved
 from workers.router.serving import Serving, read_serving, serving_headers
 from workers.router.views import NamedPolicy
 from workers.tenants import Held
@@ -47,6 +49,8 @@ class Decided:
     now: datetime
     #: What a policy that spends a budget knew.
     pace: Pace | None = None
+    #: What that policy's budget holds for it.
+    reserved: Reserved | None = None
     #: What was reserved of its tenant's budget, where it has one.
     held: Held | None = None
     #: Weight of its tenant.
@@ -129,8 +133,9 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
             (messages.POLICY, decided.named.version.encode()),
             (messages.PREDICTED_ERROR, repr(float(decisions.predicted_errors[row])).encode()),
             (messages.PREDICTED_COST_USD, repr(float(decisions.predicted_costs[row])).encode()),
+            (messages.INPUT_TOKENS, repr(float(prompt.input_tokens)).encode()),
             (messages.VERSIONS, messages.encode(decided.versions)),
-            *_tenant_headers(decided),
+            *_budget_headers(decided),
             *serving_headers(
                 decided.serving,
                 decisions,
@@ -145,16 +150,25 @@ def dispatch_record(decided: Decided, topics: Topics) -> Record:
 
 def reservation_record(decided: Decided, topics: Topics) -> Record | None:
     """Give the entry that books what the decision reserved; ``None`` where it reserved nothing."""
-    held = decided.held
-    if held is None or held.grant == 0:
+    held, reserved = decided.held, decided.reserved
+    grant = 0 if held is None else held.grant
+    if grant == 0 and (reserved is None or reserved.held.grant == 0):
         return None
     prompt_id = decided.prompt.prompt_id
     value = messages.ReservationRecord(
         decision_id=decided.token,
         tenant=decided.prompt.tenant,
-        grant=held.grant,
-        reserved_usd=held.usd,
+        grant=grant,
+        reserved_usd=0.0 if held is None else held.usd,
     )
+    if reserved is not None:
+        value = msgspec.structs.replace(
+            value,
+            policy=reserved.policy,
+            policy_period=_seconds(reserved.period_start),
+            policy_grant=reserved.held.grant,
+            policy_usd=reserved.held.usd,
+        )
     event = messages.event_headers(
         event_id=f"{prompt_id}/reservation",
         event_type=messages.RESERVATION_EVENT,
@@ -208,8 +222,10 @@ def plain_limits(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _tenant_headers(decided: Decided) -> messages.Headers:
+def _budget_headers(decided: Decided) -> messages.Headers:
     headers = []
+    if decided.reserved is not None:
+        headers.append((messages.POLICY_PERIOD, str(_seconds(decided.reserved.period_start)).encode()))
     if decided.held is not None:
         headers.append((messages.RESERVED_USD, repr(decided.held.usd).encode()))
     if decided.priority != 1.0:
@@ -217,6 +233,10 @@ def _tenant_headers(decided: Decided) -> messages.Headers:
     if decided.degraded:
         headers.append((messages.DEGRADED, decided.degraded.encode()))
     return tuple(headers)
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
 
 
 def _describe(decided: Decided) -> DecisionRecord:

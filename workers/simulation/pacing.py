@@ -1,14 +1,20 @@
-"""A budget spent over recorded traffic: each prompt at the lambda that what is left affords, never more."""
+"""A budget spent over recorded traffic by what paces it in a router, with calls in flight and true costs."""
 
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.policies import Candidates, Lagrangian, LoggedDraws, PlannedPacing, PlannedState, SpendingPlan
+from routing.policies import Candidates, LoggedDraws
+from workers.policies import Budget
+from workers.router.banks import Books
+from workers.router.pacing import Pacers, Reserved
 
-#: What is held back from the target, so that the last answers' lengths cannot break the ceiling.
-_RESERVE = 0.001
+#: Traffic comes evenly within an hour, and each call takes so long.
+_BEGIN, _PERIOD_S, _CALL_S = datetime(2030, 1, 1, tzinfo=UTC), 3_600.0, 5.0
+_NAME = "budget"
 _NO_DRAWS = LoggedDraws(np.empty(0))
 
 
@@ -18,44 +24,39 @@ class Paced:
 
     #: (n,): columns, -1 where nothing fitted into what was left.
     llms: NDArray[np.int64]
-    #: (n,): USD that were paid, and whether the answer was cut off there.
-    costs: NDArray[np.float64]
-    cut: NDArray[np.bool_]
-    #: Their sum, added up in the order of the prompts.
+    #: USD that all calls came to.
     spent_usd: float
     #: Whether the budget was in the way: lambda was above 0 for most of the prompts.
     constrained: bool
 
 
-def pace(
-    candidates: Candidates,
-    ceilings: NDArray[np.float64],
-    paid: NDArray[np.float64],
-    *,
-    budget_usd: float,
-    plan: SpendingPlan,
-) -> Paced:
-    """Choose for n prompts in their order, paying (n, H) ``paid`` USD as soon as each is chosen.
+def pace(candidates: Candidates, paid: NDArray[np.float64], *, budget_usd: float) -> Paced:
+    """Route n prompts in their order, one by one, as a router would; calls come to (n, H) ``paid`` USD.
 
-    Each prompt is offered what fits into the remainder of ``budget_usd`` even if its answer is as long as
-    hardly any (``ceilings``, (n, H)), and sent at the lambda of ``PlannedPacing``. An answer that is longer
-    still is cut off where the remainder ends, as the ``max_tokens`` of a call does it.
+    The n come evenly within the hour that the budget is for. A call takes five seconds: so long what it
+    hardly exceeds (``candidates.ceilings``) is reserved for it, and then its true cost is known.
     """
-    n = len(ceilings)
-    pacing = PlannedPacing(plan=plan, budget_usd=budget_usd * (1 - _RESERVE), prompts=max(n, 1))
-    state = PlannedState()
+    n = len(paid)
+    seconds = 0.0
+    books = Books(clock=lambda: seconds)
+    pacers = Pacers(books, clock=lambda: seconds)
+    budget = Budget(usd=budget_usd, period_s=_PERIOD_S)
     llms = np.full(n, -1, dtype=np.int64)
-    costs, cut = np.zeros(n), np.zeros(n, dtype=np.bool_)
-    pressed = 0
+    in_flight: deque[tuple[float, Reserved, float]] = deque()
+    spent, pressed = 0.0, 0
     for row in range(n):
-        error_per_usd = pacing.error_per_usd(state)
-        pressed += error_per_usd > 0
-        one = candidates.rows(slice(row, row + 1))
-        affordable = state.spent_usd + ceilings[row] <= budget_usd
-        fitting = replace(one, allowed=one.allowed & affordable[None])
-        llms[row] = Lagrangian(error_per_usd).choose(fitting, rng=_NO_DRAWS).llms[0]
-        if llms[row] >= 0:
-            cut[row] = state.spent_usd + paid[row, llms[row]] > budget_usd
-            costs[row] = budget_usd - state.spent_usd if cut[row] else paid[row, llms[row]]
-        state = pacing.advance(state, float(costs[row]))
-    return Paced(llms=llms, costs=costs, cut=cut, spent_usd=state.spent_usd, constrained=pressed * 2 > n)
+        seconds = row * _PERIOD_S / n
+        while in_flight and in_flight[0][0] <= seconds:
+            _, settled, cost = in_flight.popleft()
+            books.settle(settled, cost)
+        batch = pacers.start(_NAME, budget, _BEGIN + timedelta(seconds=seconds))
+        column = int(batch.choose(candidates.rows(slice(row, row + 1)), rng=_NO_DRAWS).llms[0])
+        pressed += batch.paces[0].error_per_usd > 0
+        reserved = batch.reserved[0]
+        if reserved is not None:
+            books.reserve(reserved)
+            llms[row] = column
+            cost = float(paid[row, column])
+            spent += cost
+            in_flight.append((seconds + _CALL_S, reserved, cost))
+    return Paced(llms=llms, spent_usd=spent, constrained=pressed * 2 > n)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
-from routing.policies import Candidates, plan_spending
+from routing.policies import Candidates
 from routing.snapshot import Snapshot
 from workers.errors import UsageError
 from workers.simulation.pacing import pace
@@ -17,8 +17,6 @@ from workers.simulation.recorded import MOST_LABELS, Matrix, Recorded, Rows
 
 #: A budget ends on its target if it ends within this share of it.
 BUDGET_TOLERANCE = 0.01
-#: Of answers' lengths: what is set aside for a call while a budget's remainder is small.
-_RESERVED_QUANTILE = 0.999
 #: Val prompts that are left untouched by teaching; with fewer, train prompts certify.
 _FEWEST_UNTOUCHED = 100
 
@@ -50,8 +48,6 @@ class Outcome:
     limits_kept: bool
     #: Prompts that got no LLM.
     unserved: int
-    #: Prompts whose answer was cut off where a budget ended; they score 0.
-    cut: int = 0
 
     @property
     def kept(self) -> bool:
@@ -95,10 +91,8 @@ def simulate(
     best_single, cheapest = _singles(recorded, traffic)
     sent = _Traffic(
         candidates=recorded.candidates(snapshot, traffic),
-        ceilings=recorded.cost_quantiles(traffic, _RESERVED_QUANTILE),
         paid=recorded.costs[traffic],
         scores=recorded.scores[traffic],
-        evidence=evidence,
         best=best_single,
     )
     outcomes = {}
@@ -157,11 +151,9 @@ class _Traffic:
     """n prompts as they come, with what truly came out of each LLM."""
 
     candidates: Candidates
-    #: (n, H): USD that calls hardly exceed, and USD that they cost.
-    ceilings: Matrix
+    #: (n, H): USD that calls cost.
     paid: Matrix
     scores: Matrix
-    evidence: Evidence
     best: Single
 
     def run(self, prepared: Prepared, rng: np.random.Generator) -> Outcome:
@@ -181,21 +173,13 @@ class _Traffic:
             budget = (spending.share_of_best or 0.0) * self.best.cost_usd
         if budget <= 0:
             raise InvalidInputError("share_of_best", "the best single LLM costs nothing here: give usd")
-        paced = pace(
-            self.candidates,
-            self.ceilings,
-            self.paid,
-            budget_usd=budget,
-            plan=plan_spending(self.evidence.known),
-        )
-        done = self._sum_up(prepared, np.where(paced.cut, -1, paced.llms))
+        paced = pace(self.candidates, self.paid, budget_usd=budget)
+        done = self._sum_up(prepared, paced.llms)
         spent = paced.spent_usd
         on_target = abs(spent / budget - 1) <= BUDGET_TOLERANCE
         return replace(
             done,
             cost_usd=spent,
-            unserved=int((paced.llms < 0).sum()),
-            cut=int(paced.cut.sum()),
             target=budget,
             target_met=on_target or (spent <= budget and not paced.constrained),
             limits_kept=spent <= budget * (1 + 1e-9),

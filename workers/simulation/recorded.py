@@ -105,18 +105,13 @@ class Recorded:
             allowed=np.ones((len(rows), len(self.llms)), dtype=np.bool_),
             names=self.names,
             deviations=snapshot.predict_deviations(weights),
+            ceilings=snapshot.predict_ceilings(weights, self.input_tokens[rows]),
         )
 
     def expected_tokens(self, rows: Rows) -> Matrix:
         """Give the tokens, (m, H), that calls of these prompts are expected to take, in and out."""
         weights, input_tokens = self.placement.weights[rows], self.input_tokens[rows]
         return input_tokens[:, None] + self.lengths.expected_tokens(weights, input_tokens)
-
-    def cost_quantiles(self, rows: Rows, quantile: float) -> Matrix:
-        """Give the USD, (m, H), that calls of these prompts exceed with probability 1 - ``quantile``."""
-        weights, input_tokens = self.placement.weights[rows], self.input_tokens[rows]
-        tokens = self.lengths.quantile_tokens(weights, input_tokens, quantile=quantile)
-        return expected_costs(input_tokens, tokens, self.llms)
 
     def calibrate_costs(self, learned_on: Rows, asked_on: Rows) -> Matrix:
         """Give predicted / actual USD per LLM, (H,), on some prompts after learning lengths from others."""

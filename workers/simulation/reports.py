@@ -21,7 +21,6 @@ CONVENTIONS = {
     "target_met": "quality at least the target; USD within 1 % of it, or less with nothing better to buy",
     "kept": "target met and no limit broken: a budget's ceiling is the budget itself",
     "unserved": "prompts for which nothing fitted into what was left of a budget; they score 0",
-    "cut": "answers cut off where a budget ended, as max_tokens would: they are paid so far and score 0",
     "live": "the body by which an installation would choose the same; calibrated numbers included",
     "best_single": "the LLM with the best mean score on the traffic",
     "cost_calibration": "predicted / actual USD on all test prompts, lengths learned from train or from val",
@@ -155,7 +154,6 @@ def _as_json(one: Outcome) -> dict[str, Any]:
         "limits_kept": one.limits_kept,
         "kept": one.kept,
         "unserved": one.unserved,
-        "cut": one.cut,
         "calls": dict(one.calls),
         "live": None if one.prepared.live is None else _finite(one.prepared.live),
     }

@@ -26,6 +26,9 @@ entry once:
   any more.
 
 A decision belongs to the UTC day and month in which it was made, whenever it is answered.
+
+The same holds, by the same entries, of every policy that spends a budget, for the UTC hour or day it is for
+(``workers.storage.policy_books``).
 """
 
 import hashlib
@@ -33,25 +36,33 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
+from workers.storage.policy_books import PolicyBooks
 from workers.storage.tables import GrantRow, ReservationRow, SpendRow, UsageEntryRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """An entry that says what a committed decision reserved."""
+    """An entry that says what a committed decision reserved of its tenant's budget, its policy's, or both."""
 
     decision_id: str
     decided_at: int
     tenant: str
     llm: str
+    #: 0: nothing was reserved of the tenant's budget.
     grant: int
     usd: float
+    #: Likewise of the policy's, in the period that began then (Unix time).
+    policy: str = ""
+    period: int = 0
+    policy_grant: int = 0
+    policy_usd: float = 0.0
 
     @property
     def entry(self) -> UUID:
@@ -73,6 +84,13 @@ class Settlement:
     usd: float | None
     input_tokens: int
     output_tokens: int
+    #: Whether the tenant's budget did not cover it.
+    degraded: bool = False
+    #: Where the policy that decided spends a budget: its name, the begin of the period (Unix time, 0 where it
+    #: spends none), and what the decision expected.
+    policy: str = ""
+    period: int = 0
+    expected_usd: float = 0.0
 
     @property
     def entry(self) -> UUID:
@@ -81,6 +99,8 @@ class Settlement:
 
 
 Entry = Reservation | Settlement
+#: What is to be added to the spend of a tenant (``tenant``) or of a policy (``policy``).
+_Change = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +115,9 @@ class LLMSpend:
     input_tokens: int
     output_tokens: int
     settled: Decimal
+    #: Replies to prompts beyond the budget, and what they cost; part of the above.
+    degraded: int
+    degraded_usd: Decimal
 
 
 class Ledger:
@@ -114,6 +137,8 @@ class Ledger:
                 SpendRow.input_tokens,
                 SpendRow.output_tokens,
                 SpendRow.settled_usd,
+                SpendRow.degraded,
+                SpendRow.degraded_usd,
             )
         ]
         rows = self._session.execute(
@@ -131,6 +156,8 @@ class Ledger:
                 input_tokens=int(counts[3]),
                 output_tokens=int(counts[4]),
                 settled=counts[5],
+                degraded=int(counts[6]),
+                degraded_usd=counts[7],
             )
             for llm, *counts in rows
         ]
@@ -159,11 +186,11 @@ class Ledger:
             self._session.scalars(_NEW_ENTRIES, {"entries": sorted(offered)})  # sorted: no deadlocks
         )
         booked = [one for key, one in offered.items() if key in fresh]
-        reservations = [one for one in booked if isinstance(one, Reservation)]
-        settlements = [one for one in booked if isinstance(one, Settlement)]
-        rows = [*self._reserve(reservations), *self._settle(settlements)]
-        if rows:
-            self._session.execute(_ADD_SPEND, {"rows": _json(rows)})
+        changes = [
+            *self._reserve([one for one in booked if isinstance(one, Reservation)]),
+            *self._settle([one for one in booked if isinstance(one, Settlement)]),
+        ]
+        self._add(changes)
         return fresh
 
     def write_off(self, *, before: datetime) -> int:
@@ -171,13 +198,17 @@ class Ledger:
         rows = self._session.execute(
             delete(ReservationRow)
             .where(ReservationRow.decision < _first_key(before))
-            .returning(ReservationRow.tenant, ReservationRow.day, ReservationRow.llm, ReservationRow.usd)
+            .returning(
+                ReservationRow.tenant,
+                ReservationRow.policy,
+                ReservationRow.period_start,
+                ReservationRow.day,
+                ReservationRow.llm,
+                ReservationRow.usd,
+            )
             .execution_options(synchronize_session=False)
         ).all()
-        if rows:
-            self._session.execute(
-                _ADD_SPEND, {"rows": _json([_spend(*row[:3], reserved=-row[3]) for row in rows])}
-            )
+        self._add([_give_back(row) for row in rows])
         return len(rows)
 
     def prune(self, *, before: datetime) -> int:
@@ -186,58 +217,105 @@ class Ledger:
         gone = delete(UsageEntryRow).where(UsageEntryRow.entry < _first_key(before))
         return self._session.execute(gone).rowcount  # type: ignore[attr-defined,no-any-return]
 
-    def _reserve(self, reservations: Sequence[Reservation]) -> list[dict[str, object]]:
-        if not reservations:
-            return []
-        rows = [
-            {
-                "decision": str(_key(one.decided_at, one.decision_id)),
-                "tenant": one.tenant,
-                "day": _day(one.decided_at),
-                "llm": one.llm,
-                "usd": one.usd,
-                "lent_by": one.grant,
-            }
-            for one in reservations
-        ]
-        values = {"rows": _json(rows)}
-        self._session.execute(_ADD_RESERVATIONS, values)
-        self._session.execute(_DRAW, values)
-        return [_spend(one.tenant, _day(one.decided_at), one.llm, reserved=one.usd) for one in reservations]
+    def _add(self, changes: Sequence[_Change]) -> None:
+        """Add to the spend of tenants and of policies."""
+        rows = [change for change in changes if "tenant" in change]
+        if rows:
+            self._session.execute(_ADD_SPEND, {"rows": _json(rows)})
+        PolicyBooks(self._session).add([change for change in changes if "policy" in change])
 
-    def _settle(self, settlements: Sequence[Settlement]) -> list[dict[str, object]]:
+    def _reserve(self, reservations: Sequence[Reservation]) -> list[_Change]:
+        rows = [row for one in reservations for row in _accounts(one)]
+        if rows:
+            values = {"rows": _json(rows)}
+            self._session.execute(_ADD_RESERVATIONS, values)
+            self._session.execute(_DRAW, values)
+        return [
+            *(
+                _spend(one.tenant, _day(one.decided_at), one.llm, reserved=one.usd)
+                for one in reservations
+                if one.grant
+            ),
+            *(
+                {"policy": one.policy, "period_start": _moment(one.period), "reserved_usd": one.policy_usd}
+                for one in reservations
+                if one.policy_grant
+            ),
+        ]
+
+    def _settle(self, settlements: Sequence[Settlement]) -> list[_Change]:
         if not settlements:
             return []
         told = {
-            _key(one.decided_at, one.decision_id): one.failed or one.usd is not None for one in settlements
+            key: one.failed or one.usd is not None
+            for one in settlements
+            for key in (_key(one.decided_at, one.decision_id), _policy_key(one.decided_at, one.decision_id))
         }
         gone = self._session.execute(_TAKE_RESERVATIONS, {"decisions": sorted(told)}).all()
         return [
-            *(
-                _spend(
-                    row.tenant,
-                    row.day,
-                    row.llm,
-                    reserved=-row.usd,
-                    untold_usd=0 if told[row.decision] else row.usd,
-                )
-                for row in gone
-            ),
-            *(
-                _spend(
-                    one.tenant,
-                    _day(one.decided_at),
-                    one.llm,
-                    settled=one.usd or 0,
-                    replies=1,
-                    failures=int(one.failed),
-                    untold=int(one.usd is None and not one.failed),
-                    input_tokens=one.input_tokens,
-                    output_tokens=one.output_tokens,
-                )
-                for one in settlements
-            ),
+            *(_give_back(row, untold=not told[row.decision]) for row in gone),
+            *(_settle_tenant(one) for one in settlements),
+            *(_settle_policy(one) for one in settlements if one.period),
         ]
+
+
+def _accounts(one: Reservation) -> list[_Change]:
+    """Give the rows of what a decision reserved, one for each budget that it reserved from."""
+    shared: _Change = {"day": _day(one.decided_at), "llm": one.llm}
+    rows: list[_Change] = []
+    if one.grant:
+        key = str(_key(one.decided_at, one.decision_id))
+        rows.append({**shared, "decision": key, "tenant": one.tenant, "usd": one.usd, "lent_by": one.grant})
+    if one.policy_grant:
+        rows.append(
+            {
+                **shared,
+                "decision": str(_policy_key(one.decided_at, one.decision_id)),
+                "policy": one.policy,
+                "period_start": _moment(one.period),
+                "usd": one.policy_usd,
+                "lent_by": one.policy_grant,
+            }
+        )
+    return rows
+
+
+def _give_back(row: Any, *, untold: bool = False) -> _Change:  # noqa: ANN401  # a row of reservations
+    """Take a reservation off the books; what was ``untold`` counts as spent."""
+    if row.policy is None:
+        return _spend(row.tenant, row.day, row.llm, reserved=-row.usd, untold_usd=row.usd if untold else 0)
+    return {
+        "policy": row.policy,
+        "period_start": row.period_start,
+        "reserved_usd": -row.usd,
+        "untold_usd": row.usd if untold else 0,
+    }
+
+
+def _settle_tenant(one: Settlement) -> _Change:
+    return _spend(
+        one.tenant,
+        _day(one.decided_at),
+        one.llm,
+        settled=one.usd or 0,
+        degraded_usd=(one.usd or 0) if one.degraded else 0,
+        replies=1,
+        failures=int(one.failed),
+        untold=int(one.usd is None and not one.failed),
+        input_tokens=one.input_tokens,
+        output_tokens=one.output_tokens,
+        degraded=int(one.degraded),
+    )
+
+
+def _settle_policy(one: Settlement) -> _Change:
+    return {
+        "policy": one.policy,
+        "period_start": _moment(one.period),
+        "replies": 1,
+        "settled_usd": one.usd or 0,
+        "expected_usd": one.expected_usd,
+    }
 
 
 def _spend(
@@ -248,8 +326,9 @@ def _spend(
     settled: float = 0,
     reserved: float | Decimal = 0,
     untold_usd: float | Decimal = 0,
+    degraded_usd: float = 0,
     **counts: int,
-) -> dict[str, object]:
+) -> _Change:
     return {
         "tenant": tenant,
         "day": day,
@@ -257,6 +336,7 @@ def _spend(
         "settled_usd": settled,
         "reserved_usd": reserved,
         "untold_usd": untold_usd,
+        "degraded_usd": degraded_usd,
         **dict.fromkeys(_COUNTS, 0),
         **counts,
     }
@@ -268,6 +348,15 @@ def _key(decided_at: int, *parts: str) -> UUID:
     return UUID(bytes=decided_at.to_bytes(4, "big") + digest[:12])
 
 
+def _policy_key(decided_at: int, decision_id: str) -> UUID:
+    """Give the key of what a decision reserved of its policy's budget, beside that of its tenant's."""
+    return _key(decided_at, "policy", decision_id)
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
 def _first_key(moment: datetime) -> UUID:
     return UUID(bytes=int(moment.timestamp()).to_bytes(4, "big") + bytes(12))
 
@@ -276,12 +365,12 @@ def _day(decided_at: int) -> date:
     return datetime.fromtimestamp(decided_at, tz=UTC).date()
 
 
-def _json(rows: Sequence[dict[str, object]]) -> str:
+def _json(rows: Sequence[_Change]) -> str:
     return msgspec.json.encode(rows).decode()
 
 
-_COUNTS = ("replies", "failures", "untold", "input_tokens", "output_tokens")
-_ADDED = ("settled_usd", "reserved_usd", "untold_usd", *_COUNTS)
+_COUNTS = ("replies", "failures", "untold", "input_tokens", "output_tokens", "degraded")
+_ADDED = ("settled_usd", "reserved_usd", "untold_usd", "degraded_usd", *_COUNTS)
 
 _NEW_ENTRIES = text(
     "INSERT INTO usage_entries (entry) SELECT unnest(CAST(:entries AS uuid[])) "
@@ -298,9 +387,10 @@ _ADD_SPEND = text(
     + ", ".join(f"{name} = tenant_spend.{name} + excluded.{name}" for name in _ADDED)
 )
 _ADD_RESERVATIONS = text(
-    "INSERT INTO budget_reservations (decision, tenant, day, llm, usd) "
-    "SELECT decision, tenant, day, llm, usd FROM json_to_recordset(CAST(:rows AS json)) AS rows "
-    "(decision uuid, tenant text, day date, llm text, usd numeric) ORDER BY decision ON CONFLICT DO NOTHING"
+    "INSERT INTO budget_reservations (decision, tenant, policy, period_start, day, llm, usd) "
+    "SELECT decision, tenant, policy, period_start, day, llm, usd "
+    "FROM json_to_recordset(CAST(:rows AS json)) AS rows (decision uuid, tenant text, policy text, "
+    "period_start timestamptz, day date, llm text, usd numeric) ORDER BY decision ON CONFLICT DO NOTHING"
 )
 _DRAW = text(
     "WITH drawn AS (SELECT lent_by, sum(usd) AS usd FROM json_to_recordset(CAST(:rows AS json)) AS rows "
@@ -312,5 +402,5 @@ _DRAW = text(
 )
 _TAKE_RESERVATIONS = text(
     "DELETE FROM budget_reservations WHERE decision = ANY(CAST(:decisions AS uuid[])) "
-    "RETURNING decision, tenant, day, llm, usd"
+    "RETURNING decision, tenant, policy, period_start, day, llm, usd"
 )

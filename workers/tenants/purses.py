@@ -1,4 +1,4 @@
-"""What one router may still reserve of tenants' budgets: in memory, filled from Postgres a part at a time."""
+"""What one router may still reserve of budgets: in memory, filled from Postgres a part at a time."""
 
 import math
 import time
@@ -75,6 +75,8 @@ class Purses:
     where it raises ``WaitableError`` the budget is unknown, and the prompt is not made to wait for it.
     Nothing is given back here: what is not reserved by the end of its lease returns to the budget by itself,
     and so does what was reserved for a decision that was never committed. For one thread.
+
+    Budgets of policies are kept in the same way: the policy is the tenant, the begin of its period the day.
     """
 
     def __init__(
@@ -96,6 +98,18 @@ class Purses:
             return purse
         purse.left -= units
         return Held(grant=purse.grant, usd=units / _PER_USD)
+
+    def greatest(self, tenant: str, *, day: date) -> float:
+        """Give the most that can be reserved at once without asking."""
+        now = self._clock()
+        usable = (one.left for one in self._purses.get(tenant, ()) if one.day == day and one.until > now)
+        return max(usable, default=0) / _PER_USD
+
+    def give_back(self, tenant: str, held: Held, *, day: date) -> None:
+        """Take back what was reserved for a decision that is not published; with its lease, if that ended."""
+        for one in self._purses.get(tenant, ()):
+            if one.grant == held.grant and one.day == day:
+                one.left += round(held.usd * _PER_USD)
 
     def _find(self, tenant: str, units: int, day: date) -> _Purse | None:
         now = self._clock()

@@ -1,51 +1,58 @@
-"""A budget over recorded traffic: nothing is paid beyond it, whatever the answers turn out to cost."""
+"""A budget over recorded traffic, paced as routers pace it: on target, and the ceiling is not broken."""
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
-from routing.policies import Candidates, SpendingPlan, plan_spending
+from routing.policies import Candidates, Lagrangian, LoggedDraws
 from workers.simulation.pacing import pace
 
 
 def draw(n: int, seed: int) -> Candidates:
-    """Three LLMs at 1 : 5 : 25, the dearer the better."""
+    """Three LLMs at 1 : 5 : 25, the dearer the better; a call hardly exceeds 1.9 times what it should cost."""
     rng = np.random.default_rng(seed)
+    costs = 1e-4 * rng.lognormal(0, 0.4, (n, 1)) * [1, 5, 25]
     return Candidates(
         errors=np.clip(rng.normal([0.6, 0.4, 0.2], 0.1, (n, 3)), 0, 1),
-        costs=1e-4 * rng.lognormal(0, 0.4, (n, 1)) * [1, 5, 25],
+        costs=costs,
         allowed=np.ones((n, 3), dtype=bool),
         names=("a", "b", "c"),
+        ceilings=1.9 * costs,
     )
 
 
-@given(seed=st.integers(0, 999), share=st.floats(0.02, 1.2), tail=st.floats(0.0, 3.0))
-@settings(max_examples=25, deadline=None)
-def test_nothing_is_paid_beyond_the_budget(seed: int, share: float, tail: float) -> None:
-    """Even where answers are far longer than was thought possible: they are cut off."""
-    candidates = draw(120, seed)
-    rng = np.random.default_rng(seed)
-    paid = candidates.costs * rng.lognormal(0, 1e-3 + tail, candidates.costs.shape)
-    budget = share * float(candidates.costs[:, 2].sum())
+@pytest.mark.parametrize("dearer", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
+def test_a_budget_ends_on_its_target(share: float, dearer: float) -> None:
+    """1,500 prompts of the dearest LLM's spend, where true costs scatter, and are off on average too."""
+    candidates = draw(1_500, 8)
+    scatter = np.random.default_rng(8).lognormal(-0.08, 0.4, candidates.costs.shape)
+    paid = dearer * candidates.costs * scatter
+    budget = share * float(paid[:, 2].sum())
 
-    found = pace(candidates, 2 * candidates.costs, paid, budget_usd=budget, plan=plan_spending(draw(200, 1)))
+    found = pace(candidates, paid, budget_usd=budget)
 
-    assert found.spent_usd <= budget * (1 + 1e-12)
-    assert np.isclose(found.costs.sum(), found.spent_usd)
-    assert not found.costs[found.llms < 0].any()
-    whole = (found.llms >= 0) & ~found.cut
-    assert np.array_equal(found.costs[whole], paid[whole, found.llms[whole]])
+    assert 0.98 * budget <= found.spent_usd <= budget
+    assert found.constrained
+    assert (found.llms < 0).mean() < 0.01
 
 
-def test_cut_by_hand() -> None:
-    """Prompts thought to cost 1 at most, and a budget of 2: 1 and 3 are paid as 1 and 1, then nothing."""
-    candidates = Candidates(
-        errors=np.zeros((3, 1)), costs=np.full((3, 1), 0.5), allowed=np.ones((3, 1), dtype=bool), names=("a",)
-    )
-    plan = SpendingPlan(lambdas=np.array([0.0]), mean_costs=np.array([0.5]))
+def test_a_budget_that_is_too_small_is_spent_and_not_more() -> None:
+    """A tenth of what the cheapest LLM costs: some prompts are served, by the cheapest, the rest by nobody."""
+    candidates = draw(600, 3)
+    budget = 0.1 * float(candidates.costs[:, 0].sum())
 
-    found = pace(candidates, np.ones((3, 1)), np.array([[1.0], [3.0], [1.0]]), budget_usd=2.0, plan=plan)
+    found = pace(candidates, candidates.costs, budget_usd=budget)
 
-    assert found.llms.tolist() == [0, 0, -1]
-    assert found.costs.tolist() == [1.0, 1.0, 0.0]
-    assert found.cut.tolist() == [False, True, False]
+    assert 0.9 * budget <= found.spent_usd <= budget
+    assert set(found.llms.tolist()) == {-1, 0}
+
+
+def test_a_budget_that_is_large_enough_changes_nothing() -> None:
+    """Every prompt gets the LLM of the least error."""
+    candidates = draw(300, 4)
+    best = Lagrangian(0.0).choose(candidates, rng=LoggedDraws(np.empty(0))).llms
+
+    found = pace(candidates, candidates.costs, budget_usd=100.0)
+
+    assert found.llms.tolist() == best.tolist()
+    assert not found.constrained
