@@ -13,29 +13,40 @@ def feed(
     return (state, None, "") if alarm is None else (state, alarm.row, alarm.change)
 
 
-def test_one_error_adds_its_log_ratio() -> None:
-    """Level .4, jump .2: right answers .6 become .4, so wrong ones .4 become .6: log(.6/.4) = .405465."""
+def test_one_error_multiplies_by_its_likelihood_ratio() -> None:
+    """Level .4, jump .2: right answers .6 become .4, so wrong ones .4 become .6: R = (1 + 0) * .6 / .4.
+
+    For the better wrong ones halve, to .2: R = .2 / .4.
+    """
     state, _, _ = feed(DriftRule(), np.array([1.0]))
 
-    assert state.worse == pytest.approx(0.405465, abs=1e-6)
-    assert state.better == 0.0
-    assert state.worse_information == pytest.approx(0.2 * 0.405465, abs=1e-6)
+    assert state.worse == pytest.approx(1.5)
+    assert state.better == pytest.approx(0.5)
 
 
-def test_a_right_answer_speaks_for_the_better() -> None:
-    """Level .4, jump .2: wrong ones halve to .2: log(.8/.6) = .287682; the other walk stays at 0."""
-    state, _, _ = feed(DriftRule(), np.array([0.0]))
+def test_two_rows_chain() -> None:
+    """A wrong answer, then a right one: worse (1 + 1.5) * .4 / .6 = 5/3; better (1 + .5) * .8 / .6 = 2."""
+    state, _, _ = feed(DriftRule(), np.array([1.0, 0.0]))
 
-    assert state.better == pytest.approx(0.287682, abs=1e-6)
-    assert state.worse == 0.0
+    assert state.worse == pytest.approx(5 / 3)
+    assert state.better == pytest.approx(2.0)
+    assert state.feedbacks == 2
+
+
+def test_predictions_from_few_labels_say_less() -> None:
+    """120 labels halve the log ratio: R = sqrt(1.5); none leave R = 1 + R."""
+    for evidence, expected in ((120.0, 1.5**0.5), (0.0, 1.0)):
+        state, _ = watch_errors(DriftRule(), DriftState(), [1.0], [0.4], level=0.4, evidence=evidence)
+
+        assert state.worse == pytest.approx(expected)
 
 
 def test_nothing_but_errors_is_an_alarm_within_twenty() -> None:
-    """At .405 each, a threshold near 6 is crossed in about 16 rows; the kind is told."""
+    """At .405 each, a threshold near 8.3 is crossed in about 18 rows; the kind is told."""
     _, row, change = feed(DriftRule(), np.ones(40))
 
     assert row is not None
-    assert 12 <= row <= 19
+    assert 14 <= row <= 21
     assert change == "worse"
 
 
@@ -90,7 +101,7 @@ def test_an_llm_gets_worse_returns_and_settles() -> None:
 
 def test_a_worse_llm_is_let_back_on_less_evidence() -> None:
     """The same right answers that leave a steady LLM be bring one that got worse back."""
-    errors, predicted = np.zeros(16), np.full(16, 0.5)
+    errors, predicted = np.zeros(20), np.full(20, 0.5)
     _, steady = follow_llm(DriftRule(), Watch(), errors, predicted, level=0.5)
     _, worse = follow_llm(DriftRule(), Watch(standing="worse"), errors, predicted, level=0.5)
 

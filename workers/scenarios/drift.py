@@ -77,7 +77,10 @@ class _Tracked:
         """Take in feedback that came between two refits; what comes after an alarm starts the next watch."""
         predicted = self._predict(rows, self.lasting_rates)
         level = float(np.clip(self.stage.mean_weights @ self.lasting_rates[:, 0], 0.0, 1.0))
-        self.watch, alarm = follow_llm(self.rule, self.watch, errors, predicted, level=level)
+        evidence = float(self.lasting.labels[: self.stage.sizes[0]].sum())
+        self.watch, alarm = follow_llm(
+            self.rule, self.watch, errors, predicted, level=level, evidence=evidence
+        )
         fresh = self.stage.count(rows, errors[:, None])
         self.counts = forget_counts(self.counts, [len(rows)]) + fresh
         self.lasting += fresh
