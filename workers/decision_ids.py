@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workers.errors import PoisonError, UsageError
+from workers.settings import Settings
 
 _VERSION = 1
 _HEAD = struct.Struct(">BBIf8s")
@@ -98,6 +99,19 @@ class DecisionSigner:
 
     def _mac(self, body: bytes, key_id: int) -> bytes:
         return hmac.new(self._keys[key_id], body, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def make_signer(settings: Settings) -> DecisionSigner:
+    """Give what signs with the installation's keys; ``UsageError`` where none is set."""
+    if not settings.signing_key.get_secret_value():
+        raise UsageError(
+            "no signing key: set UNIROUTE_SIGNING_KEY to 16 characters or more, everywhere the same"
+        )
+    keys = {**settings.retired_keys, settings.signing_key_id: settings.signing_key}
+    return DecisionSigner(
+        {key_id: key.get_secret_value().encode() for key_id, key in keys.items()},
+        current=settings.signing_key_id,
+    )
 
 
 def _short_text(text: str) -> bytes:

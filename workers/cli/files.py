@@ -13,6 +13,7 @@ from routing.errors import RoutingError
 from routing.llms import Price
 from workers.documents import load_document
 from workers.errors import UsageError
+from workers.graders import Reference
 
 Line = TypeVar("Line", bound=msgspec.Struct)
 
@@ -39,6 +40,20 @@ def read_labels(path: Path) -> list[Label]:
     if not labels:
         raise UsageError(f"{path} holds no label: give a few hundred lines")
     return labels
+
+
+def read_references(path: Path) -> list[Reference]:
+    """Read JSON lines of ``{"prompt": ..., "answer": ..., "checker": ...}``; ``UsageError`` names one."""
+    references = []
+    for number, reference in _read_lines(path, Reference):
+        try:
+            reference.check()
+        except UsageError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+        references.append(reference)
+    if not references:
+        raise UsageError(f"{path} holds no prompt with an answer")
+    return references
 
 
 def read_prompts(path: Path) -> list[str]:

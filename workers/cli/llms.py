@@ -10,11 +10,15 @@ from routing.errors import UnknownLLMError
 from routing.llms import DEFAULT_OUTPUT_TOKENS, LLM, Price
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_labels
+from workers.cli.lifecycle import demote, drain, journal, onboard, promote, remove
 from workers.errors import UsageError
 from workers.storage.engine import transaction
 from workers.storage.llms import LLMs, Registration
 
-command = typer.Typer(no_args_is_help=True, help="Add, list, change and remove LLMs.")
+command = typer.Typer(no_args_is_help=True, help="Add, probe, try, list, change and remove LLMs.")
+
+for _step in (onboard, promote, demote, drain, remove, journal):
+    command.command(_step.__name__)(_step)
 
 
 @command.command("add")
@@ -47,12 +51,16 @@ def add(
         float | None, typer.Option(help="Tokens that its provider allows in any minute.")
     ] = None,
     simulated: Annotated[bool, typer.Option(help="Mark it as simulated wherever it is shown.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="It gets no traffic yet: `llm onboard` probes it first.")
+    ] = False,
 ) -> None:
-    """Register an LLM; routers choose it from the next second on, with no restart."""
+    """Register an LLM; routers choose it from the next second on, with no restart. Or `--probe` it first."""
     import numpy as np
 
     from workers.embedding.loading import open_for
-    from workers.onboarding import onboard
+    from workers.lifecycle import begin
+    from workers.onboarding import onboard as learn
     from workers.storage.cluster_maps import ClusterMaps
 
     settings = read_settings()
@@ -76,8 +84,14 @@ def add(
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
     )
+    if probe and labels:
+        raise UsageError("--labels tells how good it is, --probe finds out: give one of them")
     graded = read_labels(labels) if labels else []
     with open_engine(settings) as engine:
+        if probe:
+            begin(engine, settings, registration)
+            typer.echo(f"{name} is registered to be probed: `uniroute llm onboard {name} --labels FILE`.")
+            return
         with transaction(engine) as session:
             fitted = ClusterMaps(session).active()
         if fitted is None:
@@ -88,7 +102,7 @@ def add(
             threads=settings.embedder_threads,
             folder=settings.embedders_folder,
         )
-        version = onboard(
+        version = learn(
             engine,
             settings,
             registration,
@@ -198,11 +212,3 @@ def set_(
         llm = replace(found.llm, **facts)
         version = LLMs(session).revise(replace(found.registration, llm=llm, **places))
     typer.echo(f"What is known of {name} is version {version}.")
-
-
-@command.command("remove")
-def remove(name: Annotated[str, typer.Argument(help="The LLM's name.")]) -> None:
-    """Take an LLM out of routing; what is dispatched to it already is still answered."""
-    with open_engine(read_settings()) as engine, transaction(engine) as session:
-        LLMs(session).retire(name)
-    typer.echo(f"{name} is retired.")

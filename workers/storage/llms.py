@@ -39,6 +39,9 @@ _PLAIN = Standing()
 #: Stands in where the price is another's to say.
 _ANY_PRICE = Price(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
 
+#: LLMs of which error rates are published: those that take traffic, may take it soon, or did.
+RATED_STATES = ("shadow", "canary", "active", "draining")
+
 State = Literal["probe", "shadow", "canary", "active", "draining", "retired"]
 
 

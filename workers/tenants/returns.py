@@ -55,10 +55,11 @@ class TopicProgress:
     Raises ``WaitableError`` where the broker is away.
     """
 
-    def __init__(self, settings: Settings, *, group_id: str) -> None:
+    def __init__(self, settings: Settings, *, group_id: str, topic: str | None = None) -> None:
+        """``topic`` stands in for the usage topic, ``group_id`` for the learners' group."""
         self._settings = settings
         self._group_id = group_id
-        self._topic = Topics(settings.topic_prefix).usage
+        self._topic = topic or Topics(settings.topic_prefix).usage
 
     def ends(self) -> Offsets:
         """Give the last stable offset of each partition."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.graders import grade
 from workers.local.simulated.families.question import Checker
-from workers.local.simulated.graders import grade
 
 
 @dataclass(frozen=True)

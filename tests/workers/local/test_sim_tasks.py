@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.graders import grade
 from workers.local.simulated.families import FAMILIES
-from workers.local.simulated.graders import grade
 from workers.local.simulated.tasks import DIFFICULTIES, Task, draw_task, find_task
 
 WRAPPINGS = (

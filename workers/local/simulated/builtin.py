@@ -10,6 +10,7 @@ from routing.costs import call_cost
 from routing.errors import UnknownLLMError
 from routing.llms import LLM
 from workers.errors import UsageError
+from workers.graders import grade
 from workers.local.simulated.answers import (
     Outcome,
     Prompt,
@@ -17,7 +18,6 @@ from workers.local.simulated.answers import (
     Truth,
     generic_outcome,
 )
-from workers.local.simulated.graders import grade
 from workers.local.simulated.llms import LATE_LLM, POOL, SimulatedLLM, answer_task
 from workers.local.simulated.tasks import Task, draw_task, find_task
 

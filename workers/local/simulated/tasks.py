@@ -4,10 +4,10 @@ import random
 import re
 from dataclasses import dataclass
 
-from workers.local.simulated.families import FAMILIES, Checker
+from workers.graders import Checker, grade
+from workers.local.simulated.families import FAMILIES
 from workers.local.simulated.families.question import INVOLVED, chance
 from workers.local.simulated.families.vocabulary import BACKGROUND
-from workers.local.simulated.graders import grade
 
 #: From easy to hard.
 DIFFICULTIES = (1, 2, 3, 4, 5)

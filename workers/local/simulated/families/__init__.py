@@ -17,7 +17,7 @@ from workers.local.simulated.families import (
     strings,
     unit_conversion,
 )
-from workers.local.simulated.families.question import Checker, Draw, Question
+from workers.local.simulated.families.question import Draw, Question
 
 #: Every family's generator by its name.
 FAMILIES: Mapping[str, Draw] = MappingProxyType(
@@ -37,4 +37,4 @@ FAMILIES: Mapping[str, Draw] = MappingProxyType(
     }
 )
 
-__all__ = ["FAMILIES", "Checker", "Draw", "Question"]
+__all__ = ["FAMILIES", "Draw", "Question"]

@@ -3,10 +3,8 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-#: How a reply is held against the answer; the rules are in ``graders``.
-Checker = Literal["exact", "numeric", "choice", "regex", "json", "listing"]
+from workers.graders import Checker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

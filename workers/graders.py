@@ -1,12 +1,17 @@
-"""Hold a reply against a task's answer: one small pure function per way of checking, tolerant of wrapping."""
+"""Hold a reply against a reference answer: a small pure function per way of checking."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from workers.local.simulated.families.question import Checker
+import msgspec
+
+from workers.errors import UsageError
+
+#: How a reply is held against the answer. ``output`` is what a program prints, line by line.
+Checker = Literal["exact", "numeric", "choice", "regex", "json", "listing", "output"]
 
 _MARKER = re.compile(r"(?i)\b(?:answer|result|output)\b\**\s*(?:is|:|=)?\s*[:=]?\**\s*")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -14,6 +19,27 @@ _FENCE = re.compile(r"```[a-zA-Z0-9]*\n(.*?)```", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _LETTER = re.compile(r"^[(\[]?([A-Z])(?:[)\].:,]|\s|$)")
 _WRAPPING = " \t\r\n`*\"'"
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prompt with a right answer and the way to check a reply."""
+
+    prompt: str
+    answer: str
+    checker: Checker = "exact"
+    #: What a right answer matches in full, for the checker ``regex``.
+    pattern: str = ""
+
+    def check(self) -> None:
+        """Raise ``UsageError`` for one whose own answer its checker would not take for right."""
+        if self.checker not in get_args(Checker):
+            raise UsageError(f"checker is {self.checker!r}: known are {', '.join(get_args(Checker))}")
+        try:
+            right = grade(self, self.answer)
+        except (ValueError, re.error) as error:
+            raise UsageError(f"the {self.checker} answer cannot be checked: {error}") from error
+        if not right:
+            raise UsageError(f"the {self.checker} checker refuses the answer {self.answer[:60]!r} itself")
 
 
 class Checkable(Protocol):
@@ -146,6 +172,16 @@ def _typed(value: Any) -> Any:  # noqa: ANN401 (JSON is of any type)
     return kind, value
 
 
+def _is_output(task: Checkable, reply: str) -> bool:
+    """Equal line by line, in a fence or as the whole reply; blanks at the ends of lines do not count."""
+    wanted = _lines(task.answer)
+    return any(_lines(text) == wanted for text in (*_FENCE.findall(reply)[-1:], reply))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
 _CHECKS: Mapping[Checker, Callable[[Checkable, str], bool]] = MappingProxyType(
     {
         "exact": _is_exact,
@@ -154,5 +190,6 @@ _CHECKS: Mapping[Checker, Callable[[Checkable, str], bool]] = MappingProxyType(
         "regex": _is_match,
         "json": _is_json,
         "listing": _is_listing,
+        "output": _is_output,
     }
 )
