@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from routing.errors import InvalidInputError
 from routing.policies.candidates import Candidates, Choices, Policy, UniformSource
+from routing.policies.ceilings import Ceiling
 from routing.policies.chances import draw_choices, normalise_rows, probabilities_of
-from routing.policies.pacing import Ceiling
 
 _ROUNDING = 1e-9
 
