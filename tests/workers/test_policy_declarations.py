@@ -50,6 +50,7 @@ KINDS = (
         ({"kind": "lagrangian", "error_per_reference": 0.1, "reference_cost_usd": 0.002}, Lagrangian(50.0)),
         ({"kind": "quality-floor", "tolerance": 0.02}, QualityFloor(margin=0.02)),
         ({"kind": "quality-floor", "d": 0.02, "over": "prompt"}, QualityFloor(margin=0.02)),
+        ({"kind": "quality-floor", "d": 0.02, "over": "traffic", "error_per_usd": 90}, Lagrangian(90.0)),
         (
             {"kind": "quality-floor", "tolerance": 0.02, "on": "upper"},
             QualityFloor(margin=0.02, confidence=0.95),
@@ -195,7 +196,7 @@ def test_what_a_policy_names_is_known() -> None:
         ({"kind": ["x"]}, r"policy p: kind is \['x'\]: known are"),
         (
             {"kind": "fixed", "lm": "a"},
-            "policy p: unknown key 'lm'; known: cache_seconds, fallbacks, kind, llm, on_failure",
+            "policy p: unknown key 'lm'; known: cache_seconds, explore, fallbacks, kind, llm, on_failure",
         ),
         ({"kind": "fixed"}, "policy p: llm is missing"),
         ({"kind": "fixed", "llm": ""}, "policy p: llm is '': give the name of an LLM"),
@@ -214,7 +215,12 @@ def test_what_a_policy_names_is_known() -> None:
         ),
         ({"kind": "quality-floor", "tolerance": 0, "on": "top"}, "on is 'top': known are mean, upper"),
         ({"kind": "quality-floor", "tolerance": 0, "confidence": 0.9}, "confidence belongs to `on: upper`"),
-        ({"kind": "quality-floor", "d": 0, "over": "traffic"}, "`uniroute policy simulate` calibrates it"),
+        ({"kind": "quality-floor", "d": 0, "over": "traffic"}, "--outcomes DIR --live OUT` calibrates it"),
+        ({"kind": "quality-floor", "d": 0, "error_per_usd": 1}, "error_per_usd belongs to `over: traffic`"),
+        (
+            {"kind": "quality-floor", "d": 0, "over": "traffic", "error_per_usd": -1},
+            "error_per_usd is -1: give a number of at least 0",
+        ),
         ({"kind": "quality-floor", "d": 0, "tolerance": 0}, r"give tolerance \(or, in its place, d\)"),
         ({"kind": "budget"}, r"give usd \(or, in its place, usd_per_hour or usd_per_day\)"),
         ({"kind": "budget", "usd_per_day": 1, "per": "day"}, "usd_per_day says it all"),

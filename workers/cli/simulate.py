@@ -1,5 +1,6 @@
 """``uniroute policy simulate``: try policies on recorded outcomes before any prompt is paid for."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +34,17 @@ def simulate(
         str, typer.Option(help="Name or folder of an embedder artifact; exported first if it is missing.")
     ] = "all-MiniLM-L6-v2",
     report: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
+    live: Annotated[
+        Path | None, typer.Option(help="Write the file for `policy apply` that chooses as these did.")
+    ] = None,
 ) -> None:
     """Run the policies of FILE over recorded outcomes: cost, quality, limits kept, target met.
 
     Map and lengths come from the train prompts, error rates from at most 400 labelled val prompts, traffic
-    from test. What a policy promises of the whole traffic (quality-floor, equivalent-to) is calibrated on
-    train and the other val prompts; `over: prompt` runs it as it runs live, prompt by prompt. A budget is for
-    the traffic as a whole and its own ceiling. The report's `live` is what to put into a file for
-    `policy apply`.
+    from test. What a policy promises of the whole traffic (quality-floor and equivalent-to, unless they say
+    `over: prompt`) is calibrated on train and the other val prompts. --live writes what came of it, with
+    numbers in place of promises: applied, an installation that knows the same chooses the same. A budget is
+    for the traffic as a whole and its own ceiling.
     """
     from rich.console import Console
 
@@ -74,5 +78,15 @@ def simulate(
                 track=lambda numbers: progress.track(numbers, total=trials, description="trials"),
             )
     Console(width=max(Console().width, WIDTH)).print(render(recorded, found, dealt))
+    bodies_live = {
+        name: one.prepared.live for name, one in found.policies.items() if one.prepared.live is not None
+    }
+    for name in sorted(name for name, body in bodies_live.items() if body != bodies[name]):
+        typer.echo(f"{name} runs live as {json.dumps(bodies_live[name])}")
+    for name in sorted(bodies.keys() - bodies_live.keys()):
+        typer.echo(f"{name} has no live form: it is a share of what only recorded outcomes tell")
+    if live is not None:
+        write_json(bodies_live, live, option="--live")
+        typer.echo(f"To run them live: uniroute policy apply {live}")
     if report is not None:
         write_json(make_report(recorded, found, dealt), report)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.errors import InvalidInputError
 from routing.policies import (
     Candidates,
     Fixed,
@@ -18,13 +19,15 @@ from routing.policies import (
     calibrate_threshold,
     certify_equivalence,
 )
-from workers.policies import check_llms, read_policy
+from workers.policies import COMMON_KEYS, check_llms, read_policy
 from workers.policies.bodies import Body
 
 Body_ = Mapping[str, Any]
 #: Keys of budgets, of which one is given.
 _BUDGET_KEYS = ("usd", "usd_per_hour", "usd_per_day", "share_of_best")
 _PRESETS = ("performance-first", "balanced", "cost-first")
+#: No lambda is greater that JSON holds; nothing outweighs it.
+_GREATEST = 1e15
 #: How sure a promise on realised quality is, unless the policy says otherwise.
 _CONFIDENCE = 0.95
 
@@ -104,10 +107,18 @@ def prepare(name: str, body: Body_, evidence: Evidence) -> Prepared:
     return reader(name, body, evidence)
 
 
-def _as_declared(name: str, body: Body_, evidence: Evidence) -> Prepared:
+def _as_declared(
+    name: str, body: Body_, evidence: Evidence, *, kind: str | None = None, promise: Promise = NOTHING
+) -> Prepared:
+    """Take the policy that an installation builds from the same body, so that both choose the same."""
     declared = read_policy(name, body)
+    if declared.cascade is not None:
+        raise InvalidInputError(
+            f"policy {name}",
+            "recorded outcomes do not tell how sure an answer was, so no cascade can be simulated",
+        )
     check_llms(name, declared, evidence.known.names)
-    return Prepared(kind=declared.kind, policy=declared.policy, promise=NOTHING, live=dict(body))
+    return Prepared(kind=kind or declared.kind, policy=declared.policy, promise=promise, live=dict(body))
 
 
 def _preset(name: str, body: Body_, evidence: Evidence) -> Prepared:
@@ -115,35 +126,40 @@ def _preset(name: str, body: Body_, evidence: Evidence) -> Prepared:
 
 
 def _quality_floor(name: str, body: Body_, evidence: Evidence) -> Prepared:
-    values = Body(name, body, keys=("kind", "fallbacks", "d", "tolerance", "on", "confidence", "over"))
+    keys = ("d", "tolerance", "on", "confidence", "over", "error_per_usd")
+    values = Body(name, body, keys=(*COMMON_KEYS, *keys))
     if ("d" in values) == ("tolerance" in values):
         raise values.error("give d, how far quality may fall below the best (or call it tolerance)")
     margin = values.number("d" if "d" in values else "tolerance", least=0.0, most=1.0)
-    _check_fallbacks(name, body, evidence)
     promise = Promise(kind="quality", margin=margin)
-    if values.choice("over", ("traffic", "prompt"), default="traffic") == "prompt":
-        live = {key: value for key, value in body.items() if key not in {"over", "d"}}
-        declared = _as_declared(name, {**live, "tolerance": margin}, evidence)
-        return Prepared(kind=declared.kind, policy=declared.policy, promise=promise, live=declared.live)
+    over = values.choice("over", ("traffic", "prompt"), default="traffic")
+    live: Body_ = {**body, "over": over}
+    if over == "prompt" or "error_per_usd" in values:
+        return _as_declared(name, live, evidence, promise=promise)
+    _as_declared(
+        name, {**live, "error_per_usd": 0.0}, evidence
+    )  # whatever else is wrong with it is told first
     upper = values.choice("on", ("mean", "upper"), default="mean") == "upper"
-    if "confidence" in values and not upper:
-        raise values.error("confidence belongs to `on: upper`: the mean has none")
     policy = calibrate_floor_on_labels(
         evidence.known, evidence.wrong, margin, confidence=_confidence(values) if upper else 0.5
     )
-    return Prepared(kind="quality-floor", policy=policy, promise=promise, live=_describe(policy))
+    if isinstance(policy, Fixed):
+        live = {**_common(body), "kind": "fixed", "llm": policy.llm}
+    else:
+        live = {**live, "error_per_usd": min(policy.error_per_usd, _GREATEST)}
+    return _as_declared(name, live, evidence, kind="quality-floor", promise=promise)
 
 
 def _equivalent_to(name: str, body: Body_, evidence: Evidence) -> Prepared:
-    values = Body(name, body, keys=("kind", "fallbacks", "reference", "delta", "confidence", "over"))
+    values = Body(name, body, keys=(*COMMON_KEYS, "reference", "delta", "confidence", "over"))
     reference = values.llm("reference") if "reference" in values else evidence.best
     margin = values.number("delta", least=0.0, most=1.0)
     promise = Promise(kind="quality", reference=reference, margin=margin)
-    per_prompt = values.choice("over", ("traffic", "prompt"), default="traffic") == "prompt"
-    live: Body_ = {key: value for key, value in {**body, "reference": reference}.items() if key != "over"}
-    declared = _as_declared(name, live, evidence)
-    if per_prompt:
-        return Prepared(kind=declared.kind, policy=declared.policy, promise=promise, live=live)
+    over = values.choice("over", ("traffic", "prompt"), default="traffic")
+    live: Body_ = {**body, "reference": reference, "over": "prompt"}
+    declared = _as_declared(name, live, evidence, promise=promise)
+    if over == "prompt":
+        return declared
     rows = evidence.untouched
     policy = certify_equivalence(
         evidence.known.rows(rows),
@@ -153,14 +169,14 @@ def _equivalent_to(name: str, body: Body_, evidence: Evidence) -> Prepared:
         confidence=_confidence(values),
     )
     if isinstance(policy, Fixed):
-        live = _describe(policy)
+        live = {**_common(body), "kind": "fixed", "llm": policy.llm}
     else:
-        live = {"kind": "equivalent-to", "reference": reference, "delta": policy.margin, "confidence": 0.5}
-    return Prepared(kind="equivalent-to", policy=policy, promise=promise, live=live)
+        live = {**live, "delta": policy.margin, "confidence": policy.confidence}
+    return _as_declared(name, live, evidence, kind="equivalent-to", promise=promise)
 
 
 def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:
-    values = Body(name, body, keys=("kind", "fallbacks", "per", "error_per_usd", *_BUDGET_KEYS))
+    values = Body(name, body, keys=(*COMMON_KEYS, "per", "error_per_usd", *_BUDGET_KEYS))
     given = [key for key in _BUDGET_KEYS if key in values]
     if len(given) != 1:
         raise values.error(f"give one of {', '.join(_BUDGET_KEYS)}")
@@ -177,7 +193,9 @@ def _budget(name: str, body: Body_, evidence: Evidence) -> Prepared:
         policy=Lagrangian(0.0),
         promise=Promise(kind="spend"),
         spending=Spending(usd=None if share is not None else amount, share_of_best=share),
-        live={"kind": "budget", "usd": amount, "per": _period(given[0], body)} if share is None else None,
+        live=None
+        if share is not None
+        else {**_common(body), "kind": "budget", "usd": amount, "per": _period(given[0], body)},
     )
 
 
@@ -188,16 +206,17 @@ def _period(key: str, body: Body_) -> str:
 def _threshold(name: str, body: Body_, evidence: Evidence) -> Prepared:
     if "strong_share" not in body:
         return _as_declared(name, body, evidence)
-    values = Body(name, body, keys=("kind", "fallbacks", "strong", "weak", "strong_share", "per_usd"))
+    values = Body(name, body, keys=(*COMMON_KEYS, "strong", "weak", "strong_share", "per_usd"))
     share = values.number("strong_share", least=0.0, most=1.0)
     rest = {key: value for key, value in body.items() if key != "strong_share"}
-    declared = _as_declared(name, {**rest, "threshold": 0.0}, evidence)
+    plain = {key: value for key, value in rest.items() if key != "explore"}
+    declared = _as_declared(name, {**plain, "threshold": 0.0}, evidence)
     if not isinstance(declared.policy, Threshold):  # pragma: no cover  # its kind says so
         raise values.error("must be of kind threshold")
     found = calibrate_threshold(declared.policy.gains(evidence.known), share)
     if math.isinf(found):
-        policy: Policy = Fixed(declared.policy.weak if found > 0 else declared.policy.strong)
-        return Prepared(kind="threshold", policy=policy, promise=NOTHING, live=_describe(policy))
+        only = declared.policy.weak if found > 0 else declared.policy.strong
+        return _as_declared(name, {**_common(body), "kind": "fixed", "llm": only}, evidence, kind="threshold")
     return _as_declared(name, {**rest, "threshold": found}, evidence)
 
 
@@ -213,11 +232,9 @@ def _confidence(values: Body) -> float:
     return values.number("confidence", least=0.5, most=0.9999) if "confidence" in values else _CONFIDENCE
 
 
-def _describe(policy: Policy) -> Body_:
-    """Give the body of a calibrated policy."""
-    if isinstance(policy, Fixed):
-        return {"kind": "fixed", "llm": policy.llm}
-    return {"kind": "lagrangian", "error_per_usd": getattr(policy, "error_per_usd", None)}
+def _common(body: Body_) -> Body_:
+    """Give what a body says beside its kind and that kind's own keys."""
+    return {key: value for key, value in body.items() if key in COMMON_KEYS}
 
 
 _READERS: Mapping[str, Callable[[str, Body_, Evidence], Prepared]] = {

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from routing.errors import InfeasibleError
 from workers.cli.main import command
 from workers.errors import UsageError
+from workers.policies import load_policy_file
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,34 @@ def test_simulate_prints_and_reports(folder: Path, embedder: Path, tmp_path: Pat
     assert set(found["policies"]) == {"cheap", "half"}
     assert found["policies"]["cheap"]["cost_usd"] == pytest.approx(0.01)
     assert found["protocol"]["prompts"] == 100
+
+
+def test_what_was_calibrated_is_written_to_be_applied(folder: Path, embedder: Path, tmp_path: Path) -> None:
+    """A floor over the traffic gets its lambda; a share of what only outcomes tell has no live form."""
+    file, live = tmp_path / "policies.yaml", tmp_path / "live.yaml"
+    file.write_text(
+        "floor: {kind: quality-floor, d: 0.1, fallbacks: [llm-1]}\n"
+        "cheap: {kind: fixed, llm: llm-0}\n"
+        "half: {kind: budget, share_of_best: 0.5}\n",
+        encoding="utf-8",
+    )
+
+    printed = run("policy", "simulate", file, "--outcomes", folder, "--embedder", embedder, "--live", live)
+
+    bodies = load_policy_file(live)
+    assert set(bodies) == {"floor", "cheap"}
+    assert {**bodies["floor"], "error_per_usd": 0.0} == {
+        "kind": "quality-floor",
+        "d": 0.1,
+        "fallbacks": ["llm-1"],
+        "over": "traffic",
+        "error_per_usd": 0.0,
+    }
+    assert bodies["floor"]["error_per_usd"] > 0
+    assert f"floor runs live as {json.dumps(bodies['floor'])}" in printed
+    assert "cheap runs live" not in printed
+    assert "half has no live form" in printed
+    assert f"uniroute policy apply {live}" in printed.replace("\n", " ")
 
 
 def test_simulate_names_the_file_the_policy_and_the_key(folder: Path, embedder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Policies over recorded outcomes: what they cost and answered is what was recorded, promises are checked."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcome_folders import write_topics
 
+from routing.clusters import Placement
+from routing.decisions import decide_placed
 from routing.embedders import Fingerprint, FloatMatrix
 from routing.errors import InvalidInputError
 from routing.policies import Candidates
 from workers.errors import UsageError
 from workers.outcomes import read_outcomes
+from workers.policies import read_policy
 from workers.simulation.policies import Simulation, draw_traffic, simulate
 from workers.simulation.promises import Evidence, prepare
 from workers.simulation.recorded import Recorded, learn_from
@@ -124,21 +128,52 @@ def test_floor_saves_and_keeps_its_distance(recorded: Recorded) -> None:
     assert one.cost_usd < found.best_single.cost_usd
 
 
-def test_calibrated_policy_runs_again_from_its_live_body(recorded: Recorded) -> None:
-    """What the report says an installation should declare does the same, choice by choice."""
-    for body in (
+@pytest.mark.parametrize(
+    "body",
+    [
         {"kind": "quality-floor", "d": 0.05},
-        {"kind": "equivalent-to", "delta": 0.1},
+        {"kind": "quality-floor", "d": 0.05, "on": "upper", "fallbacks": ["llm-1"]},
+        {"kind": "quality-floor", "d": 0.05, "over": "prompt"},
+        {"kind": "quality-floor", "d": 0.0, "on": "upper", "confidence": 0.9999},
+        {"kind": "equivalent-to", "delta": 0.1, "cache_seconds": 60},
+        {"kind": "equivalent-to", "delta": 0.0},
         {"kind": "balanced"},
         {"kind": "threshold", "weak": "llm-0", "strong": "llm-5", "strong_share": 0.4},
-    ):
-        first = run(recorded, body).policies["p"]
-        assert first.prepared.live is not None
-        again = {**first.prepared.live}
-        if again["kind"] == "equivalent-to":
-            again["over"] = "prompt"
+        {
+            "kind": "threshold",
+            "weak": "llm-0",
+            "strong": "llm-5",
+            "strong_share": 0.0,
+            "on_failure": "dead-letter",
+        },
+    ],
+)
+def test_a_simulated_policy_is_what_its_live_body_runs(recorded: Recorded, body: dict[str, Any]) -> None:
+    """Applied, it chooses the same LLM for each prompt, decided from the snapshot as a router decides.
 
-        assert run(recorded, again).policies["p"].calls == first.calls
+    Simulated again it comes out the same too, and what the body says beside its margin is kept.
+    """
+    simulated = run(recorded, body)
+    found, rows = simulated.policies["p"], recorded.test
+    live = found.prepared.live
+    assert live is not None
+    snapshot = recorded.teach(np.random.default_rng([0, 5]).permutation(recorded.val)[: simulated.labels])
+
+    routed = decide_placed(
+        Placement(weights=recorded.placement.weights[rows], cells=recorded.placement.cells[rows]),
+        recorded.input_tokens[rows],
+        None,
+        snapshot,
+        read_policy("p", live).policy,
+        rng=np.random.default_rng(0),
+    )
+
+    assert found.prepared.policy == read_policy("p", live).policy
+    assert Counter(map(routed.llm, range(len(rows)))) == found.calls
+    assert run(recorded, live).policies["p"].calls == found.calls
+    assert {key: live[key] for key in ("fallbacks", "cache_seconds", "on_failure") if key in body} == {
+        key: body[key] for key in ("fallbacks", "cache_seconds", "on_failure") if key in body
+    }
 
 
 def test_strong_share_is_kept(recorded: Recorded) -> None:
