@@ -1,6 +1,7 @@
 """Collects a batch's replies into its files, each line once, whatever dies."""
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from workers.batches.entries import reply_entry
 from workers.batches.folders import BatchFolder, part
 from workers.batches.ingest import Lines
 from workers.batches.tally import Tally
+from workers.batches.ways import MOST_PAID, Paid, note_paid
 from workers.messages import Message
 from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
@@ -59,6 +61,7 @@ class Collector:
         self._written = _open(folder.written, ENTRY.itemsize * int(positions.get("entries", 0)))
         #: Whether each good line is answered.
         self.answered = _read_answered(self._written, len(lines))
+        self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
         offsets = positions.get("replies")
         self._consumer = _make_consumer(reply_topic, offsets or {}, settings)
         if offsets is None:
@@ -130,6 +133,7 @@ class Collector:
         if self.answered[row]:
             self.tally.duplicated += 1
             return
+        note_paid(self.paid, row, reply)
         custom_id, _ = self._lines.read(row)
         entry, error = reply_entry(self._batch_id, self._lines.number(row), custom_id, reply)
         self._write(row, entry, failed=error is not None)

@@ -10,38 +10,67 @@ from numpy.typing import NDArray
 
 from routing.decisions import Decisions, Prompts, decide
 from routing.errors import NoCandidateError
-from routing.policies import Ceiling, UniformSource
+from routing.policies import UniformSource
+from routing.requests import Limits
 from workers import messages
 from workers.batches.ingest import Lines
 from workers.batches.planning import Plan
-from workers.batches.purse import RESERVE_FACTOR, Purse, reservation
+from workers.batches.purse import Purse, as_amount, reservations
 from workers.batches.requests import Wishes, make_prompt
 from workers.batches.vectors import Vectors
+from workers.batches.ways import Step
 from workers.decision_ids import DecisionFacts, DecisionSigner
-from workers.messages import Pace, Record
-from workers.policies import read_policy
+from workers.messages import Record
 from workers.prompts import Prompt
 from workers.router import NamedPolicy, RoutingView
+from workers.router.budgets import degrade, refuse_spending
 from workers.router.handling import limits_at
-from workers.router.records import Decided, decision_record, dispatch_record, error_reply
+from workers.router.records import Decided, decision_record, dispatch_record, error_reply, reservation_record
 from workers.settings import Settings
 from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
-from workers.tenants.admission import narrow
+from workers.tenants import Held, Purses, lend_nothing, narrow
 from workers.topics import Topics
 
 #: Why a line did not get what the plan prefers.
 _SQUEEZED = "batch_budget"
+#: See ``_floors``.
+_SPARE_LINES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched:
     """What the next lines of a batch come to."""
 
-    #: Lines, from the next one on; 0 where money that is under way must come back first.
-    lines: int
+    #: Of no lines where money that is under way must come back first.
+    step: Step
     records: Sequence[Record]
-    #: USD reserved for them.
-    reserved_usd: Decimal
+    #: Whether a line waits for its tenant's budget.
+    waits_for_tenant: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """Lines with the decisions on them, and what is to be reserved for each."""
+
+    prompts: Sequence[Prompt]
+    limits: Sequence[Limits]
+    decisions: Decisions
+    #: Shape (n,); 0 where no LLM was chosen.
+    amounts: NDArray[np.float64]
+    #: Whether there was an LLM for it before money was looked at, shape (n,).
+    servable: NDArray[np.bool_]
+    squeezed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _By:
+    """What lines are decided by."""
+
+    view: RoutingView
+    plan: Plan
+    named: NamedPolicy
+    tenant: Tenant
+    now: datetime
 
 
 class Dispatcher:
@@ -57,6 +86,7 @@ class Dispatcher:
         settings: Settings,
         rng: UniformSource,
         now: Callable[[], datetime],
+        purses: Purses | None = None,
     ) -> None:
         self._lines = lines
         self._vectors = vectors
@@ -66,82 +96,159 @@ class Dispatcher:
         self._topics = Topics(settings.topic_prefix)
         self._rng = rng
         self._now = now
+        self._purses = purses or Purses(lend_nothing)
 
-    def dispatch(self, rows: range, view: RoutingView, plan: Plan, purse: Purse) -> Dispatched:
+    def dispatch(
+        self, rows: range, view: RoutingView, plan: Plan, purse: Purse, *, patient: bool = True
+    ) -> Dispatched:
         """Decide as many of ``rows`` as can be paid for now, in their order.
 
         While money is under way, the lines stop before the first that is not paid for by what is left. Once
         none is, a line takes the LLM that the plan prefers among those that are paid for; one that can pay
-        for none ends as ``budget_exhausted``.
+        for none ends as ``budget_exhausted``. So does a line that its tenant's budget does not cover, once
+        nobody is ``patient`` any more; a tenant that is to be degraded gets its cheapest LLM instead.
         """
-        named = name_policy(plan, self._wishes.batch_id, view)
-        now = self._now()
-        tenant = find_tenant(self._wishes.tenant, view.tenants) or Tenant(
+        by = _By(
+            view=view,
+            plan=plan,
+            named=name_policy(plan, self._wishes.batch_id, view),
+            tenant=self._tenant(view),
+            now=self._now(),
+        )
+        offer, count = self._offer(rows, by, purse)
+        records: list[Record] = []
+        step, largest, expected, reserved = 0, 0.0, 0.0, Decimal(0)
+        waits = False
+        for row in range(count):
+            if offer.decisions.llms[row] < 0:
+                records.append(self._refuse(offer, row, by.now))
+                step += 1
+                continue
+            decided = replace(
+                self._decided(offer, row, by),
+                # What is reserved is for one call of each line.
+                may_cascade=purse.budget_usd is None and not by.tenant.has_budget,
+            )
+            charged = self._charge(decided, float(offer.amounts[row]), by.tenant, patient=patient)
+            if charged is None:
+                waits = True
+                break
+            step += 1
+            if isinstance(charged, Record):
+                records.append(charged)
+                continue
+            amount = as_amount(float(offer.amounts[row]))
+            records += self._records(charged, amount, limited=purse.budget_usd is not None)
+            reserved += amount
+            largest = max(largest, float(amount))
+            expected += float(charged.decisions.predicted_costs[charged.row])
+        done = Step(lines=step, reserved_usd=reserved, expected_usd=expected, largest_usd=largest)
+        return Dispatched(step=done, records=records, waits_for_tenant=waits)
+
+    def _tenant(self, view: RoutingView) -> Tenant:
+        return find_tenant(self._wishes.tenant, view.tenants) or Tenant(
             name=self._wishes.tenant or DEFAULT_TENANT
         )
-        prompts = [narrow(self._prompt(row), tenant) for row in rows]
-        block = slice(rows.start, rows.stop)
+
+    def _offer(self, rows: range, by: _By, purse: Purse) -> tuple[_Offer, int]:
+        """Decide the lines, and give how many of them are paid for."""
+        plan = by.plan
+        prompts = [narrow(self._prompt(row), by.tenant) for row in rows]
         asked = Prompts(
-            embeddings=self._vectors.read(block),
+            embeddings=self._vectors.read(slice(rows.start, rows.stop)),
             input_tokens=np.array([prompt.input_tokens for prompt in prompts], dtype=np.float64),
-            limits=[limits_at(prompt, now) for prompt in prompts],
+            limits=[limits_at(prompt, by.now) for prompt in prompts],
         )
-        policy = named.declaration.policy
-        decisions = decide(asked, view.snapshot, policy, rng=self._rng)
-        left = purse.left_usd
-        count, paces = len(prompts), None
-        if left is not None:
-            affordable = _less_floor(float(left) / RESERVE_FACTOR, plan, len(self._lines) - rows.stop)
-            count = _count_paid(decisions, affordable)
-            if count == 0 and purse.under_way_usd == 0:
-                ceiling = Ceiling(policy=policy, remaining_usd=affordable)
-                decisions = decide(asked, view.snapshot, ceiling, rng=self._rng)
-                count = _count_settled(decisions)
-                paces = _pace(decisions, plan, affordable)
-                named = _name_squeezed(named, plan, affordable)
-        records, reserved = [], Decimal(0)
-        for row in range(count):
-            if decisions.llms[row] < 0:
-                records.append(self._refuse(prompts[row], decisions, row, now))
-                continue
-            amount = reservation(float(decisions.predicted_costs[row]))
-            reserved += amount
-            decided = Decided(
-                prompt=prompts[row],
-                limits=(asked.limits or [])[row],
-                decisions=decisions,
-                row=row,
-                named=named,
-                snapshot=view.snapshot,
-                token=self._sign(prompts[row], decisions, row, now),
-                now=now,
-                priority=tenant.priority,
-                pace=None if paces is None else paces[row],
-                degraded="" if paces is None else _SQUEEZED,
-                may_cascade=left is None,  # a budget is for one call of each line
-            )
-            records += self._records(decided, amount)
-        return Dispatched(lines=count, records=records, reserved_usd=reserved)
+        offer = self._decide(asked, prompts, by)
+        if purse.budget_usd is None:
+            return offer, len(prompts)
+        keep = _floors(plan, len(self._lines) - 1 - np.arange(rows.start, rows.stop), purse)
+        count = purse.count_paid(offer.amounts, keep_usd=keep)
+        if count or purse.lines_under_way:
+            return offer, count
+        narrowed = replace(asked, limits=_squeeze(offer, asked, plan, purse, keep[0]))
+        squeezed = replace(self._decide(narrowed, prompts, by), servable=offer.servable, squeezed=True)
+        count = purse.count_paid(squeezed.amounts, keep_usd=keep)
+        return squeezed, count or purse.count_paid(squeezed.amounts[:1], keep_usd=np.zeros(1))
+
+    def _decide(self, asked: Prompts, prompts: Sequence[Prompt], by: _By) -> _Offer:
+        decisions = decide(asked, by.view.snapshot, by.named.declaration.policy, rng=self._rng)
+        wanted = reservations(decisions.costs, decisions.ceilings, correction=by.plan.correction)
+        picked = np.maximum(decisions.llms, 0)[:, None]
+        amounts = np.take_along_axis(wanted, picked, axis=1)[:, 0]
+        for name in by.named.declaration.fallbacks:
+            if name in decisions.names:
+                column = decisions.names.index(name)
+                amounts = np.maximum(
+                    amounts, np.where(decisions.allowed.mask[:, column], wanted[:, column], 0)
+                )
+        return _Offer(
+            prompts=prompts,
+            limits=asked.limits or [],
+            decisions=decisions,
+            amounts=np.where(decisions.llms >= 0, amounts, 0.0),
+            servable=np.any(decisions.allowed.mask, axis=1),
+        )
+
+    def _decided(self, offer: _Offer, row: int, by: _By) -> Decided:
+        return Decided(
+            prompt=replace(offer.prompts[row], tenant=by.tenant.name),
+            limits=offer.limits[row],
+            decisions=offer.decisions,
+            row=row,
+            named=by.named,
+            snapshot=by.view.snapshot,
+            token=self._sign(offer.prompts[row], offer.decisions, row, by.now),
+            now=by.now,
+            priority=by.tenant.priority,
+            degraded=_SQUEEZED if offer.squeezed else "",
+        )
+
+    def _charge(
+        self, decided: Decided, amount: float, tenant: Tenant, *, patient: bool
+    ) -> Decided | Record | None:
+        """Reserve of the tenant's budget; an error reply, or ``None``, where it has not so much left."""
+        if not tenant.has_budget:
+            return decided
+        held = self._purses.reserve(tenant.name, amount, day=decided.now.date())
+        if isinstance(held, Held):
+            return replace(decided, held=held)
+        if patient or held.reason == "unknown":
+            return None
+        prompt = decided.prompt
+        if tenant.at_limit == "degrade":
+            cheapest = degrade(decided)
+            return replace(cheapest, token=self._sign(prompt, cheapest.decisions, cheapest.row, decided.now))
+        error = refuse_spending(tenant, amount, held)
+        return error_reply(
+            prompt.message, prompt.reply_to, error.error_class, error.sentence, now=decided.now
+        )
 
     def _prompt(self, row: int) -> Prompt:
         _, body = self._lines.read(row)
         return make_prompt(body, self._lines.number(row), self._wishes, self._settings)
 
-    def _records(self, decided: Decided, amount: Decimal) -> list[Record]:
+    def _records(self, decided: Decided, amount: Decimal, *, limited: bool) -> list[Record]:
         dispatch = dispatch_record(decided, self._topics)
-        headers = (
-            *(pair for pair in dispatch.headers if pair[0] not in {messages.LANE, messages.RESERVED_USD}),
-            (messages.LANE, b"batch"),
-            (messages.RESERVED_USD, f"{amount:f}".encode()),
-        )
-        return [replace(dispatch, headers=headers), decision_record(decided, self._topics)]
+        reservation = reservation_record(decided, self._topics)
+        told = {messages.LANE: b"batch", messages.RESERVED_USD: f"{amount:f}".encode()}
+        if limited:
+            # No call is begun again beyond what is reserved.
+            told[messages.MAX_COST_USD] = f"{amount:f}".encode()
+        headers = (*(pair for pair in dispatch.headers if pair[0] not in told), *told.items())
+        return [
+            replace(dispatch, headers=headers),
+            decision_record(decided, self._topics),
+            *(() if reservation is None else (reservation,)),
+        ]
 
-    def _refuse(self, prompt: Prompt, decisions: Decisions, row: int, now: datetime) -> Record:
+    def _refuse(self, offer: _Offer, row: int, now: datetime) -> Record:
         """Answer a line that has no LLM: its limits leave none, or the budget pays for none of them."""
-        if decisions.allowed.mask[row].any():
+        prompt = offer.prompts[row]
+        if offer.squeezed and offer.servable[row]:
             error, sentence = "budget_exhausted", "the batch's budget pays for no LLM that this line may take"
         else:
-            error, sentence = "no_candidate", str(NoCandidateError(decisions.removed(row)))
+            error, sentence = "no_candidate", str(NoCandidateError(offer.decisions.removed(row)))
         return error_reply(prompt.message, prompt.reply_to, error, sentence, now=now)
 
     def _sign(self, prompt: Prompt, decisions: Decisions, row: int, now: datetime) -> str:
@@ -165,42 +272,32 @@ def name_policy(plan: Plan, batch_id: str, view: RoutingView) -> NamedPolicy:
     return NamedPolicy.build(f"batch/{batch_id}", plan.number, body)
 
 
-def _name_squeezed(named: NamedPolicy, plan: Plan, affordable: float) -> NamedPolicy:
-    """Give the policy of lines that the budget squeezed: a budget, whose pace is told with each decision."""
-    if plan.error_per_usd is None or affordable <= 0:
-        return named
-    body = {"kind": "budget", "usd": affordable, "error_per_usd": plan.error_per_usd}
-    return NamedPolicy(
-        name=named.name, version=named.version, body=body, declaration=read_policy(named.name, body)
-    )
+def _floors(plan: Plan, after: NDArray[np.int64], purse: Purse) -> NDArray[np.float64]:
+    """Give what the cheapest service of so many lines to come costs, which is kept so that none goes without.
 
-
-def _less_floor(affordable: float, plan: Plan, lines_after: int) -> float:
-    """Keep what the cheapest service of the lines to come costs, so that none of them ends without money.
-
-    Where not even that is left, the lines are served in their order as far as the money goes.
+    A few lines more are kept for, because each needs more to be reserved than it costs in the end. Where not
+    even that is left, the lines are served in their order as far as the money goes.
     """
-    floor = plan.floor_usd / max(1, plan.lines - plan.unservable) * lines_after
-    return affordable if floor >= affordable else affordable - floor
+    each = plan.floor_usd / max(1, plan.lines - plan.unservable)
+    floors: NDArray[np.float64] = each * np.where(after > 0, after + _SPARE_LINES, 0)
+    if purse.left_usd is not None and len(floors) and floors[0] >= float(purse.left_usd):
+        return np.zeros(len(floors))
+    return floors
 
 
-def _count_paid(decisions: Decisions, affordable: float) -> int:
-    """Give how many lines, from the first, are paid for by ``affordable`` USD of expected cost together."""
-    costs = np.where(decisions.llms >= 0, np.nan_to_num(decisions.predicted_costs), 0.0)
-    return int(np.searchsorted(np.cumsum(costs), affordable, side="right"))
+def _squeeze(offer: _Offer, asked: Prompts, plan: Plan, purse: Purse, keep: float) -> list[Limits]:
+    """Give the limits with the LLMs that are paid for, line by line.
 
-
-def _count_settled(decisions: Decisions) -> int:
-    """Give how many lines come before the first that others of this block left without money."""
-    taken: NDArray[np.bool_] = np.logical_or.accumulate(decisions.llms >= 0)
-    starved = taken & (decisions.llms < 0) & decisions.allowed.mask.any(axis=1)
-    return int(np.argmax(starved)) if starved.any() else len(decisions)
-
-
-def _pace(decisions: Decisions, plan: Plan, affordable: float) -> list[Pace]:
-    costs = np.where(decisions.llms >= 0, np.nan_to_num(decisions.predicted_costs), 0.0)
-    before = np.concatenate([[0.0], np.cumsum(costs)[:-1]])
+    The cheapest service of the lines to come is kept, but for a line that could then not be served itself.
+    """
+    decisions = offer.decisions
+    wanted = reservations(decisions.costs, decisions.ceilings, correction=plan.correction)
+    paid = (wanted <= purse.most_usd(keep_usd=keep)) & decisions.allowed.mask
+    alone = (wanted <= purse.most_usd()) & decisions.allowed.mask
+    paid = np.where(paid.any(axis=1, keepdims=True), paid, alone)
     return [
-        Pace(error_per_usd=plan.error_per_usd or 0.0, remaining_usd=affordable, spent_usd=float(spent))
-        for spent in before
+        limits.tightened(
+            Limits(candidates=frozenset(name for name, one in zip(decisions.names, row, strict=True) if one))
+        )
+        for limits, row in zip(asked.limits or [], paid.tolist(), strict=True)
     ]

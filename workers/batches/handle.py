@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -25,6 +25,7 @@ from workers.router import RoutingView
 from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
 from workers.storage.engine import transaction
+from workers.tenants import Lender, Purses
 from workers.topics import TopicSpec, create_topics
 
 #: How soon a word of a person (pause, cancel) is heard.
@@ -159,8 +160,14 @@ class Handle:
         )
         create_topics(self.place.settings, [spec])
         kept = self.look(at_once=True).positions.get("dispatched", NOTHING)
-        known = Position(int(kept["lines"]), Decimal(kept["reserved_usd"]))
-        return Outbox(self.id, self.reply_topic, self.place.settings, known=known)
+        return Outbox(self.id, self.reply_topic, self.place.settings, known=Position.read(kept))
+
+    def open_purses(self, stack: ExitStack) -> Purses:
+        """Open what is reserved from of the tenant's budget; ``stack`` gives the rest back at its end."""
+        lender = Lender(self.place.engine, slot=f"batch/{self.id}")
+        lender.claim_back()
+        stack.callback(lender.claim_back)
+        return Purses(lender)
 
     def open_collector(self, lines: Lines) -> WayBack:
         """Open the way back."""
@@ -176,15 +183,16 @@ class Handle:
     def purse(self, collector: WayBack | None = None, outbox: WayOut | None = None) -> Purse:
         """Give the batch's money as of now; before anything was sent without the two."""
         tally = self.look() if collector is None else collector.tally
+        sent = Position() if outbox is None else outbox.position
         return Purse(
             budget_usd=self.look().budget_usd,
             spent_usd=tally.spent_usd,
-            reserved_usd=Decimal(0) if outbox is None else outbox.position.reserved_usd,
+            reserved_usd=sent.reserved_usd,
             settled_usd=tally.settled_usd,
             largest_overrun_usd=tally.largest_overrun_usd,
-            lines_under_way=0
-            if outbox is None or collector is None
-            else outbox.position.lines - collector.count,
+            lines_under_way=0 if collector is None else sent.lines - collector.count,
+            expected_under_way_usd=max(0.0, sent.expected_usd - float(tally.predicted_usd)),
+            largest_usd=sent.largest_usd,
         )
 
 

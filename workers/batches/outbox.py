@@ -6,7 +6,7 @@ from decimal import Decimal
 import msgspec
 from kafka import ConsumerGroupMetadata, KafkaConsumer, TopicPartition
 
-from workers.batches.ways import Position
+from workers.batches.ways import Position, Step
 from workers.messages import Record
 from workers.settings import Settings
 from workers.transactions import LoopConfig
@@ -17,9 +17,11 @@ _PATIENCE_S = 10.0
 
 
 class _Mark(msgspec.Struct, array_like=True):
-    """What stands beside the offset: USD reserved so far."""
+    """What stands beside the offset: see ``Position``."""
 
     reserved_usd: Decimal
+    expected_usd: float = 0.0
+    largest_usd: float = 0.0
 
 
 class Outbox:
@@ -50,12 +52,15 @@ class Outbox:
             self._producer.close()
             raise
 
-    def commit(self, records: Sequence[Record], *, lines: int, reserved_usd: Decimal) -> None:
-        """Produce the records of the next ``lines`` lines."""
-        position = Position(self.position.lines + lines, self.position.reserved_usd + reserved_usd)
-        mark = msgspec.json.encode(_Mark(position.reserved_usd)).decode()
+    def commit(self, records: Sequence[Record], *, step: Step) -> None:
+        """Produce the records of the next lines."""
+        position = self.position.after(step)
+        mark = _Mark(position.reserved_usd, position.expected_usd, position.largest_usd)
         self._producer.commit(
-            records, {self._place: (position.lines, mark)}, self._membership, timeout_s=_PATIENCE_S
+            records,
+            {self._place: (position.lines, msgspec.json.encode(mark).decode())},
+            self._membership,
+            timeout_s=_PATIENCE_S,
         )
         self.position = position
 
@@ -80,4 +85,5 @@ class Outbox:
             consumer.close()
         if found is None:
             return None
-        return Position(found.offset, msgspec.json.decode(found.metadata, type=_Mark).reserved_usd)
+        mark = msgspec.json.decode(found.metadata, type=_Mark)
+        return Position(found.offset, mark.reserved_usd, mark.expected_usd, mark.largest_usd)

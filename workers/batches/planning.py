@@ -73,8 +73,22 @@ class Goal:
     #: A policy by name, where one decides, and its choice.
     policy_name: str | None = None
     policy: Policy | None = None
+    #: The LLMs that the tenant may use; ``None``: any.
+    candidates: frozenset[str] | None = None
     spent_usd: float = 0.0
     correction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is to be planned, from what, and for what."""
+
+    lines: Lines
+    vectors: Vectors
+    rows: range
+    snapshot: Snapshot
+    goal: Goal
+    stopped: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -102,7 +116,8 @@ def make_plan(
     leave, so that the programme's size does not grow with the file. The joint assignment's price of a USD is
     the lambda by which each line is decided.
     """
-    summed, unservable, tokens = _sum_up(lines, vectors, rows, snapshot, stopped)
+    asked = _Asked(lines=lines, vectors=vectors, rows=rows, snapshot=snapshot, goal=goal, stopped=stopped)
+    summed, unservable, tokens = _sum_up(asked)
     error_per_usd, binds, short = _find_lambda(summed, goal)
     policy = goal.policy or Lagrangian(error_per_usd or 0.0)
     chosen = _choose(summed, policy, snapshot)
@@ -192,15 +207,13 @@ def _choose(summed: AssignmentLines, policy: Policy, snapshot: Snapshot) -> NDAr
     return policy.choose(candidates, rng=np.random.default_rng(0)).llms
 
 
-def _sum_up(
-    lines: Lines, vectors: Vectors, rows: range, snapshot: Snapshot, stopped: Callable[[], bool]
-) -> tuple[AssignmentLines, int, float]:
+def _sum_up(asked: _Asked) -> tuple[AssignmentLines, int, float]:
     """Give the lines to assign, how many have no LLM at all, and the input tokens of all."""
-    n_llms = len(snapshot.names)
+    n_llms, rows = len(asked.snapshot.names), asked.rows
     parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]] = []
     groups: dict[bytes, _Sums] = {}
     unservable, tokens = 0, 0.0
-    for decisions, input_tokens in _predict(lines, vectors, rows, snapshot, stopped):
+    for decisions, input_tokens in _predict(asked):
         mask = decisions.allowed.mask
         served: NDArray[np.bool_] = np.any(mask, axis=1)
         unservable += int((~served).sum())
@@ -232,21 +245,23 @@ def _sum_up(
     return summed, unservable, tokens
 
 
-def _predict(
-    lines: Lines, vectors: Vectors, rows: range, snapshot: Snapshot, stopped: Callable[[], bool]
-) -> Iterator[tuple[Decisions, NDArray[np.float64]]]:
-    for start in range(rows.start, rows.stop, _BLOCK):
-        if stopped():
+def _predict(asked: _Asked) -> Iterator[tuple[Decisions, NDArray[np.float64]]]:
+    for start in range(asked.rows.start, asked.rows.stop, _BLOCK):
+        if asked.stopped():
             raise StoppedError
-        block = slice(start, min(start + _BLOCK, rows.stop))
-        tokens, limits = lines.tokens(block), lines.limits(block)
-        placement = snapshot.cluster_map.place(vectors.read(block))
+        block = slice(start, min(start + _BLOCK, asked.rows.stop))
+        tokens, limits = asked.lines.tokens(block), asked.lines.limits(block)
+        if asked.goal.candidates is not None:
+            allowed = Limits(candidates=asked.goal.candidates)
+            narrowed = {one: one.tightened(allowed) for one in set(limits)}
+            limits = [narrowed[one] for one in limits]
+        placement = asked.snapshot.cluster_map.place(asked.vectors.read(block))
         yield (
             decide_placed(
                 placement,
                 tokens,
                 _none_if_free(limits),
-                snapshot,
+                asked.snapshot,
                 Lagrangian(0.0),
                 rng=np.random.default_rng(0),
             ),

@@ -13,6 +13,7 @@ from workers.errors import UsageError
 from workers.policies import DEFAULT_POLICY
 from workers.router import RoutingView
 from workers.settings import Settings
+from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
 
 #: Lines that are embedded between two looks at whether to stop.
 _EMBED_LINES = 64
@@ -108,15 +109,26 @@ def plan(
         vectors,
         range(at, len(lines)),
         view.snapshot,
-        make_goal(handle.options(), view, purse, correction=correction),
+        make_goal(handle.options(), view, purse, tenant=handle.look().tenant, correction=correction),
         number=1 if before is None else before.number + 1,
         reason=reason,
         stopped=handle.is_stopped,
     )
 
 
-def make_goal(options: Options, view: RoutingView, purse: Purse, *, correction: float = 1.0) -> Goal:
-    """Give what a plan is to meet with the money that is left; ``UsageError`` for an unknown policy."""
+def find_payer(name: str, view: RoutingView) -> Tenant:
+    """Give the tenant of a batch; one that nobody declared has no limits, and is kept apart by its name."""
+    return find_tenant(name, view.tenants) or Tenant(name=name or DEFAULT_TENANT)
+
+
+def make_goal(
+    options: Options, view: RoutingView, purse: Purse, *, tenant: str = "", correction: float = 1.0
+) -> Goal:
+    """Give what a plan is to meet with the money that is left.
+
+    ``UsageError`` for a policy that is unknown, or that the tenant may not use.
+    """
+    payer = find_payer(tenant, view)
     # Lines under way are taken to cost what is expected of them, not what they reserve.
     committed = float(purse.spent_usd) + correction * purse.expected_under_way_usd
     budget = None
@@ -124,7 +136,10 @@ def make_goal(options: Options, view: RoutingView, purse: Purse, *, correction: 
         budget = max(0.0, float(purse.budget_usd - purse.held_usd) - committed)
     name = options.policy
     if name is None and options.budget_usd is None and options.min_quality is None:
-        name = DEFAULT_POLICY
+        name = payer.default_policy or DEFAULT_POLICY
+    if name is not None and payer.policies is not None and name not in payer.policies:
+        allowed = ", ".join(sorted(payer.policies)) or "none"
+        raise UsageError(f"tenant {payer.name} may not use policy {name!r}; allowed: {allowed}")
     if name is not None and name not in view.policies:
         raise UsageError(f"no policy is named {name!r}; in force: {', '.join(sorted(view.policies))}")
     return Goal(
@@ -132,6 +147,7 @@ def make_goal(options: Options, view: RoutingView, purse: Purse, *, correction: 
         min_quality=options.min_quality,
         policy_name=name,
         policy=None if name is None else view.policies[name].declaration.policy,
+        candidates=payer.llms,
         spent_usd=committed,
         correction=correction,
     )

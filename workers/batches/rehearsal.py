@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +22,7 @@ from workers.batches.planning import Plan, as_facts
 from workers.batches.preparing import prepare
 from workers.batches.requests import Options
 from workers.batches.tally import Tally
-from workers.batches.ways import Position, WayBack, WayOut
+from workers.batches.ways import MOST_PAID, Paid, Position, Step, WayBack, WayOut, note_paid
 from workers.batches.working import Working
 from workers.decision_ids import DecisionSigner
 from workers.messages import Message, Record
@@ -29,6 +30,7 @@ from workers.router import RoutingView
 from workers.settings import Settings
 from workers.storage.batches import Batch
 from workers.storage.engine import make_engine
+from workers.tenants import Purses, lend_nothing
 
 _ID = "rehearsal"
 _FILE = "file-rehearsal"
@@ -70,6 +72,7 @@ class _Way:
         self.tally = Tally.of(batch)
         self.answered: NDArray[np.bool_] = np.zeros(len(lines), dtype=np.bool_)
         self.dispatched: Mapping[str, Any] = NOTHING
+        self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
         self.llms = [""] * len(lines)
         self._lines = lines
         self._answer = answer
@@ -82,8 +85,8 @@ class _Way:
     def count(self) -> int:
         return int(self.answered.sum())
 
-    def commit(self, records: Sequence[Record], *, lines: int, reserved_usd: Decimal) -> None:
-        self.position = Position(self.position.lines + lines, self.position.reserved_usd + reserved_usd)
+    def commit(self, records: Sequence[Record], *, step: Step) -> None:
+        self.position = self.position.after(step)
         self._queue.extend(record for record in records if record.topic.startswith(self._topics))
 
     def collect(self, *, wait_ms: int) -> int:  # noqa: ARG002  # nothing is waited for
@@ -123,6 +126,7 @@ class _Way:
             topic="", partition=0, offset=0, timestamp_ms=0, key=record.key, value=None, headers=paid
         )
         self.tally.add_money(reply, again=False)
+        note_paid(self.paid, row, reply)
 
 
 class Rehearsal(Handle):
@@ -198,6 +202,10 @@ class Rehearsal(Handle):
     def open_outbox(self) -> WayOut:
         """Open the way out, which is the way back too."""
         return self.way()
+
+    def open_purses(self, stack: ExitStack) -> Purses:  # noqa: ARG002  # nothing is lent
+        """Open no tenant's purse."""
+        return Purses(lend_nothing)
 
     def open_collector(self, lines: Lines) -> WayBack:
         """Open the way back."""

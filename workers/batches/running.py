@@ -3,7 +3,6 @@
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from workers.batches.finishing import copy_whole, drop_work, write_results
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError
 from workers.batches.preparing import prepare
-from workers.batches.ways import WayBack, WayOut
+from workers.batches.ways import Step, WayBack, WayOut
 from workers.batches.working import Working
 from workers.errors import PoisonError, UsageError, WaitableError
 from workers.messages import Record, event_headers
@@ -138,4 +137,4 @@ def _call_off(handle: Handle, lines: Lines, outbox: WayOut, collector: WayBack) 
         topic = Topics(settings.topic_prefix).cancels
         records.append(Record(topic=topic, key=prompt_id.encode(), value=None, headers=event))
     if records:
-        outbox.commit(records, lines=0, reserved_usd=Decimal(0))
+        outbox.commit(records, step=Step())

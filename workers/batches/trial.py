@@ -23,7 +23,9 @@ from workers.storage.engine import transaction
 from workers.storage.snapshots import load_state
 
 
-def plan_file(file: Path, options: Options, *, view: RoutingView, settings: Settings) -> dict[str, Any]:
+def plan_file(
+    file: Path, options: Options, *, view: RoutingView, settings: Settings, tenant: str = ""
+) -> dict[str, Any]:
     """Give the plan of a file as facts, with ``bad``, the lines that would be refused.
 
     Raises ``UsageError`` for a file without a good line, or a policy that is not there.
@@ -49,7 +51,7 @@ def plan_file(file: Path, options: Options, *, view: RoutingView, settings: Sett
                 settled_usd=nothing,
                 largest_overrun_usd=nothing,
             )
-            goal = make_goal(options, view, purse)
+            goal = make_goal(options, view, purse, tenant=tenant)
             plan = make_plan(lines, vectors, range(len(lines)), view.snapshot, goal)
     return {**as_facts(plan), "bad": found.bad}
 

@@ -44,6 +44,12 @@ class Vectors:
             raise PoisonError("lost_vectors", "the file of embeddings is shorter than it was")
         return np.frombuffer(raw, dtype="<f4").reshape(-1, self._dimension).astype(np.float32)
 
+    def pick(self, rows: Sequence[int]) -> FloatMatrix:
+        """Give rows in any order."""
+        if not rows:
+            return np.empty((0, self._dimension), dtype=np.float32)
+        return np.concatenate([self.read(slice(row, row + 1)) for row in rows])
+
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()

@@ -1,15 +1,20 @@
 """The two ways of a batch, out to the executors and back: what its work needs of them."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers import messages
 from workers.batches.tally import Tally
-from workers.messages import Record
+from workers.messages import Message, Record
+
+#: Lines whose costs are remembered, to hold what is predicted against.
+MOST_PAID = 4_096
 
 
 @dataclass(slots=True)
@@ -19,10 +24,57 @@ class Position:
     #: Lines that were dispatched, or answered with an error, from the first good one on.
     lines: int = 0
     reserved_usd: Decimal = Decimal(0)
+    #: What all of them together were expected to cost, and the largest reservation of one.
+    expected_usd: float = 0.0
+    largest_usd: float = 0.0
+
+    def after(self, step: "Step") -> "Position":
+        """Give where it stands after some more lines."""
+        return Position(
+            lines=self.lines + step.lines,
+            reserved_usd=self.reserved_usd + step.reserved_usd,
+            expected_usd=self.expected_usd + step.expected_usd,
+            largest_usd=max(self.largest_usd, step.largest_usd),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as JSON can hold it."""
-        return {"lines": self.lines, "reserved_usd": f"{self.reserved_usd:f}"}
+        return {
+            "lines": self.lines,
+            "reserved_usd": f"{self.reserved_usd:f}",
+            "expected_usd": self.expected_usd,
+            "largest_usd": self.largest_usd,
+        }
+
+    @classmethod
+    def read(cls, kept: Mapping[str, Any]) -> Self:
+        """Read what ``as_dict`` gave."""
+        return cls(
+            lines=int(kept["lines"]),
+            reserved_usd=Decimal(kept["reserved_usd"]),
+            expected_usd=float(kept.get("expected_usd", 0.0)),
+            largest_usd=float(kept.get("largest_usd", 0.0)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What some more lines come to."""
+
+    #: From the next one on.
+    lines: int = 0
+    reserved_usd: Decimal = Decimal(0)
+    expected_usd: float = 0.0
+    largest_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """What calling an LLM for a line cost."""
+
+    row: int
+    llm: str
+    usd: float
 
 
 class WayOut(Protocol):
@@ -30,8 +82,8 @@ class WayOut(Protocol):
 
     position: Position
 
-    def commit(self, records: Sequence[Record], *, lines: int, reserved_usd: Decimal) -> None:
-        """Produce the records of the next ``lines`` lines."""
+    def commit(self, records: Sequence[Record], *, step: Step) -> None:
+        """Produce the records of the next lines."""
         ...
 
     def close(self) -> None:
@@ -47,6 +99,8 @@ class WayBack(Protocol):
     answered: NDArray[np.bool_]
     #: How far dispatching has come, to be kept beside the replies.
     dispatched: Mapping[str, Any]
+    #: The last lines that were paid for.
+    paid: deque[Paid]
 
     @property
     def count(self) -> int:
@@ -68,3 +122,10 @@ class WayBack(Protocol):
     def close(self) -> None:
         """Let go of files and connection."""
         ...
+
+
+def note_paid(paid: deque[Paid], row: int, reply: Message) -> None:
+    """Remember what a line's LLM cost, where the reply tells both."""
+    llm, usd = reply.text_header(messages.LLM), messages.number_header(reply, messages.COST_USD)
+    if llm and usd is not None:
+        paid.append(Paid(row=row, llm=llm, usd=usd))

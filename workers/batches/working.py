@@ -1,18 +1,22 @@
 """The second stage of a batch: dispatch its lines, collect their replies, plan again on the way."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 
 import numpy as np
 
+from routing.decisions import decide_placed
+from routing.policies import Lagrangian
+from routing.snapshot import Snapshot
 from workers.batches.dispatching import Dispatcher
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines
 from workers.batches.planning import read_plan
 from workers.batches.preparing import embed, plan
 from workers.batches.vectors import Vectors
-from workers.batches.ways import WayBack, WayOut
+from workers.batches.ways import Paid, WayBack, WayOut
 from workers.router import RoutingView
 
 #: Lines of one transaction.
@@ -20,10 +24,11 @@ _CHUNK = 256
 #: Lines under way before the first are answered; as many more as are answered come later.
 _FIRST_WINDOW = 256
 _IDLE_MS = 50
+_TENANT_PATIENCE_S = 5.0
 #: A plan is made anew each time so many lines, or this part of all, were answered.
 _REPLAN_LINES, _REPLAN_PARTS = 100, 20
-#: Answers before what they cost is held against what was predicted.
-_LEAST_ANSWERS = 50
+#: Lines that cost what is predicted are added in thought to those that were paid for.
+_PRIOR_LINES = 100
 
 
 class Working:
@@ -56,7 +61,9 @@ class Working:
             settings=handle.place.settings,
             rng=np.random.default_rng(),
             now=now,
+            purses=handle.open_purses(self._stack),
         )
+        self._tenant_short_since: float | None = None
 
     def run(self) -> None:
         """Work until all lines are answered, the deadline passes, somebody cancels, or the process stops."""
@@ -85,11 +92,25 @@ class Working:
         if not rows or in_force is None:
             return 0
         purse = self._handle.purse(self._collector, self._outbox)
-        found = self._dispatcher.dispatch(rows, self._view, in_force, purse)
-        if found.lines:
-            self._outbox.commit(found.records, lines=found.lines, reserved_usd=found.reserved_usd)
+        found = self._dispatcher.dispatch(
+            rows, self._view, in_force, purse, patient=bool(purse.lines_under_way) or not self._is_short()
+        )
+        if not found.waits_for_tenant:
+            self._tenant_short_since = None
+        elif self._tenant_short_since is None:
+            self._tenant_short_since = time.monotonic()
+        if found.step.lines:
+            self._outbox.commit(found.records, step=found.step)
             self._collector.dispatched = self._outbox.position.as_dict()
-        return found.lines
+        return found.step.lines
+
+    def _is_short(self) -> bool:
+        """Tell whether the tenant's budget has been too short for the next line for some time.
+
+        What settles is booked, and can be lent again, a little later than its reply is collected.
+        """
+        since = self._tenant_short_since
+        return since is not None and time.monotonic() - since > _TENANT_PATIENCE_S
 
     def _follow_view(self) -> None:
         """Take over what was published since, and plan anew where that or the answers' cost asks for it."""
@@ -109,10 +130,8 @@ class Working:
         in_force, begin = read_plan(self._handle.look().plan), self._outbox.position.lines
         if in_force is None or in_force.error_per_usd is None or begin >= len(self._lines):
             return
-        tally, correction = self._collector.tally, 1.0
-        if self._collector.count >= _LEAST_ANSWERS and tally.predicted_usd > 0 and tally.spent_usd > 0:
-            correction = float(tally.spent_usd / tally.predicted_usd)
-        costs = f"{self._collector.count} lines cost {correction:.3f} of what was predicted for them"
+        correction = hold_against(self._collector.paid, self._lines, self._vectors, self._view.snapshot)
+        costs = f"answers cost {correction:.3f} of what is predicted for them now"
         found = plan(
             self._handle,
             self._lines,
@@ -124,3 +143,29 @@ class Working:
             correction=correction,
         )
         self._handle.keep_plan(found)
+
+
+def hold_against(paid: Sequence[Paid], lines: Lines, vectors: Vectors, snapshot: Snapshot) -> float:
+    """Give what calls cost over what would be predicted for them now, drawn towards 1 while they are few.
+
+    Predictions of now, not those of when they were decided: what has been learned since is corrected by
+    itself, and would be corrected twice.
+    """
+    known = [one for one in paid if one.llm in snapshot.names]
+    if not known:
+        return 1.0
+    rows = [one.row for one in known]
+    decisions = decide_placed(
+        snapshot.cluster_map.place(vectors.pick(rows)),
+        lines.index["tokens"][rows].astype(np.float64),
+        [lines.limits(slice(row, row + 1))[0] for row in rows],
+        snapshot,
+        Lagrangian(0.0),
+        rng=np.random.default_rng(0),
+    )
+    columns = [snapshot.column(one.llm) for one in known]
+    predicted = float(decisions.costs[np.arange(len(known)), columns].sum())
+    if predicted <= 0:
+        return 1.0
+    prior = predicted / len(known) * _PRIOR_LINES
+    return (sum(one.usd for one in known) + prior) / (predicted + prior)

@@ -58,7 +58,9 @@ def submit(
         from workers.batches.trial import plan_file, read_view
 
         with open_engine(settings) as engine:
-            plan = plan_file(file, options, view=read_view(engine, settings), settings=settings)
+            plan = plan_file(
+                file, options, view=read_view(engine, settings), settings=settings, tenant=tenant
+            )
         if as_json:
             print_json(plan)
         else:

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,15 +18,21 @@ from workers.batches.dispatching import Dispatched, Dispatcher
 from workers.batches.folders import BatchFolder
 from workers.batches.ingest import Lines, ingest
 from workers.batches.planning import Goal, Plan, make_plan
-from workers.batches.preparing import Texts
+from workers.batches.preparing import Texts, make_goal
 from workers.batches.purse import Purse
-from workers.batches.requests import Wishes
+from workers.batches.requests import Options, Wishes
 from workers.batches.vectors import Vectors
+from workers.batches.ways import Paid
+from workers.batches.working import hold_against
 from workers.decision_ids import DecisionSigner
-from workers.messages import DecisionRecord, ErrorReply
+from workers.errors import UsageError
+from workers.messages import DecisionRecord, ErrorReply, ReservationRecord
 from workers.replay.again import decide_as_logged
 from workers.router import RoutingView
 from workers.settings import Settings
+from workers.storage.grants import Grant
+from workers.storage.tenants import Tenant
+from workers.tenants import Purses
 
 SETTINGS = Settings()
 WISHES = Wishes(batch_id="batch_1", reply_to="uniroute.replies.batches.batch_1")
@@ -102,6 +108,7 @@ def make_purse(budget_usd: float, *, reserved_usd: float = 0.0) -> Purse:
         reserved_usd=Decimal(repr(reserved_usd)),
         settled_usd=nothing,
         largest_overrun_usd=nothing,
+        lines_under_way=1 if reserved_usd else 0,
     )
 
 
@@ -137,20 +144,20 @@ def test_a_dispatch_is_on_the_batch_lane_and_says_what_it_reserves(desk: Desk) -
 
     first = found.records[0]
     headers = dict(first.headers)
-    assert found.lines == 20
+    assert found.step.lines == 20
     assert len(found.records) == 40
     assert first.topic == "uniroute.dispatch-batch.dear" or "batch" in first.topic
     assert first.key == b"batch_1:1"
     assert headers[messages.LANE] == b"batch"
     assert float(headers[messages.RESERVED_USD]) == pytest.approx(2 * DEAR)
-    assert float(found.reserved_usd) == pytest.approx(40 * DEAR)
+    assert float(found.step.reserved_usd) == pytest.approx(40 * DEAR)
 
 
 def test_lines_wait_for_money_that_is_under_way(desk: Desk) -> None:
     """10 USD reserved of 10: nothing goes out, and nothing is refused."""
     found = desk.dispatch(desk.plan(Goal()), make_purse(10.0, reserved_usd=10.0))
 
-    assert (found.lines, found.records) == (0, [])
+    assert (found.step.lines, found.records) == (0, [])
 
 
 def test_a_squeezed_line_keeps_the_cheapest_service_of_the_others(desk: Desk) -> None:
@@ -159,20 +166,20 @@ def test_a_squeezed_line_keeps_the_cheapest_service_of_the_others(desk: Desk) ->
 
     found = desk.dispatch(plan, make_purse(2 * 20 * CHEAP * 1.0001), range(1))
 
-    assert found.lines == 1
+    assert found.step.lines == 1
     assert [one.llm for one in read_decisions(found)] == ["cheap"]
 
 
 def test_what_nothing_pays_for_is_refused_with_a_reason(desk: Desk) -> None:
-    """A budget for three lines: three go out, and only then, with nothing under way, the others end."""
-    plan, budget = desk.plan(Goal(budget_usd=3 * CHEAP)), 3 * 2 * CHEAP * 1.0001
+    """Money for three lines and for what one may overrun: three go out; then the rest end."""
+    plan, budget = desk.plan(Goal(budget_usd=3 * CHEAP)), (3 + 3) * 2 * CHEAP * 1.0001
 
     first = desk.dispatch(plan, make_purse(budget))
     rest = desk.dispatch(plan, make_purse(CHEAP), range(3, 20))
 
-    assert first.lines == 3
+    assert first.step.lines == 3
     assert [one.llm for one in read_decisions(first)] == ["cheap"] * 3
-    assert rest.lines == 17
+    assert rest.step.lines == 17
     errors = [msgspec.json.decode(record.value or b"", type=ErrorReply).error.code for record in rest.records]
     assert errors == ["budget_exhausted"] * 17
     assert {record.topic for record in rest.records} == {WISHES.reply_to}
@@ -200,10 +207,110 @@ def replace_plan(plan: Plan, **changes: object) -> Plan:
 
 
 def test_no_purse_can_be_overdrawn(desk: Desk) -> None:
-    """Whatever is left, what goes out reserves no more."""
+    """Whatever is left, what goes out reserves no more, with what the largest may overrun."""
     plan = desk.plan(Goal())
     for share in (0.1, 0.35, 0.8, 1.7):
         left = share * 20 * DEAR
         found = desk.dispatch(plan, replace(make_purse(left), spent_usd=Decimal(0)))
 
-        assert float(found.reserved_usd) <= left
+        assert float(found.step.reserved_usd) + 3 * found.step.largest_usd <= left
+        assert found.step.lines > 0
+
+
+def lend(usd: float) -> Purses:
+    """Purses of a tenant that has so much left in all."""
+    left = [Decimal(repr(usd))]
+
+    def grant(_tenant: str, day: date, need: Decimal) -> Grant | None:
+        if need > left[0]:
+            return None
+        left[0] -= need
+        return Grant(id=7, day=day, usd=need)
+
+    return Purses(grant)
+
+
+def serve_tenant(desk: Desk, tenant: Tenant, purses: Purses) -> Dispatcher:
+    """A dispatcher of the same lines for a tenant."""
+    desk.view = replace(desk.view, tenants={tenant.name: tenant})
+    return Dispatcher(
+        lines=desk.lines,
+        vectors=desk.vectors,
+        wishes=replace(WISHES, tenant=tenant.name),
+        signer=DecisionSigner({0: b"0123456789abcdef"}, current=0),
+        settings=SETTINGS,
+        rng=np.random.default_rng(0),
+        now=lambda: NOW,
+        purses=purses,
+    )
+
+
+def test_a_line_reserves_of_its_tenants_budget_too(desk: Desk) -> None:
+    """Money for two and a half lines: two go out, each with its entry for the books; the third waits."""
+    dispatcher = serve_tenant(desk, Tenant(name="blue", usd_per_day=1.0), lend(2.5 * 2 * DEAR))
+    plan = desk.plan(Goal())
+
+    found = dispatcher.dispatch(range(20), desk.view, plan, make_purse(1.0))
+
+    booked = [
+        msgspec.json.decode(record.value or b"", type=ReservationRecord)
+        for record in found.records
+        if record.topic == "uniroute.usage"
+    ]
+    assert (found.step.lines, found.waits_for_tenant) == (2, True)
+    assert [(one.tenant, one.grant) for one in booked] == [("blue", 7)] * 2
+    assert sum(one.reserved_usd for one in booked) == pytest.approx(4 * DEAR, rel=1e-6)
+
+
+def test_a_line_that_its_tenant_cannot_pay_for_ends_once_nobody_waits(desk: Desk) -> None:
+    """The error is the one that a live prompt gets; the batch's own budget is not touched by it."""
+    dispatcher = serve_tenant(desk, Tenant(name="blue", usd_per_day=1.0), lend(0.0))
+
+    found = dispatcher.dispatch(range(3), desk.view, desk.plan(Goal()), make_purse(1.0), patient=False)
+
+    errors = [msgspec.json.decode(record.value or b"", type=ErrorReply).error for record in found.records]
+    assert [one.code for one in errors] == ["budget_exhausted"] * 3
+    assert "tenant blue" in errors[0].message
+    assert (found.step.lines, found.step.reserved_usd) == (3, 0)
+
+
+def test_a_tenant_to_be_degraded_gets_its_cheapest_llm(desk: Desk) -> None:
+    """As live prompts do, and the decision says so."""
+    dispatcher = serve_tenant(desk, Tenant(name="blue", usd_per_day=1.0, at_limit="degrade"), lend(0.0))
+
+    found = dispatcher.dispatch(range(1), desk.view, desk.plan(Goal()), make_purse(1.0), patient=False)
+
+    [decision] = read_decisions(found)
+    assert (decision.llm, decision.degraded) == ("cheap", "tenant_budget")
+
+
+def test_a_plan_knows_the_llms_of_its_tenant(desk: Desk) -> None:
+    """Where the tenant may use the cheap LLM alone, the plan is for that one, and so are the decisions."""
+    tenant = Tenant(name="blue", llms=frozenset({"cheap"}))
+    dispatcher = serve_tenant(desk, tenant, lend(0.0))
+    plan = desk.plan(make_goal(Options(min_quality=0.0), desk.view, make_purse(1.0), tenant="blue"))
+
+    found = dispatcher.dispatch(range(20), desk.view, plan, make_purse(1.0))
+
+    assert set(plan.llms) == {"cheap"}
+    assert plan.total_usd == pytest.approx(20 * CHEAP)
+    assert {one.llm for one in read_decisions(found)} == {"cheap"}
+
+
+def test_a_policy_that_a_tenant_may_not_use_is_refused(desk: Desk) -> None:
+    """Before anything is planned."""
+    desk.view = replace(desk.view, tenants={"blue": Tenant(name="blue", policies=frozenset({"thrift"}))})
+
+    with pytest.raises(UsageError, match="may not use policy 'dear'; allowed: thrift"):
+        make_goal(Options(policy="dear"), desk.view, make_purse(1.0), tenant="blue")
+
+
+def test_costs_are_held_against_what_would_be_predicted_now(desk: Desk) -> None:
+    """300 calls at twice their prediction, drawn to 1 by a hundred in thought: (300 * 2 + 100) / 400."""
+    paid = [Paid(row=row % 20, llm="dear", usd=2 * DEAR) for row in range(300)]
+    unknown = [Paid(row=0, llm="gone", usd=1.0)]
+
+    found = hold_against([*paid, *unknown], desk.lines, desk.vectors, desk.view.snapshot)
+
+    assert found == pytest.approx(1.75)
+    assert hold_against(unknown, desk.lines, desk.vectors, desk.view.snapshot) == 1.0
