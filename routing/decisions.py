@@ -105,6 +105,7 @@ class Decisions:
             allowed=self.allowed.mask,
             names=self.names,
             deviations=self.deviations,
+            ceilings=self.ceilings,
         )
 
     def removed(self, row: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from routing.decisions import Decisions
 from routing.errors import MissingSupportError, UnknownLLMError
 from routing.evaluation.off_policy import Estimate, LoggedDecisions, OffPolicyValue, estimate_value
-from routing.policies import Candidates, Ceiling, Policy, keep_on_trial, probabilities_of
+from routing.policies import Candidates, Ceiling, Policy, keep_on_trial, probabilities_of, reservable
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.policies import Declaration, read_policy
@@ -221,7 +221,8 @@ def _odds(policy: Policy, candidates: Candidates) -> _Matrix:
     """Give the probability of each choice; zeros where the policy makes none, or a budget may bind."""
     binds = np.zeros(len(candidates.errors), dtype=np.bool_)
     if isinstance(policy, Ceiling):
-        after = policy.spent_usd + candidates.costs
+        amounts = reservable(candidates, policy.fallbacks) if policy.by_ceiling else candidates.costs
+        after = policy.spent_usd + amounts
         binds = np.any(candidates.allowed & (after > policy.remaining_usd), axis=1)
         policy = policy.policy
     try:
