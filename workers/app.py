@@ -32,10 +32,11 @@ from workers.batches.handle import Workplace
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.gates import Limits
 from workers.calls.retries import RetryPolicy
+from workers.cancels import Cancels
 from workers.decision_ids import make_signer
 from workers.embedding.loading import open_for
 from workers.errors import WaitableError, WorkersError
-from workers.executor import AnswerCache, CallableLLM, Cancels, DatabaseStore, Executor, Gates
+from workers.executor import AnswerCache, CallableLLM, DatabaseStore, Executor, Gates
 from workers.health import BELIEVED_S, HealthBoard, HealthReporter
 from workers.learner import Learner, Refitter
 from workers.router import Router, RoutingView, build_view
@@ -59,6 +60,7 @@ _LLMS_AT_FULL_LOAD = 16
 _OTHER_FILES = 1_000
 #: A cancel message is heeded for so long by executors that start after it.
 _CANCELS_S = 3_600.0
+_CATCH_UP_S = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -147,6 +149,7 @@ def build_router(settings: Settings, stack: ExitStack) -> TransactionLoop:
         purses=Purses(_lender(books, config.transactional_id, stack)),
         pacers=Pacers(PostgresBank(books, slot=config.transactional_id)),
         failing=_follow_health(settings, stack).failing,
+        is_cancelled=_follow_cancels(settings, stack).is_cancelled,
     )
     return TransactionLoop(
         config,
@@ -164,6 +167,20 @@ def _follow_health(settings: Settings, stack: ExitStack) -> HealthBoard:
     return board
 
 
+def _follow_cancels(settings: Settings, stack: ExitStack) -> Cancels:
+    """Give what knows of cancels; those of before this process are waited for, but not for long."""
+    cancels = Cancels()
+    follower = TopicFollower(
+        settings.kafka_bootstrap,
+        Topics(settings.topic_prefix).cancels,
+        since_s=_CANCELS_S,
+        on_message=lambda message: cancels.cancel(message.id_bytes.decode()),
+    )
+    stack.enter_context(follower)
+    follower.caught_up.wait(_CATCH_UP_S)
+    return cancels
+
+
 def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     """Give the executor's loop: every LLM's dispatch topic, those of LLMs yet to come included."""
     _allow_connections(settings.max_in_flight)
@@ -174,15 +191,7 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
     topics = Topics(settings.topic_prefix)
     reporter = stack.enter_context(HealthReporter(settings))
     gates = Gates(topics=topics, most=settings.max_in_flight, on_state=reporter.report)
-    cancels = Cancels()
-    stack.enter_context(
-        TopicFollower(
-            settings.kafka_bootstrap,
-            topics.cancels,
-            since_s=_CANCELS_S,
-            on_message=lambda message: cancels.cancel(message.id_bytes.decode()),
-        )
-    )
+    cancels = _follow_cancels(settings, stack)
     executor = Executor(
         gates=gates,
         cancels=cancels,

@@ -72,11 +72,16 @@ VIEW = RoutingView(
 )
 
 
-def make_router(view: RoutingView | None = VIEW, failing: frozenset[str] = frozenset()) -> Router:
+def make_router(
+    view: RoutingView | None = VIEW,
+    failing: frozenset[str] = frozenset(),
+    cancelled: frozenset[str] = frozenset(),
+) -> Router:
     """Make a router with a fixed clock."""
     return Router(
         view=lambda: view,
         failing=lambda: failing,
+        is_cancelled=cancelled.__contains__,
         signer=SIGNER,
         settings=Settings(),
         rng=np.random.default_rng(0),
@@ -464,3 +469,13 @@ def test_a_lane_has_a_topic_and_fallbacks_are_within_the_limits() -> None:
     assert free.topic == "uniroute.dispatch-batch.small"
     assert read_headers(free.headers)["uniroute-fallbacks"] == "large"
     assert "uniroute-fallbacks" not in read_headers(bound.headers)
+
+
+def test_a_cancelled_prompt_is_not_dispatched() -> None:
+    """Its caller is told, and its neighbour is routed."""
+    router = make_router(cancelled=frozenset({"p-1"}))
+    [gone], [first, *_] = router.handle([ask(key=b"p-1"), ask(key=b"p-2")])
+
+    assert (gone.topic, gone.key) == ("uniroute.replies.app", b"p-1")
+    assert read_error(gone)["code"] == "cancelled"
+    assert (first.topic, first.key) == ("uniroute.dispatch.small", b"p-2")

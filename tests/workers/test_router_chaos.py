@@ -10,9 +10,11 @@ from typing import Self
 import pytest
 from exactly_once import CommittedReader, Traffic, make_ids, produce
 from installations import Installation
+from kafka import KafkaProducer
 
 from workers.local.ports import choose_ports
 from workers.local.stack import LocalStack
+from workers.topics import create_topics, reply_topic
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -219,3 +221,29 @@ def test_an_llm_joins_under_load(installation: Installation, outputs: Outputs) -
         everything.assert_exactly_once(traffic.ids)
 
     assert router.said("loop_rejoins") == 0
+
+
+def test_what_is_cancelled_before_it_is_routed_is_not_dispatched(installation: Installation) -> None:
+    """A router that starts after the cancel answers so; the prompt after it is routed."""
+    settings, topics = installation.settings, installation.topics
+    reply_to = f"{settings.reply_prefix}app"
+    create_topics(settings, [reply_topic(reply_to, settings)])
+    headers = [("uniroute-reply-to", reply_to.encode())]
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    producer.send(topics.cancels, key=b"goes").get(_PATIENCE_S)
+    for key in (b"goes", b"stays"):
+        producer.send(topics.prompts, key=key, value=BODY, headers=headers).get(_PATIENCE_S)
+    producer.close()
+    installation.serve("router")
+    with (
+        CommittedReader(settings.kafka_bootstrap, [reply_to]) as replies,
+        CommittedReader(settings.kafka_bootstrap, [topics.dispatch("cheap")]) as dispatches,
+    ):
+        replies.read_until(lambda reader: len(reader.records) >= 1, timeout_s=_PATIENCE_S)
+        dispatches.read_until(lambda reader: len(reader.records) >= 1, timeout_s=_PATIENCE_S)
+        for reader in (replies, dispatches):
+            reader.read_to_end()
+
+        assert replies.ids == Counter([b"goes"])
+        assert b"cancelled" in replies.records[0].value
+        assert dispatches.ids == Counter([b"stays"])

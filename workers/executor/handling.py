@@ -13,10 +13,10 @@ from workers.calls.endpoints import Answer, EndpointCaller
 from workers.calls.errors import CallError
 from workers.calls.gates import Admission, Gate, GateClosedError
 from workers.calls.retries import RetryPolicy
+from workers.cancels import Cancelled, Cancels
 from workers.errors import WaitableError
 from workers.executor.bills import Bill
 from workers.executor.cache import AnswerCache, cache_key
-from workers.executor.cancels import Cancelled, Cancels
 from workers.executor.cascades import HeldAnswer, better_held
 from workers.executor.dispatches import Dispatch, read_dispatch
 from workers.executor.gates import Gates
@@ -115,8 +115,8 @@ class Executor:
             with self._cancels.watch(dispatch.prompt_id):
                 value = await self._answer_once(dispatch, bill, start)
                 bill.chance = await self._weigh(dispatch, bill, value)
-        except Cancelled:
-            return self._fail(dispatch, bill, _GaveUp("cancelled", "the caller cancelled the prompt"))
+        except Cancelled as cancelled:
+            return self._fail(dispatch, bill, _GaveUp("cancelled", str(cancelled)))
         except _GaveUp as given_up:
             following = self._stand_in(dispatch) if given_up.error_class in _FALLS_BACK else None
             if following is not None:

@@ -11,6 +11,7 @@ from routing.embedders import FloatMatrix
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.policies import UniformSource
 from routing.requests import Limits
+from workers.cancels import Cancelled
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
@@ -35,6 +36,7 @@ from workers.tenants import Held, Purses, admit, lend_nothing, narrow
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
+_CANCELLED = PoisonError("cancelled", str(Cancelled()))
 _EXPIRED = PoisonError("expired", "the deadline passed before the prompt was routed")
 #: Why a decision is degraded.
 _FAILING = "llm_failing"
@@ -46,8 +48,9 @@ class Router:
     ``view`` gives what to decide from, as of now; ``None`` while there is none yet, and then the batch waits.
     One view serves a whole batch. What a prompt may cost is reserved from ``purses`` where its tenant has a
     budget; without any, no tenant's budget is known. LLMs that are ``failing`` are not chosen while there is
-    another; decisions that this changes are marked as degraded. ``pacers`` keep the pace of policies that
-    spend a budget; without any, this router shares a budget with nobody.
+    another; decisions that this changes are marked as degraded. A prompt that ``is_cancelled`` is answered
+    so. ``pacers`` keep the pace of policies that spend a budget; without any, this router shares a budget
+    with nobody.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class Router:
         rng: UniformSource,
         purses: Purses | None = None,
         failing: Callable[[], frozenset[str]] = frozenset,
+        is_cancelled: Callable[[str], bool] = lambda _prompt_id: False,
         pacers: Pacers | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._purses = purses or Purses(lend_nothing)
         self._failing = failing
+        self._is_cancelled = is_cancelled
         self._pacers = pacers or Pacers(Books())
         self._view = view
         self._signer = signer
@@ -93,7 +98,9 @@ class Router:
             except PoisonError as error:
                 records[row] = self._refuse(message, error)
                 continue
-            if prompt.deadline is not None and prompt.deadline <= self._now():
+            if self._is_cancelled(prompt.prompt_id):
+                records[row] = [self._error_reply(prompt, _CANCELLED)]
+            elif prompt.deadline is not None and prompt.deadline <= self._now():
                 records[row] = [self._error_reply(prompt, _EXPIRED)]
             else:
                 rows_by_policy.setdefault((policy, tenant.exploration_share), []).append((row, prompt))

@@ -15,11 +15,14 @@ _MOST = 100_000
 class Cancelled(Exception):  # noqa: N818 (an outcome, not a fault of ours)
     """The caller wants no answer."""
 
+    def __init__(self) -> None:
+        super().__init__("the caller cancelled the prompt")
+
 
 class Cancels:
     """Remembers for an hour which prompts are cancelled, and stops what is being done for them.
 
-    ``cancel`` may be called from any thread; the rest belongs to the asyncio loop.
+    ``cancel`` and ``is_cancelled`` may be called from any thread; ``watch`` belongs to the asyncio loop.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,6 +44,11 @@ class Cancels:
             tasks = tuple(self._running.get(prompt_id, ()))
         for task in tasks:
             task.get_loop().call_soon_threadsafe(self._stop, prompt_id, task)
+
+    def is_cancelled(self, prompt_id: str) -> bool:
+        """Whether the caller of a prompt wants no answer any more."""
+        with self._lock:
+            return prompt_id in self._cancelled
 
     @contextmanager
     def watch(self, prompt_id: str) -> Iterator[None]:
