@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,23 @@ class OnTrial:
         return probabilities_of(self.policy, replace(candidates, allowed=candidates.allowed & offered))
 
 
+@runtime_checkable
+class Trying(Protocol):
+    """A policy that can be asked only once, because it reserves what it chooses: it keeps trials itself."""
+
+    def trying(self, shares: Mapping[str, float]) -> Policy:
+        """Give the policy with these LLMs on trial."""
+        ...
+
+
 def keep_on_trial(policy: Policy, shares: Mapping[str, float]) -> Policy:
     """Give the policy with these LLMs on trial; a ceiling stays outermost, so that it sees what is chosen."""
     if not shares:
         return policy
     if isinstance(policy, Ceiling):
         return replace(policy, policy=keep_on_trial(policy.policy, shares))
+    if isinstance(policy, Trying):
+        return policy.trying(shares)
     return OnTrial(policy, shares)
 
 

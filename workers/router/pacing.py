@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import structlog
@@ -18,6 +18,7 @@ from routing.policies import (
     LoggedDraws,
     Standing,
     UniformSource,
+    keep_on_trial,
     pace_spending,
     reservable,
 )
@@ -245,6 +246,7 @@ class PacedBatch:
         self._budget = budget
         self._now = now
         self._fallbacks = fallbacks
+        self._trials: Mapping[str, float] = {}
         #: One per prompt, once it has chosen.
         self.paces: list[Pace] = []
         #: One per prompt; ``None`` where nothing was chosen.
@@ -252,13 +254,18 @@ class PacedBatch:
         #: Why nothing was chosen where something was allowed.
         self.shortage: Literal["spent", "unknown"] = "spent"
 
+    def trying(self, shares: Mapping[str, float]) -> Self:
+        """Keep these LLMs on trial."""
+        self._trials = shares
+        return self
+
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
         """Choose, prompt by prompt in their order, and reserve; -1 where nothing that is allowed is paid for.
 
         Where a reservation is refused, the prompt is offered the LLMs for which less is reserved.
         """
         error_per_usd = self._pacers.find_lambda(self._policy, self._budget, self._now, candidates)
-        policy = self._budget.at(error_per_usd)
+        policy = keep_on_trial(self._budget.at(error_per_usd), self._trials)
         found, amounts = policy.choose(candidates, rng=rng), reservable(candidates, self._fallbacks)
         llms, propensities = found.llms.copy(), found.propensities.copy()
         for row in range(len(llms)):
