@@ -1,21 +1,27 @@
 """Explains what would be chosen for a prompt now, and why, from the state that routers decide from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from routing.decisions import CandidateFacts, Explanation, Prompts, decide, explain
+from routing.decisions import CandidateFacts, Decisions, Explanation, Prompts, decide, explain
 from routing.embedders import Embedder, Fingerprint
-from routing.policies import probabilities_of
+from routing.policies import Lagrangian, probabilities_of
 from routing.requests import Limits
-from workers.errors import UsageError
+from routing.snapshot import Snapshot
+from workers.errors import PoisonError, UsageError
 from workers.policies import DEFAULT_POLICY, read_policy
 from workers.prompts import count_tokens
 from workers.storage.engine import transaction
+from workers.storage.grants import Grants
 from workers.storage.snapshots import load_state
+from workers.storage.tenants import DEFAULT_TENANT, Tenant, Tenants
+from workers.tenants import narrow_limits, permit_policy
 
 #: Standard deviations on either side of a predicted error that hold it with 90 %.
 _NORMAL_90 = 1.645
@@ -36,6 +42,11 @@ class Explained:
     chances: Mapping[str, float]
     #: Why the winner won, in a sentence.
     reason: str
+    #: Whose prompt it would be, and the lesser of what is left of its budgets; ``None``: it has none.
+    tenant: str
+    left_usd: float | None
+    #: Whether the budget does not cover the call, so that the tenant gets an error or its cheapest LLM.
+    short: bool
 
 
 def explain_prompt(
@@ -43,16 +54,26 @@ def explain_prompt(
     text: str,
     *,
     open_embedder: Callable[[Fingerprint], Embedder],
-    policy: str = DEFAULT_POLICY,
+    policy: str | None = None,
     limits: Limits | None = None,
+    tenant: str = DEFAULT_TENANT,
+    day: date,
 ) -> Explained:
     """Decide one prompt as a router would now, and say why it goes where it goes.
 
-    A policy that draws is asked with the draw .5, one that spends a budget with the lambda that it starts
-    from. Raises ``UsageError`` while no map is in force, or for a policy that is not.
+    It is a prompt of ``tenant``, held against its LLMs, its policies, and what is left of its budgets on the
+    UTC ``day``. A policy that draws is asked with the draw .5, one that spends a budget with the lambda that
+    it starts from. Raises ``UsageError`` while no map is in force, for a policy or a tenant that there is
+    not, and for a policy that the tenant may not use.
     """
     with transaction(engine) as session:
         state = load_state(session)
+        payer = Tenants(session).get(tenant)
+        left = _left_usd(session, payer, day)
+    try:
+        policy = permit_policy(policy, payer) or DEFAULT_POLICY
+    except PoisonError as error:
+        raise UsageError(error.sentence) from error
     if state.snapshot is None:
         raise UsageError("no cluster map with error rates is in force: run `uniroute map fit` first")
     if policy not in state.policies:
@@ -61,14 +82,22 @@ def explain_prompt(
     version, body = state.policies[policy]
     declared = read_policy(policy, body)
     chooser = declared.policy
+    limits = narrow_limits(limits or Limits(), payer)
     embedder = open_embedder(state.snapshot.cluster_map.fingerprint)
     asked = Prompts(
         embeddings=embedder.encode([text]),
         input_tokens=np.array([count_tokens(text)]),
-        limits=None if limits is None else [limits],
+        limits=[limits],
     )
     decisions = decide(asked, state.snapshot, chooser, rng=_Even())
     found = explain(decisions, 0, policy=chooser)
+    reason = _reason(found, declared.kind) + (_MOVES if declared.budget is not None else "")
+    ceiling = found.candidates[0].ceiling_usd if found.llm is not None else 0.0
+    short = left is not None and ceiling > max(left, 0.0)
+    if left is not None and short:
+        reason = _tell_short(payer, ceiling, left)
+        cheapest = _degrade(asked, limits, decisions, state.snapshot)
+        found = replace(found, llm=None, propensity=0.0) if payer.at_limit == "error" else cheapest
     chances = probabilities_of(chooser, decisions.candidates(0))[0]
     return Explained(
         policy=f"{policy}@{version}",
@@ -78,7 +107,10 @@ def explain_prompt(
         chances={
             name: float(chance) for name, chance in zip(decisions.names, chances, strict=True) if chance
         },
-        reason=_reason(found, declared.kind) + (_MOVES if declared.budget is not None else ""),
+        reason=reason,
+        tenant=payer.name,
+        left_usd=left,
+        short=short,
     )
 
 
@@ -95,6 +127,31 @@ class _Even:
 
     def random(self, size: int, /) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         return np.full(size, 0.5)
+
+
+def _left_usd(session: Session, tenant: Tenant, day: date) -> float | None:
+    """Give what is not spent or reserved yet of a tenant's budgets: the lesser of day and month."""
+    budgets = tenant.usd_per_day, tenant.usd_per_month
+    found = Grants(session).balances(tenant.name, day=day, budgets=budgets)
+    # What was lent to a router and is not reserved yet can still be spent by that one.
+    left = [one.budget - one.reserved - one.settled - one.untold for one in found if one.budget is not None]
+    return float(min(left)) if left else None
+
+
+def _degrade(asked: Prompts, limits: Limits, decisions: Decisions, snapshot: Snapshot) -> Explanation:
+    """Explain the decision for the cheapest LLM that the limits leave, by expected USD, then by name."""
+    costs = np.where(decisions.allowed.mask[0], decisions.costs[0], np.inf)
+    cheapest = Limits(candidates=frozenset({decisions.names[int(np.argmin(costs))]}))
+    only = replace(asked, limits=[limits.tightened(cheapest)])
+    return explain(decide(only, snapshot, Lagrangian(0.0), rng=_Even()), 0, policy=Lagrangian(0.0))
+
+
+def _tell_short(tenant: Tenant, usd: float, left: float) -> str:
+    given = "an error reply" if tenant.at_limit == "error" else "the cheapest LLM, flagged as degraded"
+    return (
+        f"The budget of tenant {tenant.name} has {max(left, 0.0):.6g} USD left, less than the {usd:.6g} that "
+        f"this call may cost: the prompt gets {given}."
+    )
 
 
 def _reason(found: Explanation, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,12 @@ command = typer.Typer()
 def explain(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
     *,
-    policy: Annotated[str, typer.Option(help="The policy to decide by.")] = "default",
+    policy: Annotated[
+        str | None, typer.Option(help="The policy to decide by; the tenant's default, if not given.")
+    ] = None,
+    tenant: Annotated[
+        str, typer.Option(help="Whose prompt it would be: with its LLMs, policies and budget.")
+    ] = "default",
     max_cost_usd: Annotated[float | None, typer.Option(help="The most the answer may cost.")] = None,
     max_error: Annotated[float | None, typer.Option(help="The greatest predicted error, 0..1.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Seconds that are left to answer.")] = None,
@@ -60,6 +66,8 @@ def explain(
             ),
             policy=policy,
             limits=limits,
+            tenant=tenant,
+            day=datetime.now(UTC).date(),
         )
     if as_json:
         print_json(_plain(found))
@@ -74,7 +82,9 @@ def _print(found: "Explained") -> None:
     settings = ", ".join(f"{key}: {value}" for key, value in found.body.items())
     typer.echo(f"policy {found.policy} ({settings}); {found.input_tokens:g} tokens of prompt")
     clusters = ", ".join(f"{cluster} ({weight:.0%})" for cluster, weight in explanation.clusters)
-    typer.echo(f"clusters {clusters} of map {explanation.map_version}\n")
+    typer.echo(f"clusters {clusters} of map {explanation.map_version}")
+    left = "" if found.left_usd is None else f"; {found.left_usd:.6g} USD left of its budget"
+    typer.echo(f"tenant {found.tenant}{left}\n")
     columns: dict[str, Callable[[CandidateFacts], str]] = {
         "LLM": lambda one: one.name,
         "error": lambda one: f"{one.predicted_error:.3f}",
@@ -102,6 +112,7 @@ def _plain(found: "Explained") -> dict[str, object]:
     return {
         "llm": explanation.llm,
         "reason": found.reason,
+        "tenant": {"name": found.tenant, "left_usd": found.left_usd, "short": found.short},
         "policy": found.policy,
         "body": found.body,
         "propensity": explanation.propensity,

@@ -1,6 +1,6 @@
 """What tenants may ask for, and what routers may spend for them; the books are ``workers.storage.ledger``."""
 
-from workers.tenants.admission import admit, narrow
+from workers.tenants.admission import admit, narrow, narrow_limits, permit_policy
 from workers.tenants.purses import Held, Lender, Purses, Shortage, lend_nothing
 from workers.tenants.returns import Returns, TopicProgress
 
@@ -14,4 +14,6 @@ __all__ = [
     "admit",
     "lend_nothing",
     "narrow",
+    "narrow_limits",
+    "permit_policy",
 ]

@@ -21,7 +21,15 @@ def admit(prompt: Prompt, tenants: Mapping[str, Tenant]) -> tuple[Prompt, Tenant
         raise PoisonError(
             "unknown_tenant", f"no tenant is named {prompt.tenant[:80]!r}; known: {known[:300]}"
         )
-    policy = tenant.default_policy if prompt.policy is None else prompt.policy
+    return replace(prompt, tenant=tenant.name, policy=permit_policy(prompt.policy, tenant)), tenant
+
+
+def permit_policy(policy: str | None, tenant: Tenant) -> str | None:
+    """Give the policy that a prompt gets: its tenant's default where it names none; ``None``: everyone's.
+
+    Raises ``PoisonError`` of class ``forbidden_policy`` for one that the tenant may not use.
+    """
+    policy = tenant.default_policy if policy is None else policy
     asked = DEFAULT_POLICY if policy is None else policy
     if tenant.policies is not None and asked not in tenant.policies:
         allowed = ", ".join(sorted(tenant.policies)) or "none"
@@ -29,11 +37,14 @@ def admit(prompt: Prompt, tenants: Mapping[str, Tenant]) -> tuple[Prompt, Tenant
             "forbidden_policy",
             f"tenant {tenant.name} may not use policy {asked[:80]!r}; allowed: {allowed}",
         )
-    return replace(prompt, tenant=tenant.name, policy=policy), tenant
+    return policy
 
 
 def narrow(prompt: Prompt, tenant: Tenant) -> Prompt:
     """Give the prompt with the LLMs that its tenant may use as a limit beside its own."""
-    if tenant.llms is None:
-        return prompt
-    return replace(prompt, limits=prompt.limits.tightened(Limits(candidates=tenant.llms)))
+    return replace(prompt, limits=narrow_limits(prompt.limits, tenant))
+
+
+def narrow_limits(limits: Limits, tenant: Tenant) -> Limits:
+    """Give the limits with the LLMs that a tenant may use among them."""
+    return limits if tenant.llms is None else limits.tightened(Limits(candidates=tenant.llms))

@@ -240,6 +240,36 @@ def test_a_decision_is_explained(cli: Cli) -> None:
     assert "no policy is named 'other'" in str(cli("explain", "x", "--policy", "other", code=1).exception)
 
 
+def test_a_decision_is_explained_to_its_tenant(cli: Cli, tmp_path: Path) -> None:
+    """Its LLMs, its policies, its default policy and what is left of its budget are those of a router."""
+    file = tmp_path / "policies.yaml"
+    file.write_text("thrifty: {kind: lagrangian, error_per_usd: 1e3}\n")
+    cli("policy", "apply", file)
+    cli("tenant", "add", "narrow", "--llms", "small")
+    cli("tenant", "add", "frugal", "--policies", "thrifty", "--default-policy", "thrifty")
+    cli("tenant", "add", "poor", "--usd-per-day", 0.0005)
+    cli("tenant", "add", "humble", "--usd-per-month", 0.0005, "--at-limit", "degrade")
+
+    narrow, frugal, poor, humble = (
+        read(cli("explain", TEXTS[0], "--tenant", name, "--json"))
+        for name in ("narrow", "frugal", "poor", "humble")
+    )
+
+    assert (narrow["llm"], narrow["removed"]) == ("small", {"large": "candidates"})
+    assert narrow["tenant"] == {"name": "narrow", "left_usd": None, "short": False}
+    assert (frugal["llm"], frugal["policy"]) == ("small", "thrifty@1")
+    # ``large`` costs some .0026 USD.
+    assert (poor["llm"], poor["tenant"]["left_usd"], poor["tenant"]["short"]) == (None, 0.0005, True)
+    assert "has 0.0005 USD left, less than the 0.002595 that" in poor["reason"]
+    assert "gets an error reply" in poor["reason"]
+    assert (humble["llm"], humble["tenant"]["short"]) == ("small", True)
+    assert "the cheapest LLM, flagged as degraded" in humble["reason"]
+    assert "tenant poor; 0.0005 USD left of its budget" in cli("explain", "x", "--tenant", "poor").stdout
+    forbidden = cli("explain", "x", "--tenant", "frugal", "--policy", "default", code=1)
+    assert "tenant frugal may not use policy 'default'; allowed: thrifty" in str(forbidden.exception)
+    assert "no tenant is named 'gone'" in str(cli("explain", "x", "--tenant", "gone", code=1).exception)
+
+
 def test_policies_are_valued_on_logged_traffic(installation: Installation, cli: Cli, tmp_path: Path) -> None:
     """The default sends all to ``large``, right each time: worth 1; nothing is said of ``small``, exit 1."""
     route(installation, 20)
