@@ -194,7 +194,7 @@ def _rated(call: CallFact, record: UsageRecord) -> RatedCall:
         output_tokens=_bounded(call.output_tokens),
         cached_input_tokens=min(_bounded(call.cached_tokens), input_tokens),
         cost_usd=call.cost_usd,
-        price_version=str(call.price_version or record.price_version),
+        price_version=str(call.price_version or (record.price_version if call.llm == record.llm else 0)),
     )
 
 

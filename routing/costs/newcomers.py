@@ -73,6 +73,7 @@ def _take(
             spreads=lengths.spreads[at],
             smears=lengths.smears[at],
             log_input=lengths.log_input,
+            input_ratios=lengths.input_ratios[at],
         ),
         LatencyModel(levels=latencies.levels[at], slopes=latencies.slopes[at], spreads=latencies.spreads[at]),
     )

@@ -22,6 +22,7 @@ LENGTHS = LengthModel(
     spreads=np.sqrt(np.array([0.1, 0.5])),
     smears=np.array([1.1, 1.2]),
     log_input=4.0,
+    input_ratios=np.array([1.0, 1.4]),
 )
 LATENCIES = LatencyModel(
     levels=np.array([-3.0, -1.0]), slopes=np.array([0.5, 0.9]), spreads=np.sqrt(np.array([0.1, 0.5]))
@@ -38,6 +39,7 @@ def test_a_newcomer_by_hand() -> None:
     assert lengths.spreads**2 == pytest.approx([0.2])
     assert lengths.levels == pytest.approx([5 - 0.1 - 0.3 * 4])
     assert lengths.smears == pytest.approx([np.exp(0.1)])
+    assert lengths.input_ratios == pytest.approx([1.1])
     assert lengths.offsets.tolist() == [[0.0], [0.0]]
     assert latencies.slopes == pytest.approx([0.6])
     assert latencies.levels == pytest.approx([-2.5])
@@ -50,7 +52,7 @@ def test_a_newcomer_has_its_own_tokens_at_the_usual_length() -> None:
     lengths, _ = admit_newcomers(
         LENGTHS, LATENCIES, columns=[0, -1, 1], replies=REPLIES, prior_tokens=np.full(3, 400.0)
     )
-    usual = np.array([np.expm1(4.0)])
+    usual = np.array([np.expm1(4.0)]) / 1.1  # as estimated
 
     assert lengths.expected_tokens(np.full((1, 2), 0.5, np.float32), usual)[0, 1] == pytest.approx(
         401, abs=0.1
@@ -63,7 +65,7 @@ def test_the_others_keep_every_bit() -> None:
         LENGTHS, LATENCIES, columns=[-1, 1, -1, 0], replies=REPLIES, prior_tokens=np.full(4, 9.0)
     )
 
-    for name in ("levels", "slopes", "offsets", "spreads", "smears"):
+    for name in ("levels", "slopes", "offsets", "spreads", "smears", "input_ratios"):
         assert getattr(lengths, name)[..., [3, 1]].tolist() == getattr(LENGTHS, name).tolist()
     for name in ("levels", "slopes", "spreads"):
         assert getattr(latencies, name)[[3, 1]].tolist() == getattr(LATENCIES, name).tolist()

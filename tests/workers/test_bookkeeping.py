@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
 from routing.clusters import ClusterMap
@@ -17,8 +18,9 @@ from routing.quality.pool_prior import fit_pool_prior
 from workers import messages
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.learner import Learner, refit, refit_lengths
-from workers.messages import Message, Record, ReservationRecord, UsageRecord
+from workers.messages import CallFact, Message, Record, ReservationRecord, UsageRecord
 from workers.settings import Settings
+from workers.storage.call_costs import CallBooks
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.grants import Grants
@@ -100,9 +102,11 @@ def usage(
     outcome: str = "ok",
     attempts: int = 1,
     decision_id: str | None = None,
+    **told: object,
 ) -> Message:
-    """Make the record of an answer."""
+    """Make the record of an answer, with whatever else is ``told``."""
     record = UsageRecord(
+        **told,  # type: ignore[arg-type]
         usage_id=f"uniroute.dispatch.{llm}/0/{number}",
         prompt_id=f"p-{number}",
         decision_id=decision_id or sign(number, llm=llm, cell=cell),
@@ -241,6 +245,118 @@ def test_what_teaches_nothing_is_still_paid_for(engine: Engine) -> None:
     assert records == [[]] * 4
     assert settled(engine) == Decimal("0.4")
     assert counts.replies.sum() == 0
+
+
+def test_calls_are_booked_by_the_price_that_charged_them(engine: Engine) -> None:
+    """Each call of a dispatch under its own LLM and price version, cached tokens apart; the sums are equal.
+
+    Only an answer that came at once from the LLM that was decided on is held against its prediction.
+    """
+    costs = (0.1, 0.25, 0.125, 0.5)
+    at_once = call(10, 100, costs[0], cached_tokens=4, price_version=3)
+    failed = CallFact(llm="a", outcome="server", seconds=1.0)
+    wasted = call(20, 50, costs[1], outcome="bad_response", price_version=3)
+    stood_in = call(30, 60, costs[2], llm="b", cached_tokens=99, price_version=2)
+    old = call(40, 70, costs[3])
+    batch = [
+        usage(1, calls=(at_once,), expected_usd=0.2, cost_usd=costs[0]),
+        usage(
+            2,
+            llm="b",
+            decision_id=sign(2),
+            calls=(failed, wasted, stood_in),
+            expected_usd=0.3,
+            cost_usd=0.375,
+        ),
+        usage(3, calls=(old,), price_version=1, cost_usd=costs[3]),
+    ]
+    book(engine, *batch)
+    book(engine, *batch[1:])
+    with transaction(engine) as session:
+        found = CallBooks(session).sums(since=DAY)
+
+    sums = {(one.llm, one.rated.price_version): one for one in found}
+    assert sorted(sums) == [("a", "1"), ("a", "3"), ("b", "2")]
+    charged = sums["a", "3"]
+    assert (charged.rated.calls, charged.rated.input_tokens, charged.rated.output_tokens) == (2, 30, 150)
+    assert (charged.rated.cached_input_tokens, sums["b", "2"].rated.cached_input_tokens) == (4, 30)
+    assert (float(charged.predicted_usd), float(charged.predicted_cost_usd)) == (0.2, 0.1)
+    assert sums["a", "1"].predicted_usd == sums["b", "2"].predicted_usd == 0
+    assert sum(one.rated.cost_usd for one in found) == pytest.approx(float(settled(engine)))
+
+
+def test_a_call_of_impossible_cost_is_a_dead_letter(engine: Engine) -> None:
+    """Nothing of its record is booked."""
+    records = book(engine, usage(1, calls=(call(10, 100, -0.1),)))
+
+    assert classes(records) == ["bad_usage"]
+    assert settled(engine) == 0
+
+
+def test_predicted_and_settled_usd_are_counted_for_prometheus(engine: Engine) -> None:
+    """By LLM, once; an LLM that nobody registered is no label."""
+    before = [value_of(name) for name in ("settled", "predicted", "predicted_cost")]
+    batch = [
+        usage(1, calls=(call(10, 100, 0.25),), expected_usd=0.5, cost_usd=0.25),
+        usage(2, llm="stranger", calls=(call(1, 1, 1.0, llm="stranger"),), cost_usd=1.0),
+    ]
+    book(engine, *batch)
+    book(engine, *batch)
+    after = [value_of(name) for name in ("settled", "predicted", "predicted_cost")]
+
+    assert np.subtract(after, before) == pytest.approx([0.25, 0.5, 0.25])
+    assert REGISTRY.get_sample_value("uniroute_settled_usd_total", {"llm": "stranger"}) is None
+
+
+def test_costs_go_by_the_input_that_an_llm_bills(engine: Engine) -> None:
+    """Twice the tokens that routers estimate, and as many: after 400 replies each costs accordingly.
+
+    The lengths of answers go by billed tokens as well, in learning as in use.
+    """
+    refit(engine, reason="test")
+    book(
+        engine,
+        *(
+            usage(
+                number, llm=llm, tokens=(per * (50 + number % 100), 1), estimated_tokens=50.0 + number % 100
+            )
+            for number, (llm, per) in enumerate([("a", 2), ("b", 1)] * 400)
+        ),
+    )
+    refit_lengths(engine)
+    with transaction(engine) as session:
+        snapshot = load_state(session).snapshot
+        inputs = LengthCounts(session).read_inputs(["a", "b"])
+
+    assert snapshot is not None
+    assert (inputs.billed / inputs.estimated).tolist() == [2.0, 1.0]
+    # 20 pseudo-replies hold each ratio to the pool's, which 20 hold to 1.
+    pool = (3 * 400 + 20) / (2 * 400 + 20)
+    expected = [(2 * 400 + 20 * pool) / 420, (400 + 20 * pool) / 420]
+    asked = np.array([100.0])
+    assert snapshot.predict_inputs(asked)[0] / 100 == pytest.approx(expected, rel=0.01)
+    nothing = snapshot.predict_costs(asked, np.zeros(2))
+    assert nothing[0] * 1e6 == pytest.approx(snapshot.predict_inputs(asked)[0])
+
+
+def call(
+    inputs: int, outputs: int, usd: float, *, llm: str = "a", outcome: str = "ok", **told: int
+) -> CallFact:
+    """Make what one call took."""
+    return CallFact(
+        llm=llm,
+        outcome=outcome,
+        seconds=1.0,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        cost_usd=usd,
+        **told,
+    )
+
+
+def value_of(name: str) -> float:
+    """Give what a counter of USD of LLM ``a`` stands at."""
+    return REGISTRY.get_sample_value(f"uniroute_{name}_usd_total", {"llm": "a"}) or 0.0
 
 
 def test_an_answer_that_was_kept_costs_nothing(engine: Engine) -> None:
