@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
+from typer.exceptions import TyperException
 
 from routing.errors import RoutingError
 from workers.errors import UsageError, WorkersError
@@ -67,9 +68,31 @@ def fail(error: Exception) -> NoReturn:
     sys.exit(REFUSED if isinstance(error, UsageError | RoutingError) else FAILED)
 
 
-def run(command: typer.Typer) -> None:
-    """Run the command line; our own errors end as a sentence, never as a traceback."""
+def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end; whatever goes wrong is told in a sentence, never by a traceback.
+
+    ``arguments`` are those of the process, unless given.
+    """
     try:
-        command()
+        # Not standalone: typer would print its errors in a box, and end with them.
+        code = command(arguments, standalone_mode=False)
     except (WorkersError, RoutingError) as error:
         fail(error)
+    except typer.Abort:
+        print("uniroute: aborted", file=sys.stderr)  # noqa: T201 (the last word of a command)
+        sys.exit(FAILED)
+    except TyperException as error:
+        fail_usage(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail_usage(error: TyperException) -> NoReturn:
+    """Say in one line what was typed wrongly; where nothing was typed, show what could be."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":  # typer's copy of click has no public name
+        typer.echo(error.format_message(), err=True)
+        sys.exit(REFUSED)
+    sentence = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    hint = "" if context is None else f" (see {context.command_path} --help)"
+    print(f"uniroute: {sentence}{hint}", file=sys.stderr)  # noqa: T201 (the last word of a command)
+    sys.exit(REFUSED)
