@@ -36,7 +36,7 @@ _NORMAL_90 = 1.645
 
 
 class ProbesFailedError(WorkersError):
-    """No probe of a batch was answered, so nothing can be learned of the LLM."""
+    """Not one probe of the first batch was answered, so nothing can be learned of the LLM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def probe(
     any first few hold each cluster by its share of them; a run that was broken off goes on where it ended, if
     it has the same prompts and ``seed``. Labels are counted batch by batch; the LLM's rates stay at the upper
     end of their interval unless the rule stopped it. Raises ``UsageError`` for an LLM in another state or
-    where no map is in force, ``ProbesFailedError`` where a whole batch got no answer.
+    where no map is in force, ``ProbesFailedError`` where the first batch got no answer.
     """
     rule = rule or StoppingRule()
     with transaction(engine) as session:
@@ -117,13 +117,13 @@ def probe(
     while True:
         known = _weigh(engine, fitted, name, embeddings, input_tokens, cost=_mean_cost(graded))
         more = bool(rule.wants_more([known.loss], [labels])[0])
-        rows = order[asked : asked + (rule.fewest - labels if labels < rule.fewest else rule.batch)]
+        rows = order[asked : asked + (rule.batch if labels else rule.fewest)]
         if not more or not rows:
             break
         answers = ask(rows)
         asked += len(rows)
         counted = [(row, one) for row, one in zip(rows, answers, strict=True) if one is not None]
-        if not counted:
+        if not counted and not graded:
             raise ProbesFailedError(
                 f"{name} answered none of {len(rows)} probes: look at `uniroute dlq list` and its endpoint"
             )
