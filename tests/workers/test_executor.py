@@ -201,7 +201,12 @@ def test_an_answer_leaves_a_record_of_what_it_took() -> None:
 
     outcome = execute(
         dispatch(
-            ("uniroute-tenant", b"acme"), ("uniroute-lane", b"batch"), ("uniroute-reserved-usd", b"0.002")
+            ("uniroute-tenant", b"acme"),
+            ("uniroute-lane", b"batch"),
+            ("uniroute-reserved-usd", b"0.002"),
+            ("uniroute-policy-period", b"1801396800"),
+            ("uniroute-degraded", b"tenant_budget"),
+            ("uniroute-input-tokens", b"12.5"),
         )
     )
 
@@ -219,7 +224,12 @@ def test_an_answer_leaves_a_record_of_what_it_took() -> None:
         output_tokens=expected.output_tokens,
         cost_usd=float(outcome.headers["uniroute-cost-usd"]),
         reserved_usd=0.002,
+        policy="default@1",
+        expected_usd=0.001,
+        policy_period=1801396800,
+        degraded="tenant_budget",
         price_version=7,
+        estimated_tokens=12.5,
         calls=(
             CallFact(
                 llm=LLM,
@@ -228,6 +238,7 @@ def test_an_answer_leaves_a_record_of_what_it_took() -> None:
                 input_tokens=expected.input_tokens,
                 output_tokens=expected.output_tokens,
                 cost_usd=float(outcome.headers["uniroute-cost-usd"]),
+                price_version=7,
             ),
         ),
     )
