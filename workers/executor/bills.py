@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from routing.costs import call_cost
+from routing.costs import RatedCall, rate_call
 from routing.llms import Price
 from workers.calls.errors import CallError
 from workers.calls.usage import Usage
@@ -66,12 +66,14 @@ class Bill:
         *,
         seconds: float,
         estimate_usd: float,
+        price_version: int = 0,
     ) -> None:
         """Note a call: an error, or the usage of an answer if the endpoint told it."""
         usage = outcome.usage if isinstance(outcome, CallError) else outcome
         error_class = outcome.error_class if isinstance(outcome, CallError) else "ok"
         if usage is None and error_class in _UNSETTLED:
             self.unsettled_usd += estimate_usd
+        rated = None if usage is None else _rate(price, usage, price_version)
         self.calls.append(
             CallFact(
                 llm=name,
@@ -79,13 +81,18 @@ class Bill:
                 seconds=round(seconds, 6),
                 input_tokens=None if usage is None else usage.prompt_tokens,
                 output_tokens=None if usage is None else usage.completion_tokens,
-                cost_usd=None
-                if usage is None
-                else call_cost(
-                    price,
-                    input_tokens=usage.prompt_tokens,
-                    output_tokens=usage.completion_tokens,
-                    cached_input_tokens=usage.cached_tokens,
-                ),
+                cost_usd=None if rated is None else rated.cost_usd,
+                cached_tokens=0 if usage is None else usage.cached_tokens,
+                price_version=price_version,
             )
         )
+
+
+def _rate(price: Price, usage: Usage, version: int) -> RatedCall:
+    return rate_call(
+        price,
+        version=str(version),
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        cached_input_tokens=usage.cached_tokens,
+    )

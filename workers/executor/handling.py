@@ -257,7 +257,14 @@ class Executor:
             seconds = (self._now() - began).total_seconds()
             told = outcome.usage if isinstance(outcome, Answer) else outcome
             bill.price_version = llm.price_version
-            bill.add(dispatch.llm, llm.price, told, seconds=seconds, estimate_usd=estimate_usd)
+            bill.add(
+                dispatch.llm,
+                llm.price,
+                told,
+                seconds=seconds,
+                estimate_usd=estimate_usd,
+                price_version=llm.price_version,
+            )
             if isinstance(outcome, Answer):
                 bill.answered = outcome.usage
                 return outcome.value
