@@ -18,7 +18,7 @@ from workers.client import Client, Reply
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
 from workers.graders import Reference, grade
-from workers.lifecycle.probing import Graded
+from workers.lifecycle.probing import Graded, ProbesFailedError
 from workers.settings import Settings
 from workers.topics import Topics
 
@@ -77,7 +77,10 @@ class DispatchedProbes:
         self._client.close()
 
     def ask(self, rows: Sequence[int]) -> list[Graded | None]:
-        """Give the grade of each prompt's answer, ``None`` where there is none."""
+        """Give the grade of each prompt's answer, ``None`` where there is none.
+
+        Raises ``ProbesFailedError`` with the first reason where there is no answer at all.
+        """
         waiting = {f"probe-{self._run}-{row}": row for row in rows}
         now = datetime.now(UTC)
         try:
@@ -87,11 +90,15 @@ class DispatchedProbes:
         except KafkaError as error:
             raise WaitableError("Kafka", f"probes were not taken: {error}") from error
         found: dict[int, Graded | None] = {}
+        problem = f"no reply within {self._patience_s:g} s: is an executor serving?"
         end = time.monotonic() + self._patience_s
         while len(found) < len(waiting) and time.monotonic() < end:
             for reply in self._client.poll(timeout_ms=_POLL_MS):
                 if (row := waiting.get(reply.prompt_id, -1)) >= 0:
+                    problem = (reply.error or problem) if not found else problem
                     found[row] = self._grade(row, reply)
+        if not any(found.values()):
+            raise ProbesFailedError(f"{self._llm} answered none of {len(rows)} probes: {problem}")
         return [found.get(row) for row in rows]
 
     def _grade(self, row: int, reply: Reply) -> Graded | None:

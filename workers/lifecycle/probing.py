@@ -124,9 +124,7 @@ def probe(
         asked += len(rows)
         counted = [(row, one) for row, one in zip(rows, answers, strict=True) if one is not None]
         if not counted and not graded:
-            raise ProbesFailedError(
-                f"{name} answered none of {len(rows)} probes: look at `uniroute dlq list` and its endpoint"
-            )
+            raise ProbesFailedError(f"{name} answered none of {len(rows)} probes")
         failures += len(rows) - len(counted)
         labels += len(counted)
         graded += [one for _, one in counted]
