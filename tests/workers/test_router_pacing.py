@@ -145,7 +145,7 @@ def test_what_was_lent_is_all_that_is_spent_while_the_books_are_away() -> None:
 
 
 def test_a_prompt_whose_llm_is_not_paid_for_gets_one_that_is() -> None:
-    """20 USD of 10 might be needed: 4 serve; of .003 held back and what is reserved nothing is lent twice."""
+    """All want ``a``, which may come to 20 USD of 10: two get ``b``, one ``c``, and the last is refused."""
     costs = np.tile([[10.0, 2.0, 0.5]], (4, 1))
     candidates = Candidates(
         errors=np.tile([[0.1, 0.2, 0.9]], (4, 1)),
@@ -158,7 +158,7 @@ def test_a_prompt_whose_llm_is_not_paid_for_gets_one_that_is() -> None:
 
     llms = batch.choose(candidates, rng=NO_DRAWS).llms
 
-    # 9.97 USD: 4, 4, then 1, and of the .97 that are left nothing.
+    # 9.98 USD: 4, 4, then 1, and of the .98 that are left nothing.
     assert llms.tolist() == [1, 1, 2, -1]
     assert [pace.remaining_usd for pace in batch.paces] == [4.0, 4.0, 1.0, 0.0]
     assert batch.shortage == "spent"

@@ -40,7 +40,7 @@ _PRIOR_RATE, _PRIOR_SECONDS = 1.0, 10.0
 #: Prompts of its own that a router has seen before it leaves the lambda that a policy starts with.
 _KNOWN = 30
 #: What is held back from each budget: for the calls in flight at the end that cost more than was reserved.
-HELD_BACK = 0.003
+HELD_BACK = 0.002
 #: The part of what is left that a router is lent at once, at most; what a lease's time takes at an even pace.
 _SHARE = 1 / 20
 #: So near to the end of a period, what is lent and not used comes back too late: less is lent.

@@ -473,22 +473,6 @@ class LengthVersionRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class PolicySpendRow(Base):
-    """What a router was lent of a policy's budget in one period, and the prompts that it decided by it."""
-
-    __tablename__ = "policy_spend"
-    __table_args__ = (
-        _amount("lent_usd"),
-        {"comment": "what budget policies have lent to routers; the sums of a period stay within its budget"},
-    )
-
-    policy: Mapped[str] = mapped_column(primary_key=True)
-    period_start: Mapped[datetime] = mapped_column(primary_key=True)
-    slot: Mapped[str] = mapped_column(primary_key=True, comment="the router")
-    lent_usd: Mapped[float]
-    prompts: Mapped[int] = mapped_column(BigInteger, comment="decided, as far as the router has told")
-
-
 class PolicyBookRow(Base):
     """What the prompts of a policy that spends a budget cost in one period."""
 
