@@ -76,7 +76,7 @@ def choose(pacers: Pacers, candidates: Candidates, now: datetime = BEGIN) -> Pac
 
 @pytest.mark.parametrize("routers", [1, 4])
 def test_a_budget_ends_on_its_target(routers: int) -> None:
-    """3,000 prompts in an hour, four a batch, each settled 5 s later at .8 of what was expected, spend 10 USD.
+    """3,000 prompts in an hour, four a batch, each settled 5 s later at .8 of what was expected: 10 USD.
 
     Within 1 % and never above, whether one router paces or four, of which none knows of the others but by the
     books. The middle LLM alone would cost about 1.8 times as much.
@@ -215,7 +215,7 @@ def test_periods_are_utc_hours_and_days(period_s: float, start: datetime) -> Non
 
 @pytest.mark.stack
 def test_books_never_lend_more_than_the_budget(engine: Engine) -> None:
-    """Shares of what is left, the last one no more than is asked for, then nothing; another hour is another."""
+    """Shares of what is left, and nothing where less is left than is needed; another hour is another."""
     banks = {slot: PostgresBank(engine, slot=slot) for slot in "ab"}
     account = Account(policy="p", budget=replace(HOUR, usd=10 / (1 - HELD_BACK)), period_start=BEGIN)
     grants = [
@@ -255,7 +255,7 @@ def test_what_routers_tell_is_added_up(engine: Engine) -> None:
 
 @pytest.mark.stack
 def test_what_a_dead_router_was_lent_comes_back(engine: Engine) -> None:
-    """Of 1 USD lent .3 is reserved by a decision that was committed; the rest is lent again, not all of it."""
+    """Of 1 USD lent .3 is reserved by a decision that was committed; the rest comes back."""
     account = Account(policy="p", budget=HOUR, period_start=BEGIN)
     grant = PostgresBank(engine, slot="dead").lend(account, Decimal(1), 0.0)
     assert grant is not None
