@@ -78,8 +78,21 @@ def test_a_tenant_is_added_changed_and_listed(cli: Cli) -> None:
             "default_policy": "own",
             "priority": 2.5,
             "at_limit": "degrade",
+            "exploration_share": None,
         }
     ]
+
+
+def test_a_tenant_ends_exploration(cli: Cli) -> None:
+    """For good, with a floor, or back to what the policies say."""
+    cli("add", "acme", "--no-exploration")
+    ended = cli("list")[0]["exploration_share"]
+    cli("set", "acme", "--exploration", "0.1")
+    floor = cli("list")[0]["exploration_share"]
+    cli("set", "acme", "--exploration", "none")
+
+    assert (ended, floor) == (0.0, 0.1)
+    assert cli("list")[0]["exploration_share"] is None
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,8 @@ def test_a_tenant_is_added_changed_and_listed(cli: Cli) -> None:
     [
         (("add", "acme"), "exists already"),
         (("add", "zeta", "--usd-per-day", "-1"), "usd_per_day"),
+        (("add", "zeta", "--exploration", "1.5"), "exploration_share"),
+        (("add", "zeta", "--exploration", "some"), "--exploration is 'some'"),
         (("add", "zeta", "--usd-per-day", "much"), "--usd-per-day is 'much'"),
         (("add", "zeta", "--at-limit", "wait"), "at_limit"),
         (("add", "zeta", "--llms", "a,b"), "no LLM is named 'b'; known: a"),
