@@ -2,7 +2,7 @@
 
 from routing.costs.inputs import InputCounts, count_inputs, fit_input_ratios
 from routing.costs.latencies import LatencyModel, Timings, fit_latencies, mixture_quantile, time_replies
-from routing.costs.lengths import LengthModel, fit_lengths
+from routing.costs.lengths import LengthModel, calibration, fit_lengths
 from routing.costs.newcomers import admit_newcomers
 from routing.costs.prices import call_cost, costs_at, expected_costs, price_table
 from routing.costs.rating import RatedCall, rate_call, rerate_call
@@ -16,6 +16,7 @@ __all__ = [
     "Timings",
     "Usage",
     "admit_newcomers",
+    "calibration",
     "call_cost",
     "costs_at",
     "count_inputs",

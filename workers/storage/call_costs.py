@@ -1,15 +1,17 @@
 """What calls used and cost, by the version of the price that they were charged by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import msgspec
+import numpy as np
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from routing.costs import RatedCall
+from routing.costs import RatedCall, calibration, rerate_call
+from routing.llms import Price
 from workers.storage.cost_tables import CallCostRow
 
 
@@ -36,6 +38,27 @@ class CallCosts:
     #: What decisions had predicted of the calls that answered them at once, and what these calls cost.
     predicted_usd: Decimal
     predicted_cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What one LLM's calls cost, and of those that a decision foresaw what it had predicted."""
+
+    settled_usd: float
+    predicted_usd: float
+    #: What the calls of ``predicted_usd`` cost, and that over it; ``None`` where there were none.
+    predicted_cost_usd: float
+    calibration: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerating:
+    """What one LLM's calls were charged, and what they would be charged at another price."""
+
+    calls: int
+    settled_usd: float
+    #: ``None`` where the LLM has no such price.
+    rerated_usd: float | None
 
 
 class CallBooks:
@@ -87,6 +110,40 @@ class CallBooks:
             for llm, version, *sums in self._session.execute(asked)
         ]
         return sorted(found, key=lambda one: (one.llm, int(one.rated.price_version)))
+
+
+def compare_calls(sums: Sequence[CallCosts], llms: Sequence[str]) -> dict[str, Comparison]:
+    """Hold what calls cost against what was predicted of them, for each of ``llms``."""
+    own = [[one for one in sums if one.llm == name] for name in llms]
+    predicted = np.array([float(sum(one.predicted_usd for one in found)) for found in own])
+    actual = np.array([float(sum(one.predicted_cost_usd for one in found)) for found in own])
+    ratios = calibration(actual, predicted)
+    return {
+        name: Comparison(
+            settled_usd=sum((one.rated.cost_usd for one in own[row]), 0.0),
+            predicted_usd=float(predicted[row]),
+            predicted_cost_usd=float(actual[row]),
+            calibration=None if np.isnan(ratios[row]) else float(ratios[row]),
+        )
+        for row, name in enumerate(llms)
+    }
+
+
+def rerate_calls(sums: Sequence[CallCosts], prices: Mapping[str, Price]) -> dict[str, Rerating]:
+    """Charge calls again at other prices, by LLM."""
+    found: dict[str, Rerating] = {}
+    for one in sums:
+        before = found.get(one.llm, Rerating(calls=0, settled_usd=0.0, rerated_usd=0.0))
+        price = prices.get(one.llm)
+        rerated = None
+        if price is not None:
+            rerated = (before.rerated_usd or 0.0) + rerate_call(one.rated, price, version="").cost_usd
+        found[one.llm] = Rerating(
+            calls=before.calls + one.rated.calls,
+            settled_usd=before.settled_usd + one.rated.cost_usd,
+            rerated_usd=rerated,
+        )
+    return found
 
 
 def _row(call: BookedCall) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from installations import SIGNING_KEY, TEXTS, Installation
 from kafka import KafkaProducer
 from typer.testing import CliRunner
 
+from routing.costs import rate_call
 from workers.cli.main import command
 from workers.decision_ids import DecisionSigner
 from workers.messages import Message
 from workers.replay import read_decisions
 from workers.router import Router, build_view
+from workers.storage.call_costs import BookedCall, CallBooks
 from workers.storage.engine import transaction
 from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.prices import Prices
 from workers.storage.snapshots import load_state
 
 pytestmark = pytest.mark.stack
@@ -214,6 +218,75 @@ def test_prices_and_facts_have_versions(cli: Cli, tmp_path: Path) -> None:
     assert small["base_url"] == "http://127.0.0.1:9/v1"
     assert "give what is to change" in str(cli("llm", "set", "small", code=1).exception)
     assert "no LLM is named 'huge'" in str(cli("llm", "set", "huge", "--simulated", code=1).exception)
+
+
+def test_a_price_is_set_for_later(cli: Cli) -> None:
+    """It is in the history and not in force; two together, a past time and no time at all are told."""
+    text = cli("price", "set", "large", "--input-price", 5, "--valid-from", "2999-01-01T00:00:00Z").stdout
+    history = read(cli("price", "history", "large", "--json"))
+    past = str(
+        cli("price", "set", "large", "--input-price", 5, "--valid-from", "2020-01-01", code=1).exception
+    )
+    never = str(cli("price", "set", "large", "--input-price", 5, "--valid-from", "soon", code=1).exception)
+
+    assert "is version 3, in force from 2999-01-01 00:00:00 UTC on." in text
+    assert [(one["input_usd_per_mtok"], one["state"]) for one in history] == [
+        (5.0, "later"),
+        (10.0, "in force"),
+    ]
+    assert history[0]["valid_from"] == "2999-01-01T00:00:00+00:00"
+    assert read(cli("price", "list", "--json"))["large"]["input_usd_per_mtok"] == 10.0
+    assert "later" in cli("price", "history", "large").stdout
+    assert "is past" in past
+    assert "'soon' is no time" in never
+
+
+def test_settled_calls_are_compared_and_charged_again(
+    cli: Cli, installation: Installation, tmp_path: Path
+) -> None:
+    """What was predicted beside what it cost; at another version or a file's prices what it would cost.
+
+    large: 3,000 tokens at 10 USD a million are .03; at 20 they are .06. small stays as it was.
+    """
+    now = int(datetime.now(UTC).timestamp())
+    with transaction(installation.engine) as session:
+        prices = Prices(session).current()
+        for name, tokens in (("large", 1_000), ("large", 2_000), ("small", 500)):
+            price = prices[name]
+            rated = rate_call(price.price, version=str(price.version), input_tokens=tokens, output_tokens=0)
+            CallBooks(session).add(
+                [BookedCall(tenant="acme", decided_at=now, llm=name, rated=rated, predicted_usd=0.02)]
+            )
+    cli("price", "set", "large", "--input-price", 20)
+    version = read(cli("price", "list", "--json"))["large"]["version"]
+    file = tmp_path / "prices.yaml"
+    file.write_text("large: {input_usd_per_mtok: 5, output_usd_per_mtok: 0}\n")
+
+    listed = read(cli("price", "list", "--json"))
+    then = read(cli("price", "rerate", "--version", version, "--json"))
+    before = read(cli("price", "rerate", "--version", version - 1, "--json"))
+    by_file = read(cli("price", "rerate", "--file", file, "--json"))
+    text = cli("price", "rerate", "--file", file).stdout
+    later = cli("price", "rerate", "--since", "2999-01-01").stdout
+    nobody = read(cli("price", "rerate", "--tenant", "nobody", "--json"))
+
+    large = listed["large"]
+    assert (large["settled_usd"], large["predicted_usd"]) == pytest.approx((0.03, 0.04))
+    assert (large["calibration"], listed["small"]["calibration"]) == pytest.approx((0.75, 0.025))
+    assert then["llms"]["large"] == pytest.approx(
+        {"calls": 2, "settled_usd": 0.03, "rerated_usd": 0.06, "difference_usd": 0.03}
+    )
+    assert then["llms"]["small"]["difference_usd"] == pytest.approx(0)
+    assert then["total"]["difference_usd"] == pytest.approx(0.03)
+    assert before["total"]["difference_usd"] == pytest.approx(0)
+    assert by_file["llms"]["large"]["rerated_usd"] == pytest.approx(0.015)
+    assert by_file["llms"]["small"]["rerated_usd"] is None
+    assert "left out of the sum: small" in text
+    assert "Nothing was settled since 2999-01-01" in later
+    assert nobody["llms"] == {}
+    assert "no price has version 99" in str(cli("price", "rerate", "--version", 99, code=1).exception)
+    both = cli("price", "rerate", "--version", 1, "--file", file, code=1)
+    assert "give --version or --file" in str(both.exception)
 
 
 def test_a_decision_is_explained(cli: Cli) -> None:
