@@ -216,6 +216,25 @@ def test_lengths_are_published_when_there_is_news(engine: Engine) -> None:
     assert published == [False, True, False, True, True]
 
 
+def test_a_namesake_is_not_expected_to_write_as_much(engine: Engine) -> None:
+    """Once another model has the name, lengths are published without what was learned of the first."""
+    refit(engine, reason="test")
+    book(engine, *(usage(number, llm="ab"[number % 2], tokens=(10, 4000)) for number in range(60)))
+    before = refit_lengths(engine)
+    with transaction(engine) as session:
+        LLMs(session).retire("a")
+        register(LLMs(session), "a")
+    after = refit_lengths(engine)
+    with transaction(engine) as session:
+        snapshot = load_state(session).snapshot
+
+    assert before is not None
+    assert after is not None
+    assert snapshot is not None
+    tokens = snapshot.predict_tokens(np.array([[0.5, 0.5, 0.0]], dtype=np.float32), np.array([10.0]))
+    assert tokens[0] == pytest.approx([100, 4000], rel=0.1)
+
+
 def test_routers_see_what_was_learned(engine: Engine) -> None:
     """The snapshot in force predicts the length that answers had, instead of what was registered."""
     refit(engine, reason="test")

@@ -101,7 +101,8 @@ def refit_lengths(engine: Engine) -> int | None:
 def _has_moved(current: LengthsVersion | None, names: Sequence[str], replies: NDArray[np.float64]) -> bool:
     if current is None or list(current.llms) != list(names):
         return True
-    return bool(np.any(replies > _GROWTH * current.replies + _LEAST_NEWS))
+    # Fewer than before are those of another model, which took over the name of one that was retired.
+    return bool(np.any((replies > _GROWTH * current.replies + _LEAST_NEWS) | (replies < current.replies)))
 
 
 def prune_versions(engine: Engine) -> int:
