@@ -17,6 +17,7 @@ from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.retries import RetryPolicy
 from workers.errors import PoisonError
 from workers.executor import CallableLLM, Executor, Gates
+from workers.executor.dispatches import read_dispatch
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.faults import (
     Fault,
@@ -242,6 +243,19 @@ def test_an_answer_leaves_a_record_of_what_it_took() -> None:
             ),
         ),
     )
+
+
+def test_a_tenants_weight_is_read_of_the_dispatch() -> None:
+    """Absent it is 1; one that is as good as nothing is kept from dividing by 0."""
+    headers: list[tuple[tuple[str, bytes], ...]] = [
+        (),
+        (("uniroute-priority", b"2.5"),),
+        (("uniroute-priority", b"1e-300"),),
+    ]
+
+    found = [read_dispatch(dispatch(*one), Settings()).priority for one in headers]
+
+    assert found == [1.0, 2.5, 1e-9]
 
 
 def test_an_error_leaves_a_record_of_what_it_took() -> None:

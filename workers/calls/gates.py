@@ -1,13 +1,13 @@
 """The gate before an LLM: who may call now, in which order, at which pace, and when nobody may."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.calls.breaker import FAILURES, Breaker, State
 from workers.calls.concurrency import Concurrency
 from workers.calls.errors import CallError
+from workers.calls.fairness import FairQueue
 from workers.calls.pacing import Pace
 from workers.topics import DEFAULT_LANE
 
@@ -52,9 +52,11 @@ class Admission:
 
 @dataclass(slots=True)
 class _Lanes:
-    """Waiting calls by lane, handed out by turns (smooth weighted round robin)."""
+    """Waiting calls by lane, handed out by turns (smooth weighted round robin); tenants share their lane."""
 
-    waiting: dict[str, deque[_Waiter]] = field(default_factory=lambda: {lane: deque() for lane in LANE_TURNS})
+    waiting: dict[str, FairQueue[_Waiter]] = field(
+        default_factory=lambda: {lane: FairQueue() for lane in LANE_TURNS}
+    )
     credit: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANE_TURNS, 0))
 
     def __len__(self) -> int:
@@ -63,8 +65,8 @@ class _Lanes:
     def pop(self) -> _Waiter | None:
         """Give the next that still waits."""
         for queue in self.waiting.values():
-            while queue and queue[0].future.done():
-                queue.popleft()
+            while queue and queue.peek().future.done():
+                queue.pop()
         lanes = [lane for lane, queue in self.waiting.items() if queue]
         if not lanes:
             return None
@@ -72,7 +74,7 @@ class _Lanes:
             self.credit[lane] += LANE_TURNS[lane]
         chosen = max(lanes, key=self.credit.__getitem__)
         self.credit[chosen] -= sum(LANE_TURNS[lane] for lane in lanes)
-        return self.waiting[chosen].popleft()
+        return self.waiting[chosen].pop()
 
     def reject_impatient(self, error: Exception) -> None:
         """Tell those that would rather not wait."""
@@ -86,7 +88,8 @@ class Gate:
     """One LLM's gate in this process; belongs to one asyncio loop, whose clock it uses.
 
     ``admit`` returns when a call may go: the breaker is not open, no more calls are in flight than the
-    endpoint bears, and this process's share of the limits per minute allows it. Lanes take turns. ``leave``
+    endpoint bears, and this process's share of the limits per minute allows it. Lanes take turns; the tenants
+    that wait in one share its turns by their weights. ``leave``
     tells what came of it. ``on_state`` hears of each change of the breaker.
     """
 
@@ -132,9 +135,15 @@ class Gate:
             self._pump()
 
     async def admit(
-        self, lane: str = DEFAULT_LANE, *, tokens: float = 0.0, patient: bool = True
+        self,
+        lane: str = DEFAULT_LANE,
+        *,
+        tokens: float = 0.0,
+        patient: bool = True,
+        tenant: str = "",
+        weight: float = 1.0,
     ) -> Admission:
-        """Wait for a turn; ``tokens`` are what the call is expected to use.
+        """Wait for a turn; ``tokens`` are what the call is expected to use, ``weight`` is the tenant's.
 
         Raises ``GateClosedError`` where the breaker is open, or opens meanwhile, and the caller is not
         ``patient``.
@@ -143,7 +152,10 @@ class Gate:
         if not patient and self._breaker.state(now) == "open":
             raise GateClosedError(self._breaker.cause)
         if len(self._lanes) or self._delay_s(now) > 0 or not self._has_room(now):
-            await self._wait(lane, tokens, patient=patient)
+            waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, patient)
+            queue = self._lanes.waiting[lane if lane in LANE_TURNS else DEFAULT_LANE]
+            queue.push(waiter, flow=tenant, weight=weight)
+            await self._wait(waiter)
         else:
             self._let_go(tokens, now)
         return Admission(tokens=tokens, began_at=self._clock())
@@ -183,15 +195,15 @@ class Gate:
         """Let nothing go for so long: the provider said that nothing is left until then."""
         self._blocked_until = max(self._blocked_until, self._clock() + seconds)
 
-    async def _wait(self, lane: str, tokens: float, *, patient: bool) -> None:
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, patient)
-        self._lanes.waiting[lane if lane in LANE_TURNS else DEFAULT_LANE].append(waiter)
+    async def _wait(self, waiter: _Waiter) -> None:
         self._pump()
         try:
             await waiter.future
         except asyncio.CancelledError:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.abandon(Admission(tokens=tokens, began_at=self._clock()))  # it had been let go already
+                self.abandon(
+                    Admission(tokens=waiter.tokens, began_at=self._clock())
+                )  # it had been let go already
             raise
 
     def _has_room(self, now: float) -> bool:

@@ -16,6 +16,8 @@ from workers.settings import Settings
 #: English text has about four bytes to a token in every current tokenizer.
 _BYTES_PER_TOKEN = 4.0
 _MOST_TOKENS = 2.0**31
+#: A weight so small that its inverse is still a number.
+_LEAST_PRIORITY = 1e-9
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 
 _facts = msgspec.json.Decoder(tuple[CallFact, ...])
@@ -35,6 +37,8 @@ class Dispatch:
     #: As the prompt named it, and as the router put it; empty where nobody did.
     tenant: str
     lane: str
+    #: Weight of the tenant among those that wait for a turn in the same lane.
+    priority: float
     reserved_usd: float
     #: What the router said of the decision, empty or 0 where it said nothing: ``NAME@VERSION``, the expected
     #: USD, when the period of the policy's budget began, why it is degraded.
@@ -103,6 +107,7 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         decision_id=message.text_header(messages.DECISION_ID) or "",
         tenant=message.text_header(messages.TENANT) or "",
         lane=message.text_header(messages.LANE) or "",
+        priority=max(messages.number_header(message, messages.PRIORITY) or 1.0, _LEAST_PRIORITY),
         reserved_usd=messages.number_header(message, messages.RESERVED_USD) or 0.0,
         policy=message.text_header(messages.POLICY) or "",
         expected_usd=messages.number_header(message, messages.PREDICTED_COST_USD) or 0.0,

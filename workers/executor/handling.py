@@ -281,7 +281,13 @@ class Executor:
             left_s = self._left_s(dispatch)
             try:
                 async with asyncio.timeout(min(left_s, _PATIENCE_S)):
-                    admission = await gate.admit(dispatch.lane, tokens=tokens, patient=not dispatch.fallbacks)
+                    admission = await gate.admit(
+                        dispatch.lane,
+                        tokens=tokens,
+                        patient=not dispatch.fallbacks,
+                        tenant=dispatch.tenant,
+                        weight=dispatch.priority,
+                    )
             except GateClosedError as error:
                 raise _GaveUp(error.cause, str(error)) from error
             except TimeoutError:
