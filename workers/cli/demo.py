@@ -39,6 +39,9 @@ def demo(
     replay_check: Annotated[
         bool, typer.Option("--replay-check", help="Decide everything again from the log and compare.")
     ] = False,
+    join: Annotated[
+        str, typer.Option(help="What the LLM that joins half-way is: better, or worse.")
+    ] = "better",
     batch: Annotated[
         bool, typer.Option("--batch", help="Submit the prompts as one offline batch under a budget instead.")
     ] = False,
@@ -58,10 +61,13 @@ def demo(
         ) from error
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise UsageError(f"{report} cannot be written: name a file in a folder that exists")
+    if join not in {"better", "worse"}:
+        raise UsageError(f"--join is {join!r}: known are better, worse")
     console = Console()
     interrupts = Interrupts()
     options = Options(
         prompts=prompts,
+        join=join,  # type: ignore[arg-type]  # one of the two
         outcomes=outcomes,
         seed=seed,
         concurrency=concurrency,

@@ -1,7 +1,7 @@
 """What a person sees of a run: a live line while it works, then the tables."""
 
 import time
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -100,8 +100,24 @@ def show_report(console: Console, report: Report) -> None:
         f"feedback applied {report['feedback_applied']}, error rates published "
         f"{report['error_rate_versions']} times"
     )
+    if report.get("joined"):
+        console.print(_describe_join(report["joined"]))
     if "replay" in report:
         replay = report["replay"]
         console.print(f"decided again: {replay['identical']} of {replay['decisions']} the same, bit for bit")
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]")
+
+
+def _describe_join(joined: dict[str, Any]) -> str:
+    """Say in a sentence what came of the LLM that joined."""
+    what = f"{joined['llm']} (simulated) joined on {joined['labels_used']} labels"
+    if joined["adopted"]:
+        return (
+            f"{what}; {joined['adopted_after_prompts']} prompts later it had its share of "
+            f"{joined['final_share']:.1%}, within a fifth, for good"
+        )
+    return (
+        f"{what} and was not adopted: it had {joined['prompts_taken']} of {joined['prompts_since']} prompts, "
+        f"quality lost to that {joined['quality_lost']:.4f}"
+    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,6 +10,8 @@ class Options:
     """One run."""
 
     prompts: int = 2_000
+    #: What the LLM that joins half-way is: one that should be adopted, or one that should not.
+    join: Literal["better", "worse"] = "better"
     #: A folder of recorded outcomes to play back; ``None`` for the built-in tasks.
     outcomes: Path | None = None
     seed: int = 0

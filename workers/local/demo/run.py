@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Engine, func, select
 
+from workers.errors import UsageError
+from workers.local.demo.joining import Joining
 from workers.local.demo.options import Options
 from workers.local.demo.report import Report, build_report
 from workers.local.demo.stage import Say, Stage
@@ -16,6 +18,7 @@ from workers.local.demo.traffic import Auditor, Tally, Traffic
 from workers.local.simulated.answers import AnswerSource
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.faults import read_scenario
+from workers.local.simulated.llms import POOL, WORSE_LLM
 from workers.local.simulated.playback import PlaybackSource
 from workers.messages import DecisionRecord
 from workers.reading import read_all
@@ -47,9 +50,10 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
             stage.kill_role("router")
             stage.start_role("router")
 
+        joining = Joining(stage, source, worse=options.join == "worse")
         prompts = source.prompts("traffic", options.prompts)
         say(f"Sending {len(prompts)} prompts; {source.late_llm} (simulated) joins half-way")
-        tally = traffic.run(prompts, join=stage.join_late_llm, disturb=disturb, show=show)
+        tally = traffic.run(prompts, join=joining.join, disturb=disturb, show=show)
         feedback_applied = _await_feedback(stage.engine, tally.feedback)
         stage.stop_roles()
         traffic.recount()
@@ -61,6 +65,7 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
             error_rate_versions=_count(stage.engine, ErrorRateVersionRow),
             dead_letters=auditor.count_dead_letters(),
         )
+        report["joined"] = joining.describe()
         if options.replay_check:
             say("Deciding everything again from what was logged")
             report["replay"] = _replay(stage)
@@ -78,7 +83,11 @@ def _replay(stage: Stage) -> dict[str, int]:
 def open_source(options: Options) -> AnswerSource:
     """Give what the simulated LLMs answer from."""
     if options.outcomes is not None:
+        if options.join == "worse":
+            raise UsageError("an LLM that is worse joins with the built-in tasks alone, not with --outcomes")
         return PlaybackSource.read(options.outcomes)
+    if options.join == "worse":
+        return BuiltinSource(seed=options.seed, llms=(*POOL, WORSE_LLM))
     return BuiltinSource(seed=options.seed)
 
 

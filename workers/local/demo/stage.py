@@ -27,6 +27,7 @@ from workers.embedding.errors import BackendUnavailableError
 from workers.embedding.loading import load_embedder
 from workers.errors import UsageError
 from workers.installation import install, set_policy
+from workers.lifecycle import Graded, Probed, begin, probe
 from workers.local.demo.options import Options
 from workers.local.demo.tuning import tune_error_per_usd
 from workers.local.ports import choose_ports
@@ -118,6 +119,7 @@ class Stage:
         self._label_embeddings = self._embed(labelled)
         truth = self._source.truth([prompt.prompt_id for prompt in labelled])
         self._label_scores = truth.scores
+        self._label_tokens = np.array([max(1.0, len(prompt.text.encode()) / 4) for prompt in labelled])
         early = [llm for llm in self._source.llms if llm.name != self._source.late_llm]
         columns = [self._column(llm) for llm in early]
         self._say(f"Fitting the map; learning {len(early)} simulated LLMs from {len(labelled)} labels")
@@ -131,10 +133,28 @@ class Stage:
         create_topics(self.settings, [spec for llm in early for spec in llm_topics(llm.name, self.settings)])
         for llm in early:
             self._register(llm)
-        self._set_policy(labelled)
+        self._set_policy()
+
+    def probe_late_llm(self) -> Probed:
+        """Register the LLM that was left out, and label it on as few prompts as settle the routes."""
+        llm = next(llm for llm in self._source.llms if llm.name == self._source.late_llm)
+        scores = self._label_scores[:, self._column(llm)]
+        begin(
+            self.engine,
+            self.settings,
+            Registration(llm=llm, base_url=self._llm_url, provider_model=llm.name),
+        )
+        return probe(
+            self.engine,
+            llm.name,
+            embeddings=self._label_embeddings,
+            input_tokens=self._label_tokens,
+            ask=lambda rows: [Graded(score=float(scores[row])) for row in rows],
+            seed=self._options.seed,
+        )
 
     def join_late_llm(self) -> None:
-        """Register the LLM that was left out, from its labels alone."""
+        """Register the LLM that was left out, from all of its labels."""
         self._register(next(llm for llm in self._source.llms if llm.name == self._source.late_llm))
 
     def launch_roles(self, roles: Sequence[Role] = LIVE_ROLES) -> None:
@@ -228,6 +248,8 @@ class Stage:
         port = choose_ports(1)[0]
         options = self._options
         source = ["--outcomes", str(options.outcomes)] if options.outcomes else ["--seed", str(options.seed)]
+        if options.join == "worse":
+            source.append("--worse")
         faults = ["--faults", str(options.faults.resolve())] if options.faults else []
         server = Service("simulated-llms", self._folder, outlive=False)
         self._stack.callback(server.stop)
@@ -279,13 +301,12 @@ class Stage:
             scores=self._label_scores[:, self._column(llm)],
         )
 
-    def _set_policy(self, labelled: Sequence[Prompt]) -> None:
+    def _set_policy(self) -> None:
         with transaction(self.engine) as session:
             snapshot = load_snapshot(session)
         if snapshot is None:
             raise ServiceError("Postgres", "holds no snapshot after the LLMs were learned", self._folder)
-        tokens = np.array([max(1.0, len(prompt.text.encode()) / 4) for prompt in labelled])
-        error_per_usd = tune_error_per_usd(snapshot, self._label_embeddings, tokens)
+        error_per_usd = tune_error_per_usd(snapshot, self._label_embeddings, self._label_tokens)
         with transaction(self.engine) as session:
             set_policy(Policies(session), DEFAULT_POLICY, error_per_usd=error_per_usd)
 

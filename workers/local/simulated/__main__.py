@@ -16,6 +16,7 @@ from workers.errors import UsageError
 from workers.local.simulated.answers import AnswerSource
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.faults import Scenario, read_scenario
+from workers.local.simulated.llms import POOL, WORSE_LLM
 from workers.local.simulated.playback import PlaybackSource
 from workers.local.simulated.server import SimulatedServer
 
@@ -46,6 +47,9 @@ def _parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--source", choices=["builtin"], default="builtin", help="the built-in tasks")
     source.add_argument("--outcomes", type=Path, metavar="DIR", help="play the recorded outcomes of a folder")
+    parser.add_argument(
+        "--worse", action="store_true", help=f"with the built-in tasks: {WORSE_LLM.name} too, which errs most"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the tasks and of who gets them right")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="a fault scenario in TOML or JSON")
@@ -59,6 +63,8 @@ def _parse() -> argparse.Namespace:
 def _open_source(arguments: argparse.Namespace) -> AnswerSource:
     if arguments.outcomes is not None:
         return PlaybackSource.read(arguments.outcomes, seed=arguments.seed)
+    if arguments.worse:
+        return BuiltinSource(seed=arguments.seed, llms=(*POOL, WORSE_LLM))
     return BuiltinSource(seed=arguments.seed)
 
 

@@ -18,7 +18,7 @@ from workers.local.simulated.answers import (
     Truth,
     generic_outcome,
 )
-from workers.local.simulated.llms import LATE_LLM, POOL, SimulatedLLM, answer_task
+from workers.local.simulated.llms import LATE_LLM, POOL, WORSE_LLM, SimulatedLLM, answer_task
 from workers.local.simulated.tasks import Task, draw_task, find_task
 
 #: Prompts of one split; the next split begins after so many.
@@ -49,8 +49,9 @@ class BuiltinSource:
 
     @property
     def late_llm(self) -> str:
-        """The pool's late joiner, or its last LLM if another pool is used."""
-        return LATE_LLM if LATE_LLM in self._simulated else self._llms[-1].name
+        """The LLM that is worse than the pool, if it is there; else the pool's late joiner, else the last."""
+        known = [name for name in (WORSE_LLM.name, LATE_LLM) if name in self._simulated]
+        return known[0] if known else self._llms[-1].name
 
     @property
     def notes(self) -> tuple[str, ...]:

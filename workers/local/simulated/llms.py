@@ -187,3 +187,7 @@ POOL: tuple[SimulatedLLM, ...] = (
         skills=_skills(0.98, 0.02, "strings", "formats", "sorting"),
     ),
 )  # fmt: skip
+#: Dearer than most and worse than all: what nobody should adopt. No part of the pool.
+WORSE_LLM = _make(
+    "sim-dabbler", prices=(1.20, 4.8), latency=(0.25, 0.002), verbosity=70, usual=(0.50, 0.06), skills={},
+)  # fmt: skip

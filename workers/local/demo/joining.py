@@ -1,0 +1,125 @@
+"""The LLM that joins half-way: how few labels it took, how soon it had its share, what trying it cost."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from routing.snapshot import Snapshot
+from workers.lifecycle import Conditions, Probed, promote
+from workers.local.demo.stage import Stage
+from workers.local.simulated.answers import AnswerSource
+from workers.messages import DecisionRecord
+from workers.policies import read_policy
+from workers.reading import read_all
+from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
+from workers.storage.engine import transaction
+from workers.topics import Topics
+
+#: Share of the prompts that a worse LLM is offered to, whatever its probes said of it.
+_TRIED_ON = 0.1
+#: An LLM has its share once it stays so near the share that it has in the end.
+_NEAR = 0.2
+#: Less is not adopted.
+_LEAST_SHARE = 0.01
+_WHY = "the demonstration skips what is left of its way"
+
+
+class Joining:
+    """Brings the late LLM in by its life cycle, and describes afterwards what came of it.
+
+    A better one is probed and active at once. A ``worse`` one is probed, and tried as a canary all the same,
+    so that what that costs is seen.
+    """
+
+    def __init__(self, stage: Stage, source: AnswerSource, *, worse: bool) -> None:
+        self._stage = stage
+        self._source = source
+        self._worse = worse
+        self._probed: Probed | None = None
+
+    def join(self) -> None:
+        """Probe it on labelled prompts, as few as settle the routes, then let routers choose it."""
+        self._probed = found = self._stage.probe_late_llm()
+        conditions = Conditions(canary_share=_TRIED_ON)
+        for _ in range(1 if self._worse else 2):
+            promote(self._stage.engine, found.llm, conditions=conditions, reason=_WHY, force=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Give the figures, from the decisions that were logged since it could be chosen.
+
+        Its share is that of all these prompts which it would have by the error rates in force at a moment,
+        with nobody on trial: no luck of who came when is in it.
+        """
+        if self._probed is None:
+            return {}
+        llm = self._probed.llm
+        records = self._read(llm)
+        taken = [record for record in records if record.llm == llm]
+        shares = self._shares(records, llm)
+        final = shares[-1][1] if shares else 0.0
+        far = [first for first, share in shares if abs(share - final) > _NEAR * final]
+        after = next((first for first, _ in shares if not far or first > far[-1]), None)
+        return {
+            "llm": llm,
+            "worse": self._worse,
+            "labels_used": self._probed.labels,
+            "labels_settled": self._probed.settled,
+            "prompts_since": len(records),
+            "prompts_taken": len(taken),
+            "final_share": final,
+            "adopted": final >= _LEAST_SHARE,
+            "adopted_after_prompts": after if final >= _LEAST_SHARE else None,
+            "quality_lost": self._lost(taken, llm) / len(records) if records else 0.0,
+        }
+
+    def _read(self, llm: str) -> list[DecisionRecord]:
+        """Give the decisions in which it was a candidate, in their order."""
+        topic = Topics(self._stage.settings.topic_prefix).decisions
+        decided = (
+            msgspec.json.decode(record.value, type=DecisionRecord)
+            for record in read_all(self._stage.settings, [topic])
+        )
+        offered = [record for record in decided if any(one.llm == llm for one in record.candidates)]
+        return sorted(offered, key=lambda record: record.decided_at)
+
+    def _shares(self, records: Sequence[DecisionRecord], llm: str) -> list[tuple[int, float]]:
+        """Give, for each state that decided, how many prompts came before it, and the LLM's share in it."""
+        firsts: dict[tuple[object, ...], int] = {}
+        for place, record in enumerate(records):
+            firsts.setdefault(state_of(record), place)
+        shares = []
+        for first in firsts.values():
+            snapshot = self._rebuild(records[first])
+            shares.append((first, float(np.mean([name == llm for name in _decide(records, snapshot)]))))
+        return shares
+
+    def _lost(self, taken: Sequence[DecisionRecord], llm: str) -> float:
+        """Sum, over the prompts it had, the score of who would have had them otherwise less its own."""
+        groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
+        for record in taken:
+            without = {**record.limits, "excluded": [*record.limits.get("excluded", ()), llm]}
+            groups.setdefault(state_of(record), []).append(msgspec.structs.replace(record, limits=without))
+        columns = {one.name: column for column, one in enumerate(self._source.llms)}
+        lost = 0.0
+        for group in groups.values():
+            others = _decide(group, self._rebuild(group[0]))
+            scores = self._source.truth([record.prompt_id for record in group]).scores
+            for row, other in enumerate(others):
+                if other is not None:
+                    lost += float(scores[row, columns[other]] - scores[row, columns[llm]])
+        return lost
+
+    def _rebuild(self, record: DecisionRecord) -> Snapshot:
+        """Give the snapshot of a decision, with nobody on trial."""
+        with transaction(self._stage.engine) as session:
+            return replace(rebuild_snapshot(session, record), canaries={})
+
+
+def _decide(records: Sequence[DecisionRecord], snapshot: Snapshot) -> list[str | None]:
+    """Give whom the records' policy would choose from a snapshot."""
+    policy = read_policy(records[0].policy, records[0].policy_body).policy
+    decisions = decide_logged(records, snapshot, policy, fill_draws=True)
+    return [decisions.llm(row) for row in range(len(records))]
