@@ -20,7 +20,11 @@ from workers.storage.policies import Policies
 from workers.storage.tenants import DEFAULT_TENANT, Tenant, Tenants
 
 command = typer.Typer(
-    no_args_is_help=True, help="Add, list, change and remove tenants; show what they spend."
+    no_args_is_help=True,
+    help="Add, list, change and remove tenants; show what they spend. A budget holds but for what prompts in "
+    "flight cost beyond what was reserved for them. A tenant that is to be degraded at its limit has no such "
+    "bound: every prompt beyond the budget is answered by its cheapest LLM and paid for, however many come; "
+    "so it is while Postgres cannot be asked what is left. `tenant spend` shows what that cost.",
 )
 
 _NONE = "none"
@@ -45,9 +49,19 @@ LLMNames = Annotated[
 DefaultPolicy = Annotated[
     str | None, typer.Option(help="Policy of its prompts that name none; none for the installation's.")
 ]
-Priority = Annotated[float | None, typer.Option(help="Weight of its prompts among those of others.")]
+Priority = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight (1 if not given) of its prompts among those of others that wait for an LLM in the same "
+        "lane: at 2 it gets two turns for each of theirs."
+    ),
+]
 AtLimit = Annotated[
-    str | None, typer.Option(help="Beyond the budget: error, or degrade to its cheapest LLM, and say so.")
+    str | None,
+    typer.Option(
+        help="Beyond the budget, or while nobody can say what is left: error, or degrade: its cheapest LLM, "
+        "flagged. What degrade spends beyond the budget has no bound."
+    ),
 ]
 Exploration = Annotated[
     str | None,
@@ -171,7 +185,8 @@ def spend(
     """Show what is granted to routers, reserved, settled and left, for a UTC day and its month.
 
     Granted: lent to routers and not reserved yet. Reserved: for prompts in flight. Settled: the costs that
-    replies told. Untold: what was reserved for answers whose cost nobody told, taken for spent.
+    replies told. Untold: what was reserved for answers whose cost nobody told, taken for spent. Degraded: of
+    what is settled, that of prompts which the budget did not cover (--at-limit degrade).
     """
     on = _read_day(day)
     with open_engine(read_settings()) as engine, transaction(engine) as session:
@@ -205,6 +220,8 @@ def _spend_of(session: Session, tenant: Tenant, day: date) -> dict[str, Any]:
                 "input_tokens": one.input_tokens,
                 "output_tokens": one.output_tokens,
                 "settled_usd": float(one.settled),
+                "degraded": one.degraded,
+                "degraded_usd": float(one.degraded_usd),
             }
             for one in ledger.spend(tenant.name, since=day.replace(day=1), until=_last_day(day))
         ],
@@ -218,6 +235,7 @@ def _balance(found: Balance) -> dict[str, float | None]:
         "reserved_usd": found.reserved,
         "settled_usd": found.settled,
         "untold_usd": found.untold,
+        "degraded_usd": found.degraded,
         "remaining_usd": found.remaining,
     }
     return {name: None if value is None else float(value) for name, value in values.items()}
@@ -234,6 +252,13 @@ def _print_spend(found: list[dict[str, Any]]) -> None:
         ],
         empty="Nothing was spent.",
     )
+    for one in found:
+        for period in ("day", "month"):
+            if usd := one[period]["degraded_usd"]:
+                typer.echo(
+                    f"{one['tenant']}, {one[period]['utc']}: {usd:.6g} of the settled USD are of prompts that "
+                    "the budget did not cover (degraded)."
+                )
 
 
 def _changes(**options: str | float | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Balance:
     settled: Decimal
     #: Reserved for answers whose cost is not known, and taken for spent.
     untold: Decimal
+    #: Of what is settled, that of prompts that the budget did not cover and that were answered all the same.
+    degraded: Decimal = Decimal(0)
 
     @property
     def remaining(self) -> Decimal | None:
@@ -87,7 +89,7 @@ class Grants:
         """Give where a tenant stands on a day and in its month; ``budgets`` are those of day and month."""
         values = {"tenant": tenant, "day": day, "month": day.replace(day=1)}
         row = self._session.execute(_BALANCES, values).one()
-        names = ("granted", "reserved", "settled", "untold")
+        names = ("granted", "reserved", "settled", "untold", "degraded")
         of_day = Balance(budget=_exact(budgets[0]), **dict(zip(names, row[::2], strict=True)))
         of_month = Balance(budget=_exact(budgets[1]), **dict(zip(names, row[1::2], strict=True)))
         return of_day, of_month
@@ -131,7 +133,7 @@ def _exact(usd: float | None) -> Decimal | None:
 
 
 _BALANCES = text(
-    "WITH spent AS (SELECT day, reserved_usd, settled_usd, untold_usd FROM tenant_spend "
+    "WITH spent AS (SELECT day, reserved_usd, settled_usd, untold_usd, degraded_usd FROM tenant_spend "
     "WHERE tenant = :tenant AND day >= :month AND day < CAST(:month AS date) + interval '1 month'), "
     "lent AS (SELECT day, usd - drawn_usd AS usd FROM budget_grants "
     "WHERE tenant = :tenant AND released_at IS NULL AND day >= :month "
@@ -143,5 +145,7 @@ _BALANCES = text(
     "(SELECT coalesce(sum(settled_usd) FILTER (WHERE day = :day), 0) FROM spent), "
     "(SELECT coalesce(sum(settled_usd), 0) FROM spent), "
     "(SELECT coalesce(sum(untold_usd) FILTER (WHERE day = :day), 0) FROM spent), "
-    "(SELECT coalesce(sum(untold_usd), 0) FROM spent)"
+    "(SELECT coalesce(sum(untold_usd), 0) FROM spent), "
+    "(SELECT coalesce(sum(degraded_usd) FILTER (WHERE day = :day), 0) FROM spent), "
+    "(SELECT coalesce(sum(degraded_usd), 0) FROM spent)"
 )

@@ -147,7 +147,10 @@ def test_routers_see_a_tenant_at_once_and_its_end(cli: Cli, migrated_url: str) -
 
 
 def test_spend_shows_where_each_dollar_is(cli: Cli, migrated_url: str) -> None:
-    """Of 1 USD: .5 lent, of which .2 were reserved by one decision in flight, and .07 settled by another."""
+    """Of 1 USD: .5 lent, of which .2 were reserved by one decision in flight, and .07 and .04 settled by two.
+
+    The last of these was degraded: its .04 are told apart, too.
+    """
     cli("add", "acme", "--usd-per-day", "1", "--usd-per-month", "5")
     engine = make_engine(migrated_url)
     with transaction(engine) as session:
@@ -169,34 +172,51 @@ def test_spend_shows_where_each_dollar_is(cli: Cli, migrated_url: str) -> None:
                     input_tokens=3,
                     output_tokens=5,
                 ),
+                Settlement(
+                    usage_id="t/0/1",
+                    decision_id="d-3",
+                    decided_at=NOON,
+                    tenant="acme",
+                    llm="a",
+                    failed=False,
+                    usd=0.04,
+                    input_tokens=3,
+                    output_tokens=5,
+                    degraded=True,
+                ),
             ]
         )
     engine.dispose()
     found = cli("spend", "acme", "--day", "2027-01-31")
     earlier = cli("spend", "acme", "--day", "2027-01-02")
     everybody = cli("spend")
+    told = CliRunner().invoke(command, ["tenant", "spend", "acme", "--day", "2027-01-31"]).output
 
     assert found["day"] == {
         "utc": "2027-01-31",
         "budget_usd": 1.0,
         "granted_usd": 0.3,
         "reserved_usd": 0.2,
-        "settled_usd": 0.07,
+        "settled_usd": 0.11,
         "untold_usd": 0.0,
-        "remaining_usd": 0.43,
+        "degraded_usd": 0.04,
+        "remaining_usd": 0.39,
     }
-    assert (found["month"]["remaining_usd"], found["month"]["utc"]) == (4.43, "2027-01")
-    assert (earlier["day"]["remaining_usd"], earlier["month"]["remaining_usd"]) == (1.0, 4.43)
+    assert (found["month"]["remaining_usd"], found["month"]["utc"]) == (4.39, "2027-01")
+    assert (earlier["day"]["remaining_usd"], earlier["month"]["remaining_usd"]) == (1.0, 4.39)
     assert found["llms"][0] == {
         "llm": "a",
-        "replies": 1,
+        "replies": 2,
         "failures": 0,
         "untold": 0,
-        "input_tokens": 3,
-        "output_tokens": 5,
-        "settled_usd": 0.07,
+        "input_tokens": 6,
+        "output_tokens": 10,
+        "settled_usd": 0.11,
+        "degraded": 1,
+        "degraded_usd": 0.04,
     }
     assert [one["tenant"] for one in everybody] == ["acme", "default"]
+    assert "acme, 2027-01-31: 0.04 of the settled USD are of prompts that the budget did not cover" in told
 
 
 def test_tables_are_printed_without_json(cli: Cli) -> None:
@@ -205,5 +225,8 @@ def test_tables_are_printed_without_json(cli: Cli) -> None:
     listed = CliRunner().invoke(command, ["tenant", "list"])
     spent = CliRunner().invoke(command, ["tenant", "spend"])
 
+    told = CliRunner().invoke(command, ["tenant", "--help"])
+
     assert "acme" in listed.output
     assert "remaining" in spent.output
+    assert "no such bound" in " ".join(told.output.replace("│", " ").split())
