@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -84,6 +85,27 @@ def dispatch(llm: str = "a", *, prompt_id: str = "p-1", **headers: str) -> Messa
 
 
 @dataclass(slots=True)
+class StartsAtOnce:
+    """Stands in for what the log knows of calls: it knows at once."""
+
+    #: How often calls were begun before.
+    earlier: int = 0
+    withdrawn: int = 0
+
+    async def __call__(self, *_topics: str) -> int:
+        """Let begin."""
+        return self.earlier
+
+    def withdraw(self) -> None:
+        """Count it."""
+        self.withdrawn += 1
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Nobody stops."""
+        return nullcontext()
+
+
+@dataclass(slots=True)
 class Bench:
     """An executor and all around it, in warped time."""
 
@@ -130,9 +152,10 @@ class Bench:
         )
         return self.executor
 
-    async def start(self, *_topics: str) -> int:
+    @property
+    def start(self) -> StartsAtOnce:
         """The log knows at once."""
-        return self.earlier
+        return StartsAtOnce(self.earlier)
 
     def handle(self, *messages: Message) -> list[Sequence[Record]]:
         """Handle dispatches, all at once; with a cache in real time, because its store works in threads."""

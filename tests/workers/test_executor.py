@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from scripted_calls import StartsAtOnce
 
 from routing.llms import Price
 from workers.calls.endpoints import Endpoint, EndpointCaller
@@ -93,11 +94,6 @@ def dispatch(
     )
 
 
-async def start_at_once(*_topics: str) -> int:
-    """Nobody made calls for it before."""
-    return 0
-
-
 @dataclass(slots=True)
 class Outcome:
     """What came of handling, and what the server saw."""
@@ -160,7 +156,7 @@ def execute(
             sleep=time.sleep,
         )
         try:
-            records = await executor.handle(message, start_at_once)
+            records = await executor.handle(message, StartsAtOnce())
             async with aiohttp.ClientSession() as session, session.get(f"{url}/calls") as page:
                 calls = (await page.json())["calls"]
             return Outcome(records=records, calls=calls, time=time)

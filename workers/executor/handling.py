@@ -250,7 +250,7 @@ class Executor:
         while True:
             if bill.calls:
                 _check_budget(dispatch, bill, estimate_usd)
-            admission = await self._admit(gate, dispatch, tokens, start, bill)
+            admission = await self._admit(gate, dispatch, tokens, start, bill, called=calls > 0)
             calls += 1
             began = self._now()
             outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
@@ -271,23 +271,25 @@ class Executor:
             wait_s = self._retries.wait(calls, outcome, left_s=self._time_left(dispatch), rng=self._rng)
             if wait_s is None:
                 raise _GaveUp(outcome.error_class, outcome.sentence) from outcome
-            await self._sleep(wait_s)
+            with start.resting():
+                await self._sleep(wait_s)
 
     async def _admit(
-        self, gate: Gate, dispatch: Dispatch, tokens: float, start: Start, bill: Bill
+        self, gate: Gate, dispatch: Dispatch, tokens: float, start: Start, bill: Bill, *, called: bool
     ) -> Admission:
         """Wait for a turn at the LLM, and before the first call until the log knows of it."""
         while True:
             left_s = self._left_s(dispatch)
             try:
-                async with asyncio.timeout(min(left_s, _PATIENCE_S)):
-                    admission = await gate.admit(
-                        dispatch.lane,
-                        tokens=tokens,
-                        patient=not dispatch.fallbacks,
-                        tenant=dispatch.tenant,
-                        weight=dispatch.priority,
-                    )
+                with start.resting():
+                    async with asyncio.timeout(min(left_s, _PATIENCE_S)):
+                        admission = await gate.admit(
+                            dispatch.lane,
+                            tokens=tokens,
+                            patient=not dispatch.fallbacks,
+                            tenant=dispatch.tenant,
+                            weight=dispatch.priority,
+                        )
             except GateClosedError as error:
                 raise _GaveUp(error.cause, str(error)) from error
             except TimeoutError:
@@ -303,6 +305,8 @@ class Executor:
             if gate.is_fresh(admission, _STALE_TURN_S):
                 return admission
             gate.abandon(admission)
+            if not called:
+                start.withdraw()  # a long wait may follow, and whoever takes over counts what was begun
 
     async def _call(
         self, llm: CallableLLM, gate: Gate, dispatch: Dispatch, admission: Admission, *, attempt: int

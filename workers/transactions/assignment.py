@@ -102,12 +102,17 @@ class Assignment:
         """Note that calls are about to be made for messages in flight; give how often each was before."""
         return [self._tracker(partition_of(message)).begin_call(message.offset) for message in messages]
 
+    def withdraw_calls(self, messages: Iterable[Message]) -> None:
+        """Note that calls which were begun for messages in flight are not made for now."""
+        for message in messages:
+            self._tracker(partition_of(message)).withdraw_call(message.offset)
+
     def finish(
         self, messages: Collection[Message], *, called: Collection[Message] = ()
     ) -> Mapping[Partition, tuple[int, str]]:
         """Note messages in flight as finished; give offset and metadata to commit for their partitions.
 
-        So too for the partitions of ``called``, whose calls were begun since their last commit.
+        So too for the partitions of ``called``, whose calls were begun or withdrawn since their last commit.
         """
         for message in messages:
             self._tracker(partition_of(message)).finish(message.offset)

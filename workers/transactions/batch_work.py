@@ -93,6 +93,10 @@ class BatchWork:
     def start(self, grants: Sequence[Grant]) -> None:
         """Nothing waits for it."""
 
+    def withdrawn(self) -> Sequence[Message]:
+        """Nothing: what was submitted is done."""
+        return ()
+
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
         if not self._thread.is_alive() and not self._ledger.closed:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from threading import Thread
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from workers.transactions.work import Completion, Grant, Ledger, Partition, Star
 
 
 class Start(Protocol):
-    """To be awaited once before the first call for a message, with the topics that the answer goes to.
+    """To be awaited before the first call for a message, with the topics that the answer goes to.
 
     Gives how often the same had been begun before, in lives of this or of other processes that ended before
     they could commit what came of it. Raises ``PoisonError`` of class ``unknown_topic`` where one of the
@@ -23,12 +24,19 @@ class Start(Protocol):
     """
 
     def __call__(self, *topics: str) -> Awaitable[int]:
-        """Wait until the log knows of the call."""
+        """Wait until the log knows of the call; awaited again, it asks no second time."""
+
+    def withdraw(self) -> None:
+        """Tell the log, with its next commit, that no call was made; to be awaited again before one is."""
+
+    def resting(self) -> AbstractContextManager[None]:
+        """What is awaited inside is no call: whoever stops does not wait for it."""
 
 
 CallHandler = Callable[[Message, Start], Awaitable[Sequence[Record]]]
 
 _CLOSE_S = 2.0
+_Ask = Callable[[Message, Sequence[str]], Awaitable[int]]
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +87,8 @@ class CallWork:
 
     @property
     def under_way(self) -> int:
-        """How many do not wait to be told to start."""
-        return max(0, self._ledger.in_flight - len(self._starts))
+        """How many were told to start and neither are complete nor rest."""
+        return self._ledger.under_way
 
     @property
     def room(self) -> int:
@@ -105,7 +113,12 @@ class CallWork:
     def start(self, grants: Sequence[Grant]) -> None:
         """Let the handlers of these messages go on."""
         if grants and not self._ledger.closed:
+            self._ledger.begin([grant.message for grant in grants if grant.missing is None])
             self._loop.call_soon_threadsafe(self._answer, tuple(grants))
+
+    def withdrawn(self) -> Sequence[Message]:
+        """Hand over what was told to start and waits for its turn anew."""
+        return self._ledger.take_withdrawn()
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -165,21 +178,14 @@ class CallWork:
                 problem = f"topic {grant.missing!r} does not exist, or may not be written to"
                 future.set_exception(PoisonError("unknown_topic", problem))
 
-    def _make_start(self, message: Message) -> Start:
-        """Give what a handler awaits; awaited again, after an error of ours say, it asks no second time."""
-        granted: list[int] = []
-
-        async def start(*topics: str) -> int:
-            if not granted:
-                future = self._starts[id(message)] = self._loop.create_future()
-                self._ledger.ask(Starting(message=message, topics=topics))
-                try:
-                    granted.append(await future)
-                finally:
-                    del self._starts[id(message)]
-            return granted[0]
-
-        return start
+    async def _await_grant(self, message: Message, topics: Sequence[str]) -> int:
+        future = self._starts[id(message)] = self._loop.create_future()
+        self._ledger.ask(Starting(message=message, topics=topics))
+        try:
+            earlier: int = await future
+            return earlier
+        finally:
+            del self._starts[id(message)]
 
     def _cancel(self, partitions: Collection[Partition]) -> None:
         self._waiting = deque(message for message in self._waiting if partition_of(message) not in partitions)
@@ -189,7 +195,7 @@ class CallWork:
 
     async def _call(self, message: Message) -> None:
         failures = attempt = 0
-        start = self._make_start(message)
+        start = _Start(message, self._ledger, self._await_grant)
         while True:
             try:
                 records = await self._handle(message, start)
@@ -209,3 +215,32 @@ class CallWork:
             else:
                 self._ledger.complete([Completion(message=message, records=records)])
                 return
+
+
+class _Start:
+    """The ``Start`` of one message."""
+
+    def __init__(self, message: Message, ledger: Ledger, ask: _Ask) -> None:
+        self._message = message
+        self._ledger = ledger
+        self._ask = ask
+        self._earlier: int | None = None
+
+    async def __call__(self, *topics: str) -> int:
+        if self._earlier is None:
+            self._earlier = await self._ask(self._message, topics)
+        return self._earlier
+
+    def withdraw(self) -> None:
+        if self._earlier is not None:
+            self._earlier = None
+            self._ledger.withdraw(self._message)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        rests = self._ledger.rest(self._message)
+        try:
+            yield
+        finally:
+            if rests:
+                self._ledger.begin([self._message])

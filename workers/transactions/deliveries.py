@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from workers.messages import Message, Record
+from workers.messages import USAGE_EVENT, Message, Record
 from workers.topics import Topics
 from workers.transactions.dead_letters import (
     CLASS_HEADER,
@@ -17,6 +17,8 @@ from workers.transactions.dead_letters import (
 from workers.transactions.destinations import Destinations
 from workers.transactions.observer import LoopObserver
 from workers.transactions.work import Completion, Rejection
+
+_EVENT_HEADER = "ce_type"
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +40,8 @@ class Deliveries:
     - One of them does not (its topic is missing, or it is too large for it, or it is no proper record): none
       is produced, and the message becomes a dead letter of class ``unknown_topic``, ``record_too_large`` or
       ``invalid_record``; unless the work made a dead letter of it already, which is then all that is
-      produced. So a message never ends as two dead letters, nor as half an answer.
+      produced. So a message never ends as two dead letters, nor as half an answer. What was paid is booked
+      all the same: records of usage are produced beside the dead letter.
     - The work rejected the message: it becomes a dead letter.
     - A dead letter is cut to what its topic takes. Where that topic is missing, the completion is held back,
       and with it the commit of its offset, until somebody creates the topic.
@@ -78,8 +81,9 @@ class Deliveries:
         fault = completion.rejection or _find_fault(records, limits, letter_topic)
         if fault is None and not letters:
             return Delivery(message=message, records=records)
-        if fault is not None and completion.rejection is None and letters:
-            records = letters
+        if fault is not None and completion.rejection is None:
+            paid = [record for record in records if self._tells_usage(record, limits)]
+            records = [*(letters or [self._make_letter(message, fault)]), *paid]
         elif fault is not None:
             records = [self._make_letter(message, fault)]
         limit = limits[letter_topic]
@@ -91,6 +95,10 @@ class Deliveries:
             self._seal(record, limit) if record.topic == letter_topic else record for record in records
         ]
         return Delivery(message=message, records=records, error_class=_error_class(records, letter_topic))
+
+    def _tells_usage(self, record: Record, limits: Mapping[str, int | None]) -> bool:
+        told = (_EVENT_HEADER, USAGE_EVENT.encode()) in record.headers
+        return told and record.topic == self._topics.usage and _find_fault([record], limits, "") is None
 
     def _make_letter(self, message: Message, rejection: Rejection) -> Record:
         return dead_letter(

@@ -128,6 +128,19 @@ class OffsetTracker:
         self._calls[offset] = min(earlier + 1, _MOST_CALLS)
         return earlier
 
+    def withdraw_call(self, offset: int) -> None:
+        """Note that a call that was begun was not made after all, for a message in flight.
+
+        Raises ``ValueError`` for one that is not in flight, or of which no call was begun.
+        """
+        count = self._calls.get(offset, 0) if offset in self._unfinished else 0
+        if not count:
+            raise ValueError(f"no call can be withdrawn for offset {offset}: none was begun")
+        if count == 1:
+            del self._calls[offset]
+        else:
+            self._calls[offset] = count - 1
+
     def metadata(self) -> str:
         """Say which offsets from ``position`` on are finished, and for which others calls were begun.
 

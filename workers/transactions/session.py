@@ -6,6 +6,7 @@ from threading import Event
 
 import structlog
 
+from workers.messages import Message
 from workers.transactions.assignment import Assignment
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer, Rebalance
@@ -52,6 +53,8 @@ class Session:
         self._held: list[Completion] = []
         # About to make their calls, but the membership was not stable when they came.
         self._starting: list[Starting] = []
+        # Let begin, and not begun for now: the log does not know yet.
+        self._withdrawn: list[Message] = []
         # Complete, but to become dead letters of which the topic is missing.
         self._stranded: list[Completion] = []
         self._stranded_until = 0.0
@@ -69,6 +72,9 @@ class Session:
             rebalances, _ = self._consumer.poll(0)
             self._apply(rebalances)
             self._commit(self._work.completed(_BUSY_WAIT_S))
+        self._note_withdrawn()
+        if self._withdrawn:
+            self._commit(())
 
     def forget(self) -> None:
         """Drop everything that is in flight."""
@@ -128,7 +134,8 @@ class Session:
 
         The same transaction says which calls are about to be made, and only then are they: whoever takes over
         after a crash knows of each call that may have been paid. Where nothing is complete it has a
-        transaction of its own, so a wave of messages costs one more at most.
+        transaction of its own, so a wave of messages costs one more at most. Calls that were begun and not
+        made are taken back with the next transaction there is, and with one of their own at the end.
         """
         waiting = [*self._take_stranded(), *self._held, *completions]
         # A message may have been forgotten since, or have come and completed twice.
@@ -137,9 +144,11 @@ class Session:
             for done in waiting
             if self._assignment.is_in_flight(done.message)
         }
+        self._note_withdrawn()
         starting = self._take_starting()
         self._held = []
-        if not ready and not starting:
+        ending = self._stop_at is not None and bool(self._withdrawn)
+        if not ready and not starting and not ending:
             return
         # Taken after the rebalances of this turn were applied, so it vouches for what is still owned.
         membership = self._consumer.membership()
@@ -149,13 +158,15 @@ class Session:
         now, self._held = _split(list(ready.values()))
         deliveries, stranded = self._deliveries.settle(now)
         self._stranded += stranded
-        if not deliveries and not starting:
+        if not deliveries and not starting and not ending:
             return
         started = self._clock()
         grants = self._begin_calls(starting)
         offsets = self._assignment.finish(
-            [delivery.message for delivery in deliveries], called=[grant.message for grant in grants]
+            [delivery.message for delivery in deliveries],
+            called=[*(grant.message for grant in grants), *self._still_in_flight(self._withdrawn)],
         )
+        self._withdrawn = []
         records = [record for delivery in deliveries for record in delivery.records]
         self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
         self.progressed = True
@@ -184,6 +195,15 @@ class Session:
         ]
         self._work.start(refused)
         return [one for one in wanted if missing.isdisjoint(one.topics)]
+
+    def _note_withdrawn(self) -> None:
+        """Take back calls that were begun and not made: nobody is to count them as made."""
+        withdrawn = self._still_in_flight(self._work.withdrawn())
+        self._assignment.withdraw_calls(withdrawn)
+        self._withdrawn += withdrawn
+
+    def _still_in_flight(self, messages: Sequence[Message]) -> list[Message]:
+        return [message for message in messages if self._assignment.is_in_flight(message)]
 
     def _begin_calls(self, starting: Sequence[Starting]) -> list[Grant]:
         messages = [one.message for one in starting]

@@ -79,7 +79,10 @@ class Work(Protocol):
 
     @property
     def under_way(self) -> int:
-        """How many of those in flight have begun, and are worth waiting for when all comes to an end."""
+        """How many of those in flight are worth waiting for when all comes to an end.
+
+        What only waits, for its turn or for a better moment, is not: whoever comes next does it.
+        """
 
     @property
     def paused(self) -> Collection[str]:
@@ -93,6 +96,9 @@ class Work(Protocol):
 
     def start(self, grants: Sequence[Grant]) -> None:
         """Answer what ``starting`` gave; the log knows by now of those that are let begin."""
+
+    def withdrawn(self) -> Sequence[Message]:
+        """Hand over what was let begin and does not for now; it asks again before it does."""
 
     def completed(self, wait_s: float = 0.0) -> Sequence[Completion]:
         """Hand over what has completed since the last call; wait so long for the first if there is none."""
@@ -116,12 +122,20 @@ class Ledger:
         self._wanted: dict[int, Message] = {}
         self._complete: list[Completion] = []
         self._starting: list[Starting] = []
+        # Of those that were let begin: at it, and not for now.
+        self._begun: set[int] = set()
+        self._withdrawn: list[Message] = []
         self._closed = False
 
     @property
     def in_flight(self) -> int:
         """How many messages are added and neither taken nor forgotten."""
         return len(self._wanted) + len(self._complete)
+
+    @property
+    def under_way(self) -> int:
+        """How many are begun and do not rest, or are complete and not taken."""
+        return len(self._begun) + len(self._complete)
 
     @property
     def closed(self) -> bool:
@@ -137,6 +151,7 @@ class Ledger:
     def complete(self, completions: Sequence[Completion]) -> None:
         """Note results, except those of forgotten messages."""
         with self._changed:
+            self._begun.difference_update(id(done.message) for done in completions)
             self._complete.extend(done for done in completions if self._wanted.pop(id(done.message), None))
             self._changed.notify_all()
 
@@ -151,6 +166,31 @@ class Ledger:
         """Hand over what is about to start."""
         with self._changed:
             taken, self._starting = self._starting, []
+            return taken
+
+    def begin(self, messages: Sequence[Message]) -> None:
+        """Note messages as begun, except those that were forgotten."""
+        with self._changed:
+            self._begun.update(id(message) for message in messages if id(message) in self._wanted)
+
+    def rest(self, message: Message) -> bool:
+        """Note that what was begun for a message waits; false where nothing is."""
+        with self._changed:
+            begun = id(message) in self._begun
+            self._begun.discard(id(message))
+            return begun
+
+    def withdraw(self, message: Message) -> None:
+        """Note that nothing is begun for a message after all, where something was to be."""
+        with self._changed:
+            if id(message) in self._begun:
+                self._begun.discard(id(message))
+                self._withdrawn.append(message)
+
+    def take_withdrawn(self) -> list[Message]:
+        """Hand over what does not begin for now."""
+        with self._changed:
+            taken, self._withdrawn = self._withdrawn, []
             return taken
 
     def take(self, wait_s: float) -> list[Completion]:
@@ -184,6 +224,8 @@ class Ledger:
             }
             self._complete = [done for done in self._complete if partition_of(done.message) not in gone]
             self._starting = [one for one in self._starting if partition_of(one.message) not in gone]
+            self._withdrawn = [one for one in self._withdrawn if partition_of(one) not in gone]
+            self._begun &= self._wanted.keys()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -193,6 +235,8 @@ class Ledger:
             self._wanted = {}
             self._complete = []
             self._starting = []
+            self._withdrawn = []
+            self._begun = set()
             self._changed.notify_all()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faulty_gateway import CANARY, FAULTS, Respond, echo, serving
-from scripted_calls import NOW, PRICE, dispatch
+from scripted_calls import NOW, PRICE, StartsAtOnce, dispatch
 
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.retries import RetryPolicy
@@ -19,10 +19,6 @@ from workers.settings import Settings
 async def handle(respond: Respond, reference: str, on_failure: str) -> list[Record]:
     """Handle one dispatch against an endpoint."""
     caller = EndpointCaller(timeout_s=5.0, max_connections=4)
-
-    async def start(*_topics: str) -> int:
-        return 0
-
     async with serving(respond) as url:
         endpoint = Endpoint(llm="a", base_url=url, provider_model="a", api_key_ref=reference)
         executor = Executor(
@@ -34,7 +30,7 @@ async def handle(respond: Respond, reference: str, on_failure: str) -> list[Reco
             now=lambda: NOW,
         )
         try:
-            return list(await executor.handle(dispatch(on_failure=on_failure), start))
+            return list(await executor.handle(dispatch(on_failure=on_failure), StartsAtOnce()))
         finally:
             await caller.close()
 

@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from scripted_calls import as_message, body_of, calls_of, headers_of
+from scripted_calls import StartsAtOnce, as_message, body_of, calls_of, headers_of
 
 from routing.llms import Price
 from workers.calls.endpoints import Endpoint, EndpointCaller
@@ -71,7 +71,7 @@ def run(prompt_id: str, *faults: Fault, budget: str = "", timeout_s: float = 5.0
         message = dispatch(prompt_id, base_url, budget, timeout_s)
         try:
             while True:
-                first, *rest = await executor.handle(message, start_at_once)
+                first, *rest = await executor.handle(message, StartsAtOnce())
                 if rest:
                     return first
                 message = as_message(first)
@@ -80,11 +80,6 @@ def run(prompt_id: str, *faults: Fault, budget: str = "", timeout_s: float = 5.0
             await server.stop()
 
     return asyncio.run(work())
-
-
-async def start_at_once(*_topics: str) -> int:
-    """Nobody made calls for it before."""
-    return 0
 
 
 def dispatch(prompt_id: str, base_url: str, budget: str, timeout_s: float) -> Message:

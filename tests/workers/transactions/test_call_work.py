@@ -7,6 +7,7 @@ from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.transactions import Backoff, CallWork, Completion, Start
 from workers.transactions.call_work import CallHandler
+from workers.transactions.work import Grant
 
 #: Waits that no test notices.
 HASTE = Backoff(first_s=0.001, longest_s=0.002)
@@ -190,3 +191,101 @@ def test_closing_cancels_everything() -> None:
 
     assert ended.is_set()
     assert work.in_flight == 0
+
+
+def grant_all(work: CallWork, count: int) -> None:
+    """Let so many begin that ask to."""
+    granted = 0
+    while granted < count:
+        asking = work.starting()
+        work.start([Grant(message=one.message) for one in asking])
+        granted += len(asking)
+        if not asking:
+            work.completed(0.01)
+
+
+def test_only_calls_are_worth_waiting_for() -> None:
+    """Of one that waits to begin, one that was let begin and one that rests after it, the second."""
+    entered, release = threading.Event(), asyncio.Event()
+
+    async def handle(message: Message, start: Start) -> Sequence[Record]:
+        if message.offset == 0:
+            await release.wait()
+        await start("out")
+        if message.offset == 2:
+            with start.resting():
+                entered.set()
+                await release.wait()
+        else:
+            await release.wait()
+        return []
+
+    with working(handle) as work:
+        work.submit([message(offset) for offset in range(3)])
+        before = work.under_way
+        grant_all(work, 2)
+        entered.wait(10)
+
+        assert (before, work.in_flight, work.under_way) == (0, 3, 1)
+
+
+def test_what_rested_is_worth_waiting_for_again() -> None:
+    """And so is what is complete and has not been taken."""
+    rested, ended = threading.Event(), asyncio.Event()
+
+    async def handle(_message: Message, start: Start) -> Sequence[Record]:
+        await start("out")
+        with start.resting():
+            pass
+        rested.set()
+        await ended.wait()
+        return []
+
+    with working(handle) as work:
+        work.submit([message(0)])
+        grant_all(work, 1)
+        rested.wait(10)
+
+        assert work.under_way == 1
+
+
+def test_what_is_withdrawn_asks_again() -> None:
+    """The log is told that nothing was begun, and once more before something is."""
+    withdrawn = threading.Event()
+
+    async def handle(_message: Message, start: Start) -> Sequence[Record]:
+        first = await start("out")
+        start.withdraw()
+        withdrawn.set()
+        return [Record(topic="out", key=None, value=str(first + await start("out")).encode())]
+
+    with working(handle) as work:
+        work.submit([message(0)])
+        grant_all(work, 1)
+        withdrawn.wait(10)
+        back, under_way = work.withdrawn(), work.under_way
+        grant_all(work, 1)
+        (done,) = collect(work, 1)
+
+    assert [one.offset for one in back] == [0]
+    assert under_way == 0
+    assert done.records[0].value == b"0"
+
+
+def test_what_is_forgotten_is_not_waited_for() -> None:
+    """Nor told of as withdrawn."""
+    begun = threading.Event()
+
+    async def handle(_message: Message, start: Start) -> Sequence[Record]:
+        await start("out")
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    with working(handle) as work:
+        work.submit([message(0)])
+        grant_all(work, 1)
+        begun.wait(10)
+        work.forget([("in", 0)])
+
+        assert (work.under_way, work.withdrawn()) == (0, [])

@@ -291,3 +291,20 @@ def test_full_windows_fit_over_generations_of_crashes(seed: int, spread: int) ->
             partition.take_over()
 
     assert len(partition.committed[1]) <= METADATA_LIMIT
+
+
+def test_a_call_that_was_not_made_is_not_counted() -> None:
+    """Begun twice and taken back once, it was begun once; taken back again, never."""
+    tracker = OffsetTracker(5)
+    tracker.begin(5)
+    tracker.begin_call(5)
+    tracker.begin_call(5)
+    tracker.withdraw_call(5)
+    successor = OffsetTracker.resume(5, tracker.metadata())
+    successor.begin(5)
+
+    assert successor.begin_call(5) == 1
+    tracker.withdraw_call(5)
+    assert tracker.metadata() == ""
+    with pytest.raises(ValueError, match="none was begun"):
+        tracker.withdraw_call(5)

@@ -93,6 +93,8 @@ class InstantWork:
     topics: Sequence[str] = ("t.out",)
     started: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
+    #: Offsets that do not begin after all, once they were started.
+    withdrawing: frozenset[int] = frozenset()
     #: So many calls of ``completed`` find nothing.
     asleep: int = 0
 
@@ -130,6 +132,13 @@ class InstantWork:
         """Note what may start, and what may not."""
         self.started += [(one.message.offset, one.earlier) for one in grants if one.missing is None]
         self.refused += [(one.message.offset, one.missing) for one in grants if one.missing is not None]
+
+    def withdrawn(self) -> list[Message]:
+        """Give those that do not begin after all, once."""
+        started = {offset for offset, _ in self.started}
+        back = [one for one in self.submitted if one.offset in self.withdrawing & started]
+        self.withdrawing -= {one.offset for one in back}
+        return back
 
     def completed(self, _wait_s: float = 0.0) -> list[Completion]:
         """Complete everything."""
@@ -310,6 +319,34 @@ def test_a_call_is_in_the_log_before_it_is_made() -> None:
     assert begun == {P0: (0, "r2:.AQI")}  # one bit each: 0 not begun, 1 begun (2)
     assert bench.work.started == [(1, 0)]
     assert finished == {P0: (2, "")}
+
+
+def test_a_call_that_is_not_made_is_taken_back() -> None:
+    """With the next transaction, which finishes another message: of offset 1 none is begun any more."""
+    bench = Bench(
+        [
+            ([GAIN], {P0: [message(P0, 0), message(P0, 1)]}),
+            ([], {}),
+            ([], {P0: [message(P0, 2)]}),
+        ],
+        work=InstantWork(asking=frozenset([1, 2]), withdrawing=frozenset([1]), asleep=10**9),
+    )
+    (_, begun), (_, other) = bench.run().commits
+
+    assert begun == {P0: (0, "r2:.AQI")}
+    assert other == {P0: (0, "r2:.AQQ")}  # one bit each: only the third is begun (4)
+
+
+def test_what_is_taken_back_at_the_end_has_a_transaction_of_its_own() -> None:
+    """Whoever takes over is not told of a call that nobody made."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0), message(P0, 1)]})],
+        work=InstantWork(asking=frozenset([1]), withdrawing=frozenset([1]), asleep=10**9),
+    )
+    (_, begun), (records, other) = bench.run().commits
+
+    assert begun == {P0: (0, "r2:.AQI")}
+    assert (records, other) == ([], {P0: (0, "")})
 
 
 def test_no_call_is_made_by_a_member_that_is_not_stable() -> None:
