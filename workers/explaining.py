@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,22 @@ from sqlalchemy.orm import Session
 
 from routing.decisions import CandidateFacts, Decisions, Explanation, Prompts, decide, explain
 from routing.embedders import Embedder, Fingerprint
-from routing.policies import Lagrangian, probabilities_of
+from routing.policies import Lagrangian, keep_on_trial, probabilities_of
 from routing.requests import Limits
 from routing.snapshot import Snapshot
 from workers.errors import PoisonError, UsageError
-from workers.policies import DEFAULT_POLICY, read_policy
+from workers.policies import DEFAULT_POLICY, PERIODS, Budget, read_policy
 from workers.prompts import count_tokens
+from workers.router.pacing import Account, period_start
 from workers.storage.engine import transaction
 from workers.storage.grants import Grants
+from workers.storage.policy_books import PolicyBooks
 from workers.storage.snapshots import load_state
 from workers.storage.tenants import DEFAULT_TENANT, Tenant, Tenants
 from workers.tenants import narrow_limits, permit_policy
 
 #: Standard deviations on either side of a predicted error that hold it with 90 %.
 _NORMAL_90 = 1.645
-#: What is said where a policy spends a budget.
-_MOVES = " This is by the lambda that the budget starts from; spending moves it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,24 @@ class Explained:
     left_usd: float | None
     #: Whether the budget does not cover the call, so that the tenant gets an error or its cheapest LLM.
     short: bool
+    #: Where the policy spends a budget: how it is paced now.
+    pacing: "Pacing | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pacing:
+    """How a policy that spends a budget stands in the current period."""
+
+    #: The lambda that was decided by.
+    error_per_usd: float
+    #: The router that told of it last, and when; ``None``: none has in this period, and it is the first lambda.
+    router: str | None
+    told_at: datetime | None
+    #: ``hour`` or ``day``, of UTC.
+    period: str
+    budget_usd: float
+    #: What decisions can still reserve of it.
+    left_usd: float
 
 
 def explain_prompt(
@@ -57,19 +75,19 @@ def explain_prompt(
     policy: str | None = None,
     limits: Limits | None = None,
     tenant: str = DEFAULT_TENANT,
-    day: date,
+    now: datetime,
 ) -> Explained:
     """Decide one prompt as a router would now, and say why it goes where it goes.
 
-    It is a prompt of ``tenant``, held against its LLMs, its policies, and what is left of its budgets on the
-    UTC ``day``. A policy that draws is asked with the draw .5, one that spends a budget with the lambda that
-    it starts from. Raises ``UsageError`` while no map is in force, for a policy or a tenant that there is
+    It is a prompt of ``tenant``, held against its LLMs, its policies, and what is left of its budgets. A
+    policy that draws is asked with the draw .5, one that spends a budget with the lambda that a router has
+    told of last in this period, or the one that it starts from. Raises ``UsageError`` while no map is in force, for a policy or a tenant that there is
     not, and for a policy that the tenant may not use.
     """
     with transaction(engine) as session:
         state = load_state(session)
         payer = Tenants(session).get(tenant)
-        left = _left_usd(session, payer, day)
+        left = _left_usd(session, payer, now.astimezone(UTC).date())
     try:
         policy = permit_policy(policy, payer) or DEFAULT_POLICY
     except PoisonError as error:
@@ -81,7 +99,10 @@ def explain_prompt(
         raise UsageError(f"no policy is named {policy!r}; in force: {known}")
     version, body = state.policies[policy]
     declared = read_policy(policy, body)
-    chooser = declared.policy
+    chooser, pacing = declared.policy, None
+    if declared.budget is not None:
+        pacing = _read_pacing(engine, policy, declared.budget, now)
+        chooser = declared.budget.at(pacing.error_per_usd)
     limits = narrow_limits(limits or Limits(), payer)
     embedder = open_embedder(state.snapshot.cluster_map.fingerprint)
     asked = Prompts(
@@ -91,14 +112,15 @@ def explain_prompt(
     )
     decisions = decide(asked, state.snapshot, chooser, rng=_Even())
     found = explain(decisions, 0, policy=chooser)
-    reason = _reason(found, declared.kind) + (_MOVES if declared.budget is not None else "")
     ceiling = found.candidates[0].ceiling_usd if found.llm is not None else 0.0
+    reason = _reason(found, declared.kind) + ("" if pacing is None else _tell_pacing(pacing, ceiling))
     short = left is not None and ceiling > max(left, 0.0)
     if left is not None and short:
         reason = _tell_short(payer, ceiling, left)
         cheapest = _degrade(asked, limits, decisions, state.snapshot)
         found = replace(found, llm=None, propensity=0.0) if payer.at_limit == "error" else cheapest
-    chances = probabilities_of(chooser, decisions.candidates(0))[0]
+    tried = keep_on_trial(chooser, state.snapshot.canaries)
+    chances = probabilities_of(tried, decisions.candidates(0))[0]
     return Explained(
         policy=f"{policy}@{version}",
         body=body,
@@ -111,6 +133,7 @@ def explain_prompt(
         tenant=payer.name,
         left_usd=left,
         short=short,
+        pacing=pacing,
     )
 
 
@@ -136,6 +159,34 @@ def _left_usd(session: Session, tenant: Tenant, day: date) -> float | None:
     # What was lent to a router and is not reserved yet can still be spent by that one.
     left = [one.budget - one.reserved - one.settled - one.untold for one in found if one.budget is not None]
     return float(min(left)) if left else None
+
+
+def _read_pacing(engine: Engine, policy: str, budget: Budget, now: datetime) -> Pacing:
+    begin = period_start(budget, now)
+    with transaction(engine) as session:
+        books = PolicyBooks(session)
+        told, standing = books.pace(policy, begin), books.standing(policy, begin)
+    lendable = float(Account(policy=policy, budget=budget, period_start=begin).lendable_usd)
+    return Pacing(
+        error_per_usd=(budget.error_per_usd or 0.0) if told is None else told.error_per_usd,
+        router=None if told is None else told.slot,
+        told_at=None if told is None else told.told_at,
+        period=next(name for name, seconds in PERIODS.items() if seconds == budget.period_s),
+        budget_usd=budget.usd,
+        left_usd=max(lendable - standing.paid - standing.reserved, 0.0),
+    )
+
+
+def _tell_pacing(pacing: Pacing, ceiling: float) -> str:
+    """Say which lambda that was, and what is left."""
+    if pacing.told_at is None:
+        told = f"which is where it starts: no router has told of any in this {pacing.period}"
+    else:
+        told = f"in force at router {pacing.router} at {pacing.told_at.astimezone(UTC):%H:%M:%S} UTC"
+    left = f"{pacing.left_usd:.6g} of {pacing.budget_usd:g} USD are left for this {pacing.period} (UTC)"
+    if ceiling > pacing.left_usd:
+        left += f", less than the {ceiling:.6g} that the call may cost: a prompt gets what is paid for, or an error"
+    return f" That is at lambda {pacing.error_per_usd:.6g}, {told}; spending moves it. {left}."
 
 
 def _degrade(asked: Prompts, limits: Limits, decisions: Decisions, snapshot: Snapshot) -> Explanation:
