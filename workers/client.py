@@ -16,7 +16,8 @@ from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from kafka.structs import MemberState
 
 from workers import messages
-from workers.errors import UsageError, WaitableError
+from workers.decision_ids import read_facts
+from workers.errors import PoisonError, UsageError, WaitableError
 from workers.settings import Settings
 from workers.topics import MAX_RECORD_BYTES, Topics, create_topics, is_legal_topic, reply_topic
 
@@ -185,28 +186,78 @@ class Client:
         self._consumer.commit()
 
     def feedback(
-        self, decision: Reply | str, *, score: float, source: str = "human", feedback_id: str = ""
+        self,
+        decision: Reply | str,
+        *,
+        score: float,
+        source: str = "human",
+        feedback_id: str = "",
+        tenant: str = "",
+        correction: bool = False,
     ) -> None:
         """Say how good an answer was: 1 is right, 0 is wrong.
 
         ``decision`` is the reply, or its decision id alone. The same ``feedback_id`` counts once; by default
-        a decision counts once per source. Raises ``UsageError`` for a score outside 0..1 or a reply that no
-        LLM answered.
+        a decision counts once per source. Another score of the same source is refused, unless it is a
+        ``correction``: that takes its place. Raises ``UsageError`` for a score outside 0..1, a reply that no
+        LLM answered, or what is no decision id.
         """
         decision_id = decision if isinstance(decision, str) else decision.decision_id
         if not decision_id:
             raise UsageError("no LLM answered this prompt: there is nothing to score")
-        if not 0.0 <= score <= 1.0:
-            raise UsageError(f"score is {score}: give a number from 0 to 1")
-        event = messages.FeedbackEvent(
-            feedback_id=feedback_id or f"{source}:{uuid.uuid5(uuid.NAMESPACE_OID, decision_id)}",
-            decision_id=decision_id,
-            score=score,
-            source=source,
+        if isinstance(decision, str):
+            try:
+                read_facts(decision)
+            except PoisonError as error:
+                raise UsageError(f"{decision[:40]!r}: {error.sentence}") from error
+        made = uuid.uuid4() if correction else uuid.uuid5(uuid.NAMESPACE_OID, decision_id)
+        self._tell(
+            messages.FeedbackEvent(
+                feedback_id=feedback_id or f"{source}:{made}",
+                decision_id=decision_id,
+                score=score,
+                source=source,
+                tenant=tenant,
+                correction=correction,
+            ),
+            key=decision_id,
         )
+
+    def label(
+        self,
+        prompt: str,
+        llm: str,
+        *,
+        score: float,
+        source: str = "human",
+        feedback_id: str = "",
+        tenant: str = "",
+    ) -> None:
+        """Say how well an LLM answered a prompt that need not have passed through here.
+
+        By default the same prompt and LLM count once per source.
+        """
+        made = uuid.uuid5(uuid.NAMESPACE_OID, f"{llm}\n{prompt}")
+        self._tell(
+            messages.FeedbackEvent(
+                feedback_id=feedback_id or f"{source}:{made}",
+                score=score,
+                source=source,
+                prompt=prompt,
+                llm=llm,
+                tenant=tenant,
+            ),
+            key=str(made),
+        )
+
+    def _tell(self, event: messages.FeedbackEvent, *, key: str) -> None:
+        try:
+            event.check()
+        except PoisonError as error:
+            raise UsageError(error.sentence) from error
         self._send(
             self._topics.feedback,
-            decision_id,
+            key,
             messages.encode(event),
             event_id=event.feedback_id,
             event_type="uniroute.feedback",

@@ -29,6 +29,7 @@ _VERSION = 1
 _HEAD = struct.Struct(">BBIf8s")
 _MAC_BYTES = 16
 _MIN_KEY_BYTES = 16
+_UNREADABLE = "it is no decision id: quote it as the reply gave it"
 #: A prompt id or the name of an LLM is at most this long in UTF-8, so that its length fits one byte.
 MAX_NAME_BYTES = 200
 
@@ -112,6 +113,22 @@ def make_signer(settings: Settings) -> DecisionSigner:
         {key_id: key.get_secret_value().encode() for key_id, key in keys.items()},
         current=settings.signing_key_id,
     )
+
+
+def read_facts(token: str) -> DecisionFacts:
+    """Give what a token says, signed here or not; ``PoisonError`` ``malformed_decision`` if it is none."""
+    try:
+        raw = base64.b64decode(
+            token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True
+        )
+        facts = _read(raw[:-_MAC_BYTES])
+    except (UnicodeError, binascii.Error, struct.error, IndexError) as error:
+        raise PoisonError(
+            "malformed_decision", "it is no decision id: quote it as the reply gave it"
+        ) from error
+    if raw[0] != _VERSION or not facts.llm or not facts.prompt_id:
+        raise PoisonError("malformed_decision", _UNREADABLE)
+    return facts
 
 
 def _short_text(text: str) -> bytes:

@@ -272,14 +272,22 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The value on the feedback topic."""
+    """The value on the feedback topic: of a decision, by its id, or of any answer, by prompt and LLM."""
 
     #: The sender's own id of this piece of feedback: sent twice, it counts once.
     feedback_id: str
-    decision_id: str
+    decision_id: str = ""
     #: Quality in 0..1: 1 is right.
     score: float
+    #: ``human``, ``judge``, ``checker`` or ``implicit``, or one of these with a name: ``judge:NAME``.
     source: str = "human"
+    #: Without ``decision_id``: what was asked, and whom.
+    prompt: str = ""
+    llm: str = ""
+    #: On whose behalf it is given.
+    tenant: str = ""
+    #: Whether it replaces what the same source said of the same decision.
+    correction: bool = False
 
     def check(self) -> None:
         """Raise ``PoisonError`` of class ``bad_feedback`` naming the field that is out of range."""
@@ -289,6 +297,14 @@ class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             value: str = getattr(self, name)
             if not value or len(value.encode()) > MAX_NAME_BYTES:
                 raise PoisonError("bad_feedback", f"{name} must have 1 to {MAX_NAME_BYTES} bytes")
+        if len(self.tenant.encode()) > MAX_NAME_BYTES:
+            raise PoisonError("bad_feedback", f"tenant must have at most {MAX_NAME_BYTES} bytes")
+        if self.decision_id and (self.prompt or self.llm):
+            raise PoisonError("bad_feedback", "it names a decision, and prompt or LLM too: give one of them")
+        if bool(self.prompt) != bool(self.llm):
+            raise PoisonError("bad_feedback", "without a decision id both prompt and llm are needed")
+        if self.prompt and self.correction:
+            raise PoisonError("bad_feedback", "only what was said of a decision can be corrected")
 
 
 #: The CloudEvents types of the two kinds of value on the usage topic.

@@ -73,6 +73,41 @@ def books() -> dict[str, Any]:
         return dict(bench_books.run(stack.postgres.create_database("bench")))
 
 
+def learner() -> dict[str, Any]:
+    """Feedback through the learner into Postgres."""
+    from benchmarks import bench_learner
+
+    with _stack() as stack:
+        stack.postgres.start()
+        return dict(bench_learner.run(stack.postgres.create_database("bench")))
+
+
+def refold() -> dict[str, Any]:
+    """50,000 pieces of feedback, in any order and up to three times each, by three learners that die."""
+    from installations import Installation
+    from refolding import LLMS
+    from refolding import refold as send_and_kill
+
+    from workers.storage import migrate
+
+    with _stack() as stack, tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
+        endpoints = stack.start()
+        url = stack.postgres.create_database("bench")
+        migrate.upgrade(url)
+        with Installation.create(
+            kafka_bootstrap=endpoints.kafka_bootstrap, database_url=url, folder=Path(folder)
+        ) as installation:
+            for name in LLMS:
+                installation.register(name)
+            found = send_and_kill(installation, pieces=50_000)
+    return {
+        "messages": found.sent,
+        "pieces": found.pieces,
+        "counts_equal_the_fold": found.counted == found.expected,
+        "seconds": found.seconds,
+    }
+
+
 def embedding() -> dict[str, Any]:
     """The embedder's back ends on the same prompts."""
     from benchmarks import bench_embedding
@@ -140,6 +175,8 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
         transactions,
         storage,
         books,
+        learner,
+        refold,
         embedding,
         router,
         executor,

@@ -13,6 +13,7 @@ from exactly_once import CommittedReader, create_topics, produce
 from kafka import KafkaAdminClient, KafkaProducer
 
 from workers.client import Client, Reply
+from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import UsageError
 from workers.messages import FeedbackEvent, Message, decode
 from workers.prompts import read_prompt
@@ -228,29 +229,50 @@ def poll_until_read(reader: Client, members: list[Client]) -> list[str]:
     raise AssertionError("nothing was read in a thousand polls")
 
 
+def make_token() -> str:
+    """Give the id of a decision."""
+    facts = DecisionFacts(
+        prompt_id="p", llm="small", map_version="0" * 16, cells=(1,), propensity=1.0, decided_at=1_800_000_000
+    )
+    return DecisionSigner({0: b"0123456789abcdef"}, current=0).sign(facts)
+
+
 def test_feedback_is_what_learners_read(client: Client, settings: Settings) -> None:
     """By default one id per decision and source, so that sending it again counts once."""
-    reply = Reply(prompt_id="p", body={}, llm="small", decision_id="token", cost_usd=None, headers={})
+    token = make_token()
+    reply = Reply(prompt_id="p", body={}, llm="small", decision_id=token, cost_usd=None, headers={})
     client.feedback(reply, score=0.5)
-    client.feedback("token", score=1.0)
-    client.feedback("token", score=1.0, source="grader")
-    client.feedback("token", score=1.0, feedback_id="mine")
+    client.feedback(token, score=1.0)
+    client.feedback(token, score=1.0, source="grader")
+    client.feedback(token, score=1.0, feedback_id="mine")
+    client.feedback(token, score=0.0, correction=True)
+    client.label("what?", "small", score=0.25, source="checker")
     client.flush()
 
-    events = [decode(r.value, FeedbackEvent, max_bytes=10_000) for r in read_all(settings, "feedback", 4)]
+    events = [decode(r.value, FeedbackEvent, max_bytes=10_000) for r in read_all(settings, "feedback", 6)]
+    *quoting, label = sorted(events, key=lambda event: event.prompt != "")
 
-    assert {event.decision_id for event in events} == {"token"}
-    assert [event.score for event in events] == [0.5, 1.0, 1.0, 1.0]
-    assert events[0].feedback_id == events[1].feedback_id
-    assert len({event.feedback_id for event in events}) == 3
-    assert events[2].source == "grader"
+    assert {event.decision_id for event in quoting} == {token}
+    assert [event.score for event in quoting] == [0.5, 1.0, 1.0, 1.0, 0.0]
+    assert quoting[0].feedback_id == quoting[1].feedback_id
+    assert len({event.feedback_id for event in quoting}) == 4
+    assert quoting[2].source == "grader"
+    assert [event.correction for event in quoting] == [False] * 4 + [True]
+    assert (label.prompt, label.llm, label.score, label.decision_id) == ("what?", "small", 0.25, "")
+
+
+@pytest.mark.parametrize("token", ["token", "not base64!", make_token()[:30], "A" * 80])
+def test_what_is_no_decision_id_is_refused(client: Client, token: str) -> None:
+    """At once, where the sender can still mend it."""
+    with pytest.raises(UsageError, match="no decision id"):
+        client.feedback(token, score=1.0)
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
 def test_a_score_out_of_range_is_refused(client: Client, score: float) -> None:
     """Before it is sent, where it can still be mended."""
     with pytest.raises(UsageError, match="from 0 to 1"):
-        client.feedback("token", score=score)
+        client.feedback(make_token(), score=score)
 
 
 def test_there_is_no_feedback_on_an_error(client: Client) -> None:

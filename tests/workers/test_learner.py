@@ -1,10 +1,12 @@
 """What the learner makes of feedback, on the real Postgres."""
 
 import base64
+import functools
 import itertools
 import string
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,13 +15,22 @@ import pytest
 from sqlalchemy import Engine, create_engine, func, select, text
 
 from routing.clusters import ClusterMap
-from routing.embedders import Fingerprint
+from routing.embedders import Fingerprint, FloatMatrix
 from routing.llms import LLM, Price
 from routing.quality.counts import ErrorCounts
 from routing.quality.pool_prior import fit_pool_prior
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
-from workers.learner import DUPLICATES, Learner, Refitter, prune_versions, refit
+from workers.learner import (
+    DUPLICATES,
+    Learner,
+    Refitter,
+    exclude_source,
+    include_source,
+    prune_versions,
+    refit,
+    roll_back_rates,
+)
 from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.storage import migrate
@@ -27,9 +38,12 @@ from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.error_rates import ErrorRates
+from workers.storage.journal import Journal
 from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import PublishedState, load_state
+from workers.storage.sources import Sources
 from workers.storage.tables import FeedbackRow
+from workers.storage.watches import Watches
 
 pytestmark = pytest.mark.stack
 
@@ -66,9 +80,21 @@ def make_registration(name: str) -> Registration:
     return Registration(llm=llm, base_url="http://127.0.0.1:1/v1", provider_model=name)
 
 
-def make_learner(engine: Engine) -> Learner:
+class Axes:
+    """An embedder of the map's own: the word says the axis."""
+
+    fingerprint = MAP.fingerprint
+
+    def encode(self, texts: Sequence[str]) -> FloatMatrix:
+        """Give the first axis, or the second for ``second``."""
+        return np.eye(2, dtype=np.float32)[[int(text == "second") for text in texts]]
+
+
+def make_learner(engine: Engine, *, clock: Callable[[], float] = lambda: 1_800_000_000.0) -> Learner:
     """Make a learner that believes ``SIGNER``."""
-    return Learner(engine=engine, signer=SIGNER, settings=Settings())
+    return Learner(
+        engine=engine, signer=SIGNER, settings=Settings(), clock=clock, open_embedder=lambda _: Axes()
+    )
 
 
 def sign(
@@ -78,6 +104,7 @@ def sign(
     map_version: str = MAP.version,
     signer: DecisionSigner = SIGNER,
     prompt_id: str | None = None,
+    decided_at: int = 1_800_000_000,
 ) -> str:
     """Give the id of a decision, which is another each time unless ``prompt_id`` is given."""
     facts = DecisionFacts(
@@ -86,7 +113,7 @@ def sign(
         map_version=map_version,
         cells=(cell,),
         propensity=1.0,
-        decided_at=1_800_000_000,
+        decided_at=decided_at,
     )
     return signer.sign(facts)
 
@@ -167,7 +194,10 @@ def test_a_decision_scored_again_under_fresh_ids_counts_once(engine: Engine) -> 
     token = sign()
     before = read_duplicates()
     first = [feedback(f"f-{number}", decision_id=token, score=0.0) for number in range(3)]
-    second = [feedback("g-1", decision_id=token), feedback("g-2", decision_id=token, source="judge", score=1)]
+    second = [
+        feedback("g-1", decision_id=token, score=0.0),
+        feedback("g-2", decision_id=token, source="judge", score=1),
+    ]
     records = [*make_learner(engine).handle(first), *make_learner(engine).handle(second)]
     counts = read_counts(engine, "a")
 
@@ -175,6 +205,164 @@ def test_a_decision_scored_again_under_fresh_ids_counts_once(engine: Engine) -> 
     assert counts.labels[0, 0] == 2.0
     assert counts.errors[0, 0] == 1.0
     assert read_duplicates() - before == 3
+
+
+def test_a_source_that_contradicts_itself_is_refused(engine: Engine) -> None:
+    """Another score of the same decision, not called a correction, is a dead letter; the first stays."""
+    token = sign()
+    first, again = make_learner(engine).handle(
+        [feedback("f-1", decision_id=token, score=0.0), feedback("f-2", decision_id=token, score=1.0)]
+    )
+
+    assert first == []
+    assert read_class(again) == "contradictory_feedback"
+    assert read_counts(engine, "a").errors[0, 0] == 1.0
+
+
+def test_a_correction_takes_the_place_of_a_score(engine: Engine) -> None:
+    """Whatever comes again afterwards, and in whatever order: the latest correction counts, once."""
+    token = sign()
+    early, late = 1_800_000_001_000, 1_800_000_002_000
+    given = feedback("f-1", decision_id=token, score=0.0)
+    corrected = feedback("f-2", timestamp_ms=early, decision_id=token, score=0.5, correction=True)
+    again = feedback("f-3", timestamp_ms=late, decision_id=token, score=0.75, correction=True)
+    learner = make_learner(engine)
+    seen = []
+    for batch in ([given], [again], [corrected, given], [again]):
+        assert learner.handle(batch) == [[]] * len(batch)
+        counts = read_counts(engine, "a")
+        seen.append((float(counts.errors[0, 0]), float(counts.labels[0, 0])))
+
+    assert seen == [(1.0, 1.0), (0.25, 1.0), (0.25, 1.0), (0.25, 1.0)]
+
+
+def test_feedback_on_an_old_decision_has_expired(engine: Engine) -> None:
+    """Thirty days and a second after the decision it is refused; a second before it counts."""
+    decided, days = 1_800_000_000, 30 * 24 * 3600
+    late = make_learner(engine, clock=lambda: decided + days + 1.0)
+    timely = make_learner(engine, clock=lambda: decided + days - 1.0)
+
+    assert read_class(late.handle([feedback()])[0]) == "expired_feedback"
+    assert timely.handle([feedback()]) == [[]]
+
+
+def test_feedback_on_a_retired_namesake_is_not_counted_for_its_successor(engine: Engine) -> None:
+    """A decision made before the name was taken over is about another LLM."""
+    with transaction(engine) as session:
+        LLMs(session).retire("a")
+        LLMs(session).register(make_registration("a"))
+        renewed = LLMs(session).renewals()["a"]
+    assert renewed is not None
+    before = sign(decided_at=int(renewed.timestamp()) - 5)
+    after = sign(decided_at=int(renewed.timestamp()) + 5)
+    learner = make_learner(engine, clock=renewed.timestamp)
+    refused, counted = learner.handle(
+        [feedback("f-1", decision_id=before), feedback("f-2", decision_id=after)]
+    )
+
+    assert read_class(refused) == "late_feedback"
+    assert counted == []
+    assert read_counts(engine, "a").labels[0, 0] == 1.0
+
+
+def test_a_prompt_and_an_llm_are_placed_on_arrival(engine: Engine) -> None:
+    """The prompt is embedded by the map's embedder and counted in its cell; twice is once."""
+    learner = make_learner(engine)
+    body = {"feedback_id": "l-1", "prompt": "second", "llm": "a", "score": 0.0, "source": "checker"}
+    message = raw_feedback(msgspec.json.encode(body))
+
+    assert learner.handle([message]) == [[]]
+    assert learner.handle([message, feedback("f-1")]) == [[], []]
+    assert read_counts(engine, "a").labels[:, 0].tolist() == [1.0, 1.0]
+
+
+def test_a_capped_source_gives_no_more_than_its_cap(engine: Engine) -> None:
+    """Two an hour for each tenant: the third is refused, another tenant's counts, what comes again does."""
+    with transaction(engine) as session:
+        Sources(session).declare("judge:j", kind="judge", per_hour=2)
+    learner = make_learner(engine, clock=lambda: datetime.now(UTC).timestamp())
+    token = functools.partial(sign, decided_at=int(datetime.now(UTC).timestamp()))
+    pieces = [feedback(f"f-{n}", decision_id=token(), source="judge:j", tenant="t") for n in range(3)]
+    other = feedback("g", decision_id=token(), source="judge:j", tenant="u")
+    first = learner.handle(pieces[:2])
+    third, fourth, again = learner.handle([pieces[2], other, pieces[0]])
+
+    assert first == [[], []]
+    assert read_class(third) == "too_much_feedback"
+    assert (fourth, again) == ([], [])
+    assert read_counts(engine, "a").labels[0, 0] == 3.0
+
+
+def test_excluding_a_source_restores_the_counts_and_rates_of_a_run_without_it(engine: Engine) -> None:
+    """Bit for bit; without --yes nothing changes, and taking it in again restores what was."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(60)
+    learner = make_learner(engine)
+    learner.handle([feedback(f"h-{n}", score=float(score)) for n, score in enumerate(scores)])
+    refit(engine, reason="without")
+    clean, rates = read_counts(engine, "a"), read_matrix(engine)
+    learner.handle([feedback(f"l-{n}", score=0.3, source="judge:liar") for n in range(30)])
+    refit(engine, reason="with")
+    soiled, moved = read_counts(engine, "a"), read_matrix(engine)
+    shown = exclude_source(engine, "judge:liar")
+
+    assert shown.pieces == 30
+    assert np.array_equal(read_counts(engine, "a").errors, soiled.errors)
+    assert not np.array_equal(moved, rates)
+    exclude_source(engine, "judge:liar", apply=True)
+    learner.handle([feedback("l-99", score=0.3, source="judge:liar")])
+    left = read_counts(engine, "a")
+    assert np.array_equal(left.errors, clean.errors)
+    assert np.array_equal(left.labels, clean.labels)
+    assert np.array_equal(read_matrix(engine), rates)
+    with transaction(engine) as session:
+        [entry] = Journal(session).read(subject="judge:liar")
+    assert (entry.kind, entry.body["pieces"]) == ("feedback excluded", 30)
+    assert include_source(engine, "judge:liar", apply=True).pieces == 31
+
+
+def test_an_llm_that_got_worse_is_told_of_once(engine: Engine) -> None:
+    """Right, then wrong: an alarm, a journal entry, old counts that weigh a sixteenth, probes wanted."""
+    learner = make_learner(engine)
+    learner.handle([feedback(f"f-{n}", score=float(n % 10 > 0)) for n in range(500)])
+    refit(engine, reason="start")
+    for batch in range(3):
+        learner.handle([feedback(f"w-{batch}-{n}", score=0.0) for n in range(20)])
+    with transaction(engine) as session:
+        alarms = list(Journal(session).read(kinds=("drift",)))
+        kept = Watches(session).list()["a"]
+        counts = CellCounts(session).by_source(MAP.version, ["a"], n_cells=2, epochs={"a": kept.epoch})
+
+    assert [(one.subject, one.body["change"]) for one in alarms] == [("a", "worse")]
+    assert kept.watch.wants_probes
+    assert kept.epoch == 1
+    assert counts["human"].labels[0, 0] < 500 / 16 + 60
+
+
+def test_rates_rolled_back_are_held_until_they_are_released(engine: Engine) -> None:
+    """A new version with the old bits, that feedback does not move; released, learning is in force again."""
+    learner = make_learner(engine)
+    learner.handle([feedback(f"f-{n}", score=1.0) for n in range(50)])
+    first = refit(engine, reason="first")
+    rates = read_matrix(engine)
+    learner.handle([feedback(f"g-{n}", score=0.0) for n in range(50)])
+    refit(engine, reason="second")
+    assert first is not None
+    roll_back_rates(engine, first)
+    learner.handle([feedback(f"h-{n}", score=0.0) for n in range(50)])
+
+    assert refit(engine, reason="feedback") is None
+    assert np.array_equal(read_matrix(engine), rates)
+    assert refit(engine, reason="released", release=True) is not None
+    assert read_matrix(engine)[0, 0] > 0.5
+
+
+def read_matrix(engine: Engine) -> np.ndarray:
+    """Give the rates in force."""
+    with transaction(engine) as session:
+        found = ErrorRates(session).current(MAP.version)
+    assert found is not None
+    return found.rates
 
 
 @pytest.mark.parametrize("prompt_id", ["p", "pp", "ppp"])
@@ -365,12 +553,12 @@ def test_another_llm_moves_no_rates_but_its_own(engine: Engine) -> None:
         ]
     )
     refit(engine, reason="feedback")
-    before = read_rates(engine)
+    before = read_matrix(engine)
     with transaction(engine) as session:
         LLMs(session).register(make_registration("aa"))
         CellCounts(session).add(MAP.version, ["aa"] * 2, [0, 1], [30.0, 1.0], [31.0, 100.0], evidence="label")
     refit(engine, reason="aa joined")
-    after = read_rates(engine)
+    after = read_matrix(engine)
 
     assert after.keys() == {"a", "aa", "b"}
     assert {name: after[name] for name in before} == before

@@ -26,6 +26,20 @@ class Label(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     score: float
 
 
+class Score(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One piece of feedback: of a decision, or of a prompt and an LLM."""
+
+    #: Quality in 0..1: 1 is right.
+    score: float
+    decision_id: str = ""
+    prompt: str = ""
+    llm: str = ""
+    source: str = ""
+    feedback_id: str = ""
+    tenant: str = ""
+    correction: bool = False
+
+
 class _PromptLine(msgspec.Struct):
     prompt: str
 
@@ -40,6 +54,17 @@ def read_labels(path: Path) -> list[Label]:
     if not labels:
         raise UsageError(f"{path} holds no label: give a few hundred lines")
     return labels
+
+
+def read_scores(path: Path) -> list[tuple[int, Score]]:
+    """Read JSON lines of ``{"decision_id": ..., "score": 0..1}``, or of ``prompt``, ``llm`` and ``score``.
+
+    Each with the number of its line; ``UsageError`` names the line and the field.
+    """
+    scores = list(_read_lines(path, Score))
+    if not scores:
+        raise UsageError(f"{path} holds no feedback")
+    return scores
 
 
 def read_references(path: Path) -> list[Reference]:

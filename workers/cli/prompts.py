@@ -1,4 +1,4 @@
-"""``uniroute send`` and ``uniroute feedback``: one prompt, one score, by the same client that callers use."""
+"""``uniroute send``: one prompt, by the same client that callers use."""
 
 import sys
 import uuid
@@ -48,18 +48,3 @@ def send(
         typer.echo(f"uniroute: {reply.error}", err=True)
     if reply.error is not None:
         raise typer.Exit(FAILED)
-
-
-@command.command("feedback")
-def feedback(
-    decision_id: Annotated[str, typer.Argument(help="As the reply gave it.")],
-    score: Annotated[float, typer.Argument(help="1 is right, 0 is wrong.")],
-    *,
-    source: Annotated[str, typer.Option(help="Who says so.")] = "human",
-) -> None:
-    """Say how good an answer was."""
-    from workers.client import Client
-
-    with Client(app="cli-feedback", settings=read_settings()) as client:
-        client.feedback(decision_id, score=score, source=source)
-    typer.echo("Sent.")

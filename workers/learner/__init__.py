@@ -1,6 +1,23 @@
 """The learner: feedback and usage into Postgres, each once; new error rates and lengths out of both."""
 
-from workers.learner.counting import DUPLICATES, Learner
-from workers.learner.refitting import Refitter, prune_versions, refit, refit_lengths
+from workers.learner.counting import CORRECTED, DUPLICATES, REFUSED, Learner
+from workers.learner.excluding import Difference, LLMDifference, exclude_source, include_source
+from workers.learner.refitting import Refitter, prune_versions, refit, refit_lengths, roll_back_rates
+from workers.learner.watching import ALARMS
 
-__all__ = ["DUPLICATES", "Learner", "Refitter", "prune_versions", "refit", "refit_lengths"]
+__all__ = [
+    "ALARMS",
+    "CORRECTED",
+    "DUPLICATES",
+    "REFUSED",
+    "Difference",
+    "LLMDifference",
+    "Learner",
+    "Refitter",
+    "exclude_source",
+    "include_source",
+    "prune_versions",
+    "refit",
+    "refit_lengths",
+    "roll_back_rates",
+]

@@ -1,36 +1,48 @@
 """Counts feedback and books usage, each once."""
 
-import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from prometheus_client import Counter
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from routing.errors import InvalidInputError
-from workers import messages
+from routing.embedders import Embedder, Fingerprint
+from routing.errors import RoutingError
 from workers.bookkeeping import Bookkeeper
-from workers.decision_ids import DecisionFacts, DecisionSigner
-from workers.errors import PoisonError
-from workers.messages import FeedbackEvent, Message, Record
+from workers.decision_ids import DecisionSigner
+from workers.embedding.loading import open_for
+from workers.errors import PoisonError, WaitableError, WorkersError
+from workers.learner.reading import Asked, FeedbackReader, Placer, refuse_entry
+from workers.learner.watching import Observer
+from workers.messages import Message, Record
 from workers.settings import Settings
-from workers.storage.cell_counts import CellCounts
+from workers.storage.cell_counts import CellCounts, CountKey, lock_counting, round_error
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
-from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.feedback import Correction, Feedback, FeedbackEntry
 from workers.storage.llms import LLMs
+from workers.storage.sources import Source, Sources
+from workers.storage.watches import Watches
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
-_MAX_FEEDBACK_BYTES = 16 * 1024
+#: Of sources that nobody declared: names are made up faster than they are told apart.
+MOST_SOURCES = 1_000
 
 DUPLICATES = Counter(
     "uniroute_duplicate_feedback_total",
     "Feedback left out because its id, or its decision from the same source, was counted before",
 )
+REFUSED = Counter("uniroute_refused_feedback_total", "Feedback that became a dead letter", ["error_class"])
+CORRECTED = Counter("uniroute_corrected_feedback_total", "Feedback whose score a later one replaced")
+
+#: Pieces of feedback by their place in the batch; the same, or why they are refused.
+Entries = dict[int, FeedbackEntry]
+Problems = dict[int, PoisonError]
 
 
 class Learner:
@@ -39,16 +51,28 @@ class Learner:
     A batch that comes again changes nothing: what it holds of each topic is written in one database
     transaction, which leaves out what is there already.
 
-    A decision counts once per source, however often and under whatever feedback ids it is scored.
-    ``handle`` gives dead letters for what cannot be counted and nothing else; ``WaitableError`` passes
-    through.
+    A decision counts once per source, however often and under whatever feedback ids it is scored; a
+    correction takes the place of what it corrects. ``handle`` gives dead letters for what cannot be counted
+    and nothing else; ``WaitableError`` passes through.
     """
 
-    def __init__(self, *, engine: Engine, signer: DecisionSigner, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        signer: DecisionSigner,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        open_embedder: Callable[[Fingerprint], Embedder] | None = None,
+    ) -> None:
+        """``clock`` gives seconds since 1970; ``open_embedder`` is asked once a prompt is to be embedded."""
         self._engine = engine
-        self._signer = signer
         self._settings = settings
         self._bookkeeper = Bookkeeper(engine=engine, signer=signer, settings=settings)
+        self._reader = FeedbackReader(signer, clock=clock, max_prompt_bytes=settings.max_prompt_bytes)
+        self._placer = Placer(open_embedder or self._open_embedder)
+        self._observer = Observer()
+        self._clock = clock
         self._usage_topic = Topics(settings.topic_prefix).usage
 
     def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
@@ -63,30 +87,110 @@ class Learner:
         return records
 
     def _count(self, batch: Sequence[Message]) -> list[list[Record]]:
-        records: list[list[Record]] = [[] for _ in batch]
-        entries: dict[int, FeedbackEntry] = {}
+        entries, problems = self._read(batch)
+        with transaction(self._engine) as session:
+            lock_counting(session, alone=False)
+            known = _Known.read(session)
+            _refuse(entries, problems, known.refuse)
+            self._admit(session, entries, problems, known.sources)
+            for row, entry in entries.items():
+                entries[row] = known.stamp(entry)
+            taken = Feedback(session).take(entries.values())
+            order = {id(entry): row for row, entry in entries.items()}
+            fresh = sorted(taken.fresh, key=lambda entry: order[id(entry)])
+            for entry in taken.contradictions:
+                problems[order[id(entry)]] = PoisonError(
+                    "contradictory_feedback",
+                    "the source scored this decision otherwise before: say so by `correction`",
+                )
+            self._observer.observe(session, fresh)
+            _add(CellCounts(session), fresh, taken.corrections)
+        DUPLICATES.inc(taken.duplicates)
+        CORRECTED.inc(len(taken.corrections))
+        for problem in problems.values():
+            REFUSED.labels(problem.error_class).inc()
+        return [
+            [self._dead_letter(message, problems[row])] if row in problems else []
+            for row, message in enumerate(batch)
+        ]
+
+    def _read(self, batch: Sequence[Message]) -> tuple[Entries, Problems]:
+        """Read what can be read; prompts are embedded."""
+        entries: Entries = {}
+        problems: Problems = {}
+        asked: dict[int, Asked] = {}
         for row, message in enumerate(batch):
             try:
-                entries[row] = self._read(message)
+                found = self._reader.read(message)
             except PoisonError as error:
-                records[row] = [self._dead_letter(message, error)]
+                problems[row] = error
+                continue
+            if isinstance(found, Asked):
+                asked[row] = found
+            else:
+                entries[row] = found
+        if asked:
+            for row, placed in zip(asked, self._place(list(asked.values())), strict=True):
+                if isinstance(placed, PoisonError):
+                    problems[row] = placed
+                else:
+                    entries[row] = placed
+        return dict(sorted(entries.items())), problems
+
+    def _place(self, asked: Sequence[Asked]) -> Sequence[FeedbackEntry | PoisonError]:
         with transaction(self._engine) as session:
-            known = _Known.read(session)
-            for row, entry in list(entries.items()):
-                if problem := known.refuse(entry):
-                    records[row] = [self._dead_letter(batch[row], problem)]
-                    del entries[row]
-            fresh = list(Feedback(session).record(entries.values()).values())
-            rows = [(entry, cell) for entry in fresh for cell in entry.cells]
-            CellCounts(session).add(
-                [entry.map_version for entry, _ in rows],
-                [entry.llm for entry, _ in rows],
-                [cell for _, cell in rows],
-                [(1.0 - entry.score) * entry.weight for entry, _ in rows],
-                [entry.weight for entry, _ in rows],
-            )
-        DUPLICATES.inc(len(entries) - len(fresh))
-        return records
+            fitted = ClusterMaps(session).active()
+        if fitted is None:
+            raise WaitableError("a cluster map", "none is in force yet: run `uniroute map fit`")
+        try:
+            return self._placer.place(asked, fitted.cluster_map)
+        except (WorkersError, RoutingError) as error:
+            if isinstance(error, WaitableError):
+                raise
+            problem = PoisonError("no_embedder", f"this learner cannot embed prompts: {error}")
+            return [problem] * len(asked)
+
+    def _open_embedder(self, fingerprint: Fingerprint) -> Embedder:
+        return open_for(
+            fingerprint,
+            backend=self._settings.embedder_backend,
+            threads=self._settings.embedder_threads,
+            folder=self._settings.embedders_folder,
+        )
+
+    def _admit(
+        self, session: Session, entries: Entries, problems: Problems, sources: Mapping[str, Source]
+    ) -> None:
+        """Meet new sources, up to a number, and hold those that are capped to their caps."""
+        new = sorted({entry.source for entry in entries.values()} - sources.keys())
+        room = max(0, MOST_SOURCES - len(sources))
+        Sources(session).meet(new[:room])
+        strangers = frozenset(new[room:])
+        capped = {name: one.per_hour for name, one in sources.items() if one.per_hour is not None}
+        taken: dict[tuple[str, str], int] = {}
+        kept: frozenset[str] = frozenset()
+        if concerned := [one.feedback_id for one in entries.values() if one.source in capped]:
+            hour_ago = datetime.fromtimestamp(self._clock(), tz=UTC) - timedelta(hours=1)
+            taken = Feedback(session).taken_since(list(capped), hour_ago)
+            kept = Feedback(session).kept(concerned)
+
+        def check(entry: FeedbackEntry) -> PoisonError | None:
+            if entry.source in strangers:
+                return PoisonError(
+                    "unknown_source", f"{MOST_SOURCES} sources are known: declare {entry.source[:40]!r}"
+                )
+            cap = capped.get(entry.source)
+            if cap is None or entry.feedback_id in kept:
+                return None
+            key = (entry.source, entry.tenant or "")
+            if taken.get(key, 0) >= cap:
+                return PoisonError(
+                    "too_much_feedback", f"{entry.source!r} may give {cap} an hour for each tenant"
+                )
+            taken[key] = taken.get(key, 0) + 1
+            return None
+
+        _refuse(entries, problems, check)
 
     def _dead_letter(self, message: Message, error: PoisonError) -> Record:
         return dead_letter(
@@ -97,61 +201,59 @@ class Learner:
             topic_prefix=self._settings.topic_prefix,
         )
 
-    def _read(self, message: Message) -> FeedbackEntry:
-        event = messages.decode(message.value, FeedbackEvent, max_bytes=_MAX_FEEDBACK_BYTES)
-        event.check()
-        facts = self._signer.verify(event.decision_id)
-        try:
-            return _entry(message, event, facts)
-        except InvalidInputError as error:
-            raise PoisonError("bad_feedback", str(error)) from error
+
+def _refuse(
+    entries: Entries, problems: Problems, check: Callable[[FeedbackEntry], PoisonError | None]
+) -> None:
+    """Move what ``check`` finds a problem with from the entries to the problems."""
+    for row, entry in list(entries.items()):
+        if problem := check(entry):
+            problems[row] = problem
+            del entries[row]
+
+
+def _add(counts: CellCounts, fresh: Sequence[FeedbackEntry], corrections: Sequence[Correction]) -> None:
+    rows = [(entry, round_error(entry.score), cell) for entry in fresh for cell in entry.cells]
+    changes: list[tuple[CountKey, float]] = []
+    for one in corrections:
+        entry, change = one.entry, round_error(one.entry.score) - round_error(one.before)
+        changes += [
+            ((entry.map_version, entry.llm, entry.source, one.epoch, cell), change) for cell in one.cells
+        ]
+    added = [
+        ((entry.map_version, entry.llm, entry.source, entry.epoch, cell), error, 1.0)
+        for entry, error, cell in rows
+    ]
+    counts.add_feedback(added + [(key, change, 0.0) for key, change in changes])
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The maps and LLMs that feedback can be counted for."""
+    """The maps, LLMs and sources that feedback can be counted for, and how often each LLM had changed."""
 
     maps: frozenset[str]
-    llms: frozenset[str]
+    #: When each took over its name, where it was another's before.
+    llms: Mapping[str, datetime | None]
+    sources: Mapping[str, Source]
+    epochs: Mapping[str, int]
 
     @classmethod
     def read(cls, session: Session) -> Self:
-        return cls(frozenset(ClusterMaps(session).list()), frozenset(LLMs(session).names()))
+        return cls(
+            frozenset(ClusterMaps(session).list()),
+            LLMs(session).renewals(),
+            Sources(session).list(),
+            Watches(session).epochs(),
+        )
 
     def refuse(self, entry: FeedbackEntry) -> PoisonError | None:
-        """Say why an entry that was signed cannot be counted all the same: its database was another."""
-        if entry.map_version not in self.maps:
-            return PoisonError("unknown_map", f"no cluster map {entry.map_version} is kept in this database")
-        if entry.llm not in self.llms:
-            return PoisonError("unknown_llm", f"no LLM {entry.llm!r} was ever registered in this database")
-        return None
+        return refuse_entry(entry, maps=self.maps, llms=self.llms)
 
-
-def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
-    return FeedbackEntry(
-        feedback_id=event.feedback_id,
-        decision_id=_spell_once(event.decision_id),
-        prompt_id=facts.prompt_id,
-        llm=facts.llm,
-        map_version=facts.map_version,
-        cells=facts.cells,
-        score=event.score,
-        source=event.source,
-        event_time=_read_time(message),
-    )
-
-
-def _spell_once(token: str) -> str:
-    """Give a token that verifies in the spelling it was signed in: base64 has several for the same bytes."""
-    raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_")
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _read_time(message: Message) -> datetime:
-    """Give the record's time, which is whatever its producer wrote there."""
-    try:
-        return datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise PoisonError(
-            "bad_feedback", f"the record's timestamp {message.timestamp_ms} is no time"
-        ) from error
+    def stamp(self, entry: FeedbackEntry) -> FeedbackEntry:
+        """Say in which epoch it came, and whether its source is excluded."""
+        epoch = self.epochs.get(entry.llm, 0)
+        source = self.sources.get(entry.source)
+        since = None if source is None else source.excluded_since
+        if since is not None and entry.event_time >= since:
+            entry = replace(entry, disposition="excluded")
+        return replace(entry, epoch=epoch) if epoch else entry

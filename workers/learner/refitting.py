@@ -13,16 +13,19 @@ from sqlalchemy import Engine
 
 from routing.costs import fit_input_ratios, fit_latencies, fit_lengths
 from routing.learning import cautious_rates
-from workers.errors import WaitableError
-from workers.storage.cell_counts import CellCounts, lock_refits, try_lock_refits
+from workers.errors import UsageError, WaitableError
+from workers.learner.believing import believe
+from workers.storage.cell_counts import lock_refits, try_lock_refits
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.error_rates import ErrorRates
+from workers.storage.journal import Journal
 from workers.storage.ledger import Ledger
 from workers.storage.lengths import LengthCounts, Lengths, LengthsVersion
 from workers.storage.llm_journal import LLMJournal
 from workers.storage.llms import RATED_STATES, LLMs
 from workers.storage.policy_books import PolicyBooks
+from workers.storage.sources import Sources
 
 #: Error rates outlive, by a day, the decisions made from them: the decisions topic keeps 30 days.
 _KEEP_RATES = timedelta(days=31)
@@ -33,12 +36,13 @@ _GROWTH, _LEAST_NEWS = 1.2, 10.0
 log = structlog.get_logger(__name__)
 
 
-def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
+def refit(engine: Engine, *, reason: str, wait: bool = False, release: bool = False) -> int | None:
     """Publish error rates from the counts as they stand; give the version's number.
 
     ``None``, and nothing is published, where no map is active, the rates in force already say the same, or
     another process is refitting and ``wait`` is not set. Each LLM's rates come from its own counts and the
-    map's frozen prior alone.
+    map's frozen prior alone. While rates of earlier are held, those of the LLMs they cover stay, unless
+    ``release`` is set.
     """
     with transaction(engine) as session:
         fitted = ClusterMaps(session).active()
@@ -51,18 +55,73 @@ def refit(engine: Engine, *, reason: str, wait: bool = False) -> int | None:
         names = [found.llm.name for found in LLMs(session).list(states=RATED_STATES)]
         if not names:
             return None
-        cells = sum(fitted.cluster_map.sizes)
-        counts = CellCounts(session).read(fitted.cluster_map.version, names, n_cells=cells)
+        map_version = fitted.cluster_map.version
+        belief = believe(session, map_version, names, sizes=fitted.cluster_map.sizes)
+        counts = belief.counts
         standings = LLMJournal(session).standings()
         probing = [name in standings and standings[name].cautious for name in names]
         rates = cautious_rates(fitted.prior, counts.errors, counts.labels, probing=probing)
-        current = ErrorRates(session).current(fitted.cluster_map.version)
+        current = ErrorRates(session).current(map_version)
+        held = None if current is None or release else current.held
         known = current is not None and current.deviations is not None and list(current.llms) == names
+        known = known and not (release and current is not None and current.held is not None)
+        if current is not None and held is not None:
+            rates = _hold(rates, names, current.rates, current.llms)
         if known and current is not None and np.array_equal(current.rates, rates):
             return None
         deviations = fitted.prior.deviations(counts.errors, counts.labels)
+        if current is not None and held is not None and current.deviations is not None:
+            deviations = _hold(deviations, names, current.deviations, current.llms)
+        for name in Sources(session).judge(belief.trust):
+            found = belief.trust[name]
+            Journal(session).write("source flagged", name, bias=found.bias, compared=found.compared)
+            log.warning("source_flagged", source=name, bias=found.bias)
         return ErrorRates(session).publish(
-            fitted.cluster_map.version, names, rates, reason=reason, deviations=deviations
+            map_version, names, rates, reason=reason, deviations=deviations, held=held
+        )
+
+
+def _hold(
+    fresh: NDArray[np.float64], names: Sequence[str], held: NDArray[np.float64], covered: Sequence[str]
+) -> NDArray[np.float64]:
+    """Give ``fresh`` with the columns of the LLMs that ``held`` covers taken from there."""
+    place = {name: column for column, name in enumerate(covered)}
+    both = fresh.copy()
+    for column, name in enumerate(names):
+        if name in place:
+            both[:, column] = held[:, place[name]]
+    return both
+
+
+def roll_back_rates(engine: Engine, version: int) -> int:
+    """Put the rates of an earlier version in force, as a new one, and hold them; give its number.
+
+    LLMs that joined since keep the rates they have; learning goes on counting, and its rates wait for
+    ``refit`` with ``release``. ``UsageError`` for a version that is not kept, or not of the map in force.
+    """
+    with transaction(engine) as session:
+        active = ClusterMaps(session).active_version()
+        earlier = ErrorRates(session).get(version)
+        if active is None or earlier is None or earlier.map_version != active:
+            raise UsageError(
+                f"no version {version} of error rates on the map in force is kept: `uniroute rates history`"
+            )
+        lock_refits(session, active)
+        current = ErrorRates(session).current(active)
+        if current is None:  # ruled out: ``earlier`` is of this map
+            raise UsageError("no error rates are in force")
+        names, rates, deviations = current.llms, current.rates, current.deviations
+        rates = _hold(rates, names, earlier.rates, earlier.llms)
+        if deviations is not None and earlier.deviations is not None:
+            deviations = _hold(deviations, names, earlier.deviations, earlier.llms)
+        Journal(session).write("rates rolled back", active, version=version, before=current.version)
+        return ErrorRates(session).publish(
+            active,
+            names,
+            rates,
+            reason=f"rolled back to version {version}",
+            deviations=deviations,
+            held=version,
         )
 
 

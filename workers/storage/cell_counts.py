@@ -1,40 +1,65 @@
-"""Error counts per map, LLM and cell: every write adds."""
+"""Error counts per map, LLM and cell, apart for labels and for each source of feedback; every write adds."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import collate, delete, func, select, text
+from sqlalchemy import collate, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import ErrorCounts
+from workers.storage.learning_tables import FeedbackCountRow
 from workers.storage.tables import ErrorCountRow
 
 Evidence = Literal["label", "feedback"]
+#: Map, LLM, source, epoch and cell.
+CountKey = tuple[str, str, str, int, int]
+Value = TypeVar("Value", str, int)
+#: What is kept of an LLM's counts when it is noticed to have changed. A power of two: no sum loses a bit.
+KEEP_AFTER_CHANGE = 2.0**-4
+#: Errors are counted in multiples of this, so that sums are exact in any order.
+GRAIN = 2.0**-20
 
-_ADD = {
-    evidence: text(
-        f"INSERT INTO error_counts (map_version, llm, cell, {evidence}_errors, {evidence}_weight) "  # noqa: S608
-        "SELECT * FROM json_to_recordset(CAST(:rows AS json)) "
-        "AS rows (map_version text, llm text, cell int, errors float8, weight float8) "
-        "ON CONFLICT (map_version, llm, cell) DO UPDATE SET "
-        f"{evidence}_errors = error_counts.{evidence}_errors + excluded.{evidence}_errors, "
-        f"{evidence}_weight = error_counts.{evidence}_weight + excluded.{evidence}_weight"
-    )
-    for evidence in ("label", "feedback")
-}
+_ADD_LABELS = text(
+    "INSERT INTO error_counts (map_version, llm, cell, label_errors, label_weight) "
+    "SELECT * FROM json_to_recordset(CAST(:rows AS json)) "
+    "AS rows (map_version text, llm text, cell int, errors float8, weight float8) "
+    "ON CONFLICT (map_version, llm, cell) DO UPDATE SET "
+    "label_errors = error_counts.label_errors + excluded.label_errors, "
+    "label_weight = error_counts.label_weight + excluded.label_weight"
+)
+_ADD_FEEDBACK = text(
+    "INSERT INTO feedback_counts (map_version, llm, source, epoch, cell, errors, labels) "
+    "SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS rows "
+    "(map_version text, llm text, source text, epoch int, cell int, errors float8, weight float8) "
+    "ON CONFLICT (map_version, llm, source, epoch, cell) DO UPDATE SET "
+    "errors = feedback_counts.errors + excluded.errors, labels = feedback_counts.labels + excluded.labels"
+)
+#: What the feedback that counts adds up to; ``record`` and this round alike, half to even.
+_FOLD = (
+    "SELECT map_version, llm, source, epoch, cell, "
+    "sum(round((1 - score) * 1048576)) / 1048576 AS errors, count(*)::float8 AS labels "
+    "FROM feedback, unnest(cells) AS cell WHERE disposition = 'counted' "
+    "AND map_version IN (SELECT version FROM cluster_maps) AND llm IN (SELECT name FROM llms) {only}"
+    "GROUP BY map_version, llm, source, epoch, cell"
+)
 _json = msgspec.json.Encoder()
 
 
-class CellCounts:
-    """Sums of weighted errors and of weights, apart for labelled prompts and for feedback.
+def round_error(score: float) -> float:
+    """Give 1 - ``score`` as it is counted: to the nearest multiple of ``GRAIN``, half to even."""
+    return round((1.0 - score) / GRAIN) * GRAIN
 
-    The sums are exact, whatever the order and the batches, where every weight and error added is a multiple
-    of one power of two and the totals stay below 2**53 of it (weights 1, 1/2, 1/4 and scores 0 or 1, say).
-    Otherwise two orders of adding differ in the last bits.
+
+class CellCounts:
+    """Sums of errors and of labels, apart for labelled prompts and for each source of feedback.
+
+    Feedback is not weighted: what a source is worth is known only when rates are made of it. Its sums are
+    exact, whatever the order and the batches, for errors of ``round_error``; so is everything where each
+    number added is a multiple of one power of two and the totals stay below 2**53 of it.
     """
 
     def __init__(self, session: Session) -> None:
@@ -49,30 +74,45 @@ class CellCounts:
         weights: ArrayLike,
         *,
         evidence: Evidence = "feedback",
+        source: str | Sequence[str] = "human",
+        epoch: int | Sequence[int] = 0,
     ) -> None:
         """Add ``errors[i]`` (a sum of weight * error) and ``weights[i]`` to the counts of a cell, for each i.
 
         Parameters: ``map_version`` one for all, or one per row; the rest of one length n; a cell may stand in
-        several rows. Errors lie within 0..weight. Rows are locked in the order (map, LLM, cell), so that
-        learners side by side wait for each other and never deadlock, if each calls this once a transaction.
-        ``RefusedError`` for a map or an LLM that is not kept.
+        several rows. Errors lie within 0..weight. ``source`` and ``epoch`` tell feedback apart, one for all
+        or one per row. Rows are locked in the order (map, LLM, source, epoch, cell), so that learners side by
+        side wait for each other and never deadlock, if each calls this once a transaction. ``RefusedError``
+        for a map or an LLM that is not kept.
         """
         cells, errors_, weights_ = _as_columns(len(llm), cell, errors, weights)
-        maps = [map_version] * len(llm) if isinstance(map_version, str) else list(map_version)
-        if len(maps) != len(llm):
-            raise InvalidInputError("map_version", f"{len(maps)} versions for {len(llm)} rows")
-        totals: dict[tuple[str, str, int], list[float]] = {}
-        for key, error, weight in zip(
-            zip(maps, llm, cells.tolist(), strict=True), errors_.tolist(), weights_.tolist(), strict=True
-        ):
+        n = len(llm)
+        keys = zip(
+            _repeat("map_version", map_version, n),
+            llm,
+            _repeat("source", source, n),
+            _repeat("epoch", epoch, n),
+            cells.tolist(),
+            strict=True,
+        )
+        self._add(zip(keys, errors_.tolist(), weights_.tolist(), strict=True), evidence=evidence)
+
+    def add_feedback(self, rows: Iterable[tuple[CountKey, float, float]]) -> None:
+        """Add errors and labels of feedback; a correction adds errors below 0 too, and no label."""
+        self._add(rows, evidence="feedback")
+
+    def _add(self, rows: Iterable[tuple[CountKey, float, float]], *, evidence: Evidence) -> None:
+        totals: dict[CountKey, list[float]] = {}
+        for key, error, weight in rows:
             total = totals.setdefault(key, [0.0, 0.0])
             total[0] += error
             total[1] += weight
         if not totals:
             return
-        columns = ("map_version", "llm", "cell", "errors", "weight")
-        rows = [dict(zip(columns, (*key, *totals[key]), strict=True)) for key in sorted(totals)]
-        self._session.execute(_ADD[evidence], {"rows": _json.encode(rows).decode()})
+        columns = ("map_version", "llm", "source", "epoch", "cell", "errors", "weight")
+        sent = [dict(zip(columns, (*key, *totals[key]), strict=True)) for key in sorted(totals)]
+        statement = _ADD_LABELS if evidence == "label" else _ADD_FEEDBACK
+        self._session.execute(statement, {"rows": _json.encode(sent).decode()})
 
     def read(
         self,
@@ -82,38 +122,113 @@ class CellCounts:
         n_cells: int,
         evidence: Sequence[Evidence] = ("label", "feedback"),
     ) -> ErrorCounts:
-        """Give the counts of ``llms``, in that order, as (n_cells, n_llms); 0 where nothing was added."""
-        found = ErrorCounts(errors=np.zeros((n_cells, len(llms))), labels=np.zeros((n_cells, len(llms))))
-        place = {name: column for column, name in enumerate(llms)}
+        """Give the counts of ``llms``, in that order, as (n_cells, n_llms); 0 where nothing was added.
+
+        Feedback of all sources counts alike here, and in full, whenever it came.
+        """
+        found = _no_counts(n_cells, len(llms))
+        if "label" in evidence:
+            found += self.labels(map_version, llms, n_cells=n_cells)
+        if "feedback" in evidence:
+            for counts in self.by_source(map_version, llms, n_cells=n_cells, epochs=None).values():
+                found += counts
+        return found
+
+    def labels(self, map_version: str, llms: Sequence[str], *, n_cells: int) -> ErrorCounts:
+        """Give the counts of labelled prompts, (n_cells, n_llms)."""
         rows = self._session.execute(
             select(
-                ErrorCountRow.cell,
-                ErrorCountRow.llm,
-                ErrorCountRow.label_errors,
-                ErrorCountRow.label_weight,
-                ErrorCountRow.feedback_errors,
-                ErrorCountRow.feedback_weight,
+                ErrorCountRow.cell, ErrorCountRow.llm, ErrorCountRow.label_errors, ErrorCountRow.label_weight
             ).where(ErrorCountRow.map_version == map_version, ErrorCountRow.llm.in_(llms))
         )
-        for cell, llm, label_errors, label_weight, feedback_errors, feedback_weight in rows:
-            if cell >= n_cells:
-                raise InvalidInputError("n_cells", f"cell {cell} has counts, the map has {n_cells} cells")
-            at = (cell, place[llm])
-            if "label" in evidence:
-                found.errors[at] += label_errors
-                found.labels[at] += label_weight
-            if "feedback" in evidence:
-                found.errors[at] += feedback_errors
-                found.labels[at] += feedback_weight
+        found = _no_counts(n_cells, len(llms))
+        place = {name: column for column, name in enumerate(llms)}
+        for cell, llm, errors, labels in rows:
+            _check_cell(cell, n_cells)
+            found.errors[cell, place[llm]] += errors
+            found.labels[cell, place[llm]] += labels
         return found
+
+    def by_source(
+        self,
+        map_version: str,
+        llms: Sequence[str],
+        *,
+        n_cells: int,
+        epochs: Mapping[str, int] | None,
+        without: Collection[str] = (),
+    ) -> dict[str, ErrorCounts]:
+        """Give the feedback of each source that gave any, (n_cells, n_llms), unweighted.
+
+        ``epochs`` says how often each LLM was noticed to change, 0 where it is left out: what was counted so
+        many changes ago is scaled by ``KEEP_AFTER_CHANGE`` for each since; with ``None`` nothing is. Sources
+        in ``without`` are not read.
+        """
+        row = FeedbackCountRow
+        query = select(row.source, row.epoch, row.cell, row.llm, row.errors, row.labels).where(
+            row.map_version == map_version, row.llm.in_(llms)
+        )
+        if without:
+            query = query.where(row.source.not_in(without))
+        place = {name: column for column, name in enumerate(llms)}
+        found: dict[str, ErrorCounts] = {}
+        for source, epoch, cell, llm, errors, labels in self._session.execute(query.order_by(row.epoch)):
+            _check_cell(cell, n_cells)
+            counts = found.setdefault(source, _no_counts(n_cells, len(llms)))
+            kept = 1.0 if epochs is None else KEEP_AFTER_CHANGE ** max(0, epochs.get(llm, 0) - epoch)
+            counts.errors[cell, place[llm]] += kept * errors
+            counts.labels[cell, place[llm]] += kept * labels
+        return dict(sorted(found.items()))
+
+    def shrink_labels(self, llm: str) -> None:
+        """Scale what labels say of an LLM by ``KEEP_AFTER_CHANGE``: they describe what it was."""
+        self._session.execute(
+            update(ErrorCountRow)
+            .where(ErrorCountRow.llm == llm)
+            .values(
+                label_errors=ErrorCountRow.label_errors * KEEP_AFTER_CHANGE,
+                label_weight=ErrorCountRow.label_weight * KEEP_AFTER_CHANGE,
+            )
+            .execution_options(synchronize_session=False)
+        )
+
+    def refold(self, *, source: str | None = None) -> int:
+        """Count the feedback that is kept anew, of one source or of all; give the number of cells.
+
+        ``lock_counting`` first, alone.
+        """
+        forget = delete(FeedbackCountRow).execution_options(synchronize_session=False)
+        only, parameters = "", {}
+        if source is not None:
+            forget = forget.where(FeedbackCountRow.source == source)
+            only, parameters = "AND source = :source ", {"source": source}
+        self._session.execute(forget)
+        added = self._session.execute(
+            text(
+                "WITH added AS (INSERT INTO feedback_counts "  # noqa: S608 - our own text
+                f"(map_version, llm, source, epoch, cell, errors, labels) {_FOLD.format(only=only)} "
+                "RETURNING 1) SELECT count(*) FROM added"
+            ),
+            parameters,
+        )
+        return int(added.scalar_one())
 
     def forget(self, llm: str) -> None:
         """Drop every count of an LLM, on every map; rows are locked in ``add``'s order."""
-        own = ErrorCountRow.llm == llm
-        by_code_point = collate(ErrorCountRow.map_version, "C")  # as Python sorts, in ``add``
-        locked = select(ErrorCountRow.cell).where(own).order_by(by_code_point, ErrorCountRow.cell)
-        self._session.execute(locked.with_for_update()).all()
-        self._session.execute(delete(ErrorCountRow).where(own).execution_options(synchronize_session=False))
+        for row in (ErrorCountRow, FeedbackCountRow):
+            own = row.llm == llm
+            by_code_point = collate(row.map_version, "C")  # as Python sorts, in ``add``
+            order = [by_code_point, row.cell]
+            if row is FeedbackCountRow:
+                order[1:1] = [collate(FeedbackCountRow.source, "C"), FeedbackCountRow.epoch]
+            self._session.execute(select(row.cell).where(own).order_by(*order).with_for_update()).all()
+            self._session.execute(delete(row).where(own).execution_options(synchronize_session=False))
+
+
+def lock_counting(session: Session, *, alone: bool) -> None:
+    """Take the lock of counting until the transaction ends: learners share it, a refold has it alone."""
+    lock = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
+    session.execute(select(lock(func.hashtextextended("uniroute counting", 0))))
 
 
 def lock_refits(session: Session, map_version: str) -> None:
@@ -148,3 +263,20 @@ def _as_columns(
     if (cells < 0).any():
         raise InvalidInputError("cell", "must be at least 0")
     return cells, errors_, weights_
+
+
+def _repeat(field: str, value: Value | Sequence[Value], length: int) -> Sequence[Value]:
+    if isinstance(value, str | int):
+        return [value] * length
+    if len(value) != length:
+        raise InvalidInputError(field, f"{len(value)} for {length} rows")
+    return value
+
+
+def _no_counts(n_cells: int, n_llms: int) -> ErrorCounts:
+    return ErrorCounts(errors=np.zeros((n_cells, n_llms)), labels=np.zeros((n_cells, n_llms)))
+
+
+def _check_cell(cell: int, n_cells: int) -> None:
+    if cell >= n_cells:
+        raise InvalidInputError("n_cells", f"cell {cell} has counts, the map has {n_cells} cells")

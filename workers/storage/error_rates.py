@@ -7,6 +7,7 @@ from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from routing.errors import InvalidInputError
@@ -29,6 +30,8 @@ class RatesVersion:
     created_at: datetime
     #: Standard deviations of ``rates``, of the same shape; ``None`` where they were not estimated.
     deviations: NDArray[np.float64] | None = None
+    #: The earlier version whose rates these are, held until they are released; ``None`` for learned ones.
+    held: int | None = None
 
 
 class ErrorRates:
@@ -45,6 +48,7 @@ class ErrorRates:
         *,
         reason: str,
         deviations: NDArray[np.float64] | None = None,
+        held: int | None = None,
     ) -> int:
         """Keep a new version for routers to pick up when the transaction commits; give its number.
 
@@ -65,6 +69,7 @@ class ErrorRates:
             rates=_pack(matrix),
             deviations=None if deviations is None else _pack(deviations),
             llms=list(llms),
+            held=held,
             reason=reason,
         )
         self._session.add(row)
@@ -75,6 +80,24 @@ class ErrorRates:
         """Give the version in force for a map; ``None`` before the first."""
         row = newest(self._session, ErrorRateVersionRow, map_version)
         return None if row is None else _read(row)
+
+    def current_version(self, map_version: str) -> int | None:
+        """Give the number of the version in force for a map, without its rates."""
+        return self._session.scalar(
+            select(func.max(ErrorRateVersionRow.version)).where(
+                ErrorRateVersionRow.map_version == map_version
+            )
+        )
+
+    def history(self, map_version: str, *, last: int) -> list[RatesVersion]:
+        """Give the newest ``last`` versions of a map, newest first."""
+        rows = self._session.scalars(
+            select(ErrorRateVersionRow)
+            .where(ErrorRateVersionRow.map_version == map_version)
+            .order_by(ErrorRateVersionRow.version.desc())
+            .limit(last)
+        )
+        return [_read(row) for row in rows]
 
     def get(self, version: int) -> RatesVersion | None:
         """Give any version that is kept; ``None`` where there is none."""
@@ -110,4 +133,5 @@ def _read(row: ErrorRateVersionRow) -> RatesVersion:
         reason=row.reason,
         created_at=row.created_at,
         deviations=None if row.deviations is None else _unpack(row.deviations),
+        held=row.held,
     )

@@ -1,9 +1,10 @@
-"""Feedback rows: each piece kept once, and each decision once per source, whoever sends it again."""
+"""Feedback rows: each piece kept once, and each decision once per source, unless it is corrected."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import Text, cast, func, select, text, update
@@ -44,6 +45,12 @@ class FeedbackEntry:
     #: When it was given, by the sender's clock; with a time zone.
     event_time: datetime
     disposition: str = "counted"
+    #: Whether it replaces what the same source said of the same decision.
+    correction: bool = False
+    #: How often the LLM had been noticed to change when it came.
+    epoch: int = 0
+    #: When the decision was made, in seconds since 1970, where it quoted one; not kept.
+    decided_at: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("feedback_id", "decision_id", "prompt_id", "llm", "map_version", "source", "tenant"):
@@ -76,12 +83,14 @@ def _check_text(field: str, value: str | None) -> None:
         raise InvalidInputError(field, "holds a NUL character")
 
 
-_COLUMNS = tuple(field.name for field in fields(FeedbackEntry))
+_COLUMNS = tuple(one.name for one in fields(FeedbackEntry) if one.name != "decided_at")
 _TYPES = dict.fromkeys(_COLUMNS, "text") | {
     "cells": "int[]",
     "score": "float8",
     "weight": "float8",
     "event_time": "timestamptz",
+    "correction": "boolean",
+    "epoch": "int",
 }
 _INSERT = text(
     # One parameter, whatever the number of rows: an array per column costs the client four times as much.
@@ -91,8 +100,46 @@ _INSERT = text(
     # Without a target: by feedback id, and by decision and source.
     "ON CONFLICT DO NOTHING RETURNING feedback_id, decision_id, source"
 )
+_FIND = text(
+    "SELECT feedback.feedback_id, feedback.decision_id, feedback.source, feedback.score, "
+    "feedback.event_time, feedback.correction, feedback.disposition, feedback.epoch, feedback.cells "
+    "FROM feedback JOIN json_to_recordset(CAST(:keys AS json)) AS keys (decision_id text, source text) "
+    "ON feedback.decision_id = keys.decision_id AND feedback.source = keys.source "
+    'ORDER BY feedback.decision_id COLLATE "C", feedback.source COLLATE "C" FOR UPDATE OF feedback'
+)
+_CORRECT = text(
+    "UPDATE feedback SET score = rows.score, event_time = rows.event_time, correction = true "
+    "FROM json_to_recordset(CAST(:rows AS json)) AS rows "
+    "(decision_id text, source text, score float8, event_time timestamptz) "
+    "WHERE feedback.decision_id = rows.decision_id AND feedback.source = rows.source"
+)
 _json = msgspec.json.Encoder()
 _Key = tuple[str, str | None, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """A score that took the place of another, whose error is to be counted in its stead."""
+
+    entry: FeedbackEntry
+    #: The score that was counted before.
+    before: float
+    #: Of the piece that it corrects, in whose counts it stands.
+    epoch: int
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of pieces that were offered."""
+
+    #: Those that are new: count each once.
+    fresh: list[FeedbackEntry]
+    corrections: list[Correction]
+    #: Those that say otherwise than what is kept, and do not say that they correct it.
+    contradictions: list[FeedbackEntry]
+    #: How many of those offered said nothing new.
+    duplicates: int
 
 
 def _lock_order(entry: FeedbackEntry) -> tuple[str, str]:
@@ -123,6 +170,104 @@ class Feedback:
         ordered = sorted(offered.values(), key=_lock_order)
         kept = self._session.execute(_INSERT, {"rows": _json.encode(ordered).decode()})
         return {row.feedback_id: offered[row.feedback_id, row.decision_id, row.source] for row in kept}
+
+    def take(self, entries: Iterable[FeedbackEntry]) -> Recorded:
+        """Keep what is new as ``record`` does, and correct what is to be corrected.
+
+        Of a decision that a source has scored before, an equal score is a duplicate; so is one that was sent
+        again under its own id, and one that a correction has overtaken. Another score is a contradiction,
+        unless it is a correction: of these the latest by its sender's clock holds, in whatever order they
+        come. What is excluded is kept, and no part of ``fresh``.
+        """
+        offered = list(entries)
+        kept = self.record(offered)
+        left = [one for one in offered if kept.get(one.feedback_id) is not one]
+        disputed = [one for one in left if one.decision_id is not None]
+        stored = self._find(disputed)
+        latest: dict[tuple[str, str], FeedbackEntry] = {}
+        contradictions = []
+        for one in disputed:
+            key = (one.decision_id or "", one.source)
+            held = stored.get(key)
+            if held is None or held.feedback_id == one.feedback_id:
+                continue
+            if not one.correction:
+                if not held.correction and held.score != one.score:
+                    contradictions.append(one)
+            elif _overtakes(one, held) and (key not in latest or latest[key].event_time <= one.event_time):
+                latest[key] = one
+        corrections = self._correct(latest, stored)
+        return Recorded(
+            fresh=[one for one in kept.values() if one.disposition == "counted"],
+            corrections=corrections,
+            contradictions=[one for one in contradictions if (one.decision_id, one.source) not in latest],
+            duplicates=len(left) - len(contradictions) - len(latest),
+        )
+
+    def _find(self, entries: Sequence[FeedbackEntry]) -> dict[tuple[str, str], Any]:
+        if not entries:
+            return {}
+        keys = [{"decision_id": one.decision_id, "source": one.source} for one in entries]
+        rows = self._session.execute(_FIND, {"keys": _json.encode(keys).decode()})
+        return {(row.decision_id, row.source): row for row in rows}
+
+    def _correct(
+        self, latest: Mapping[tuple[str, str], FeedbackEntry], stored: Mapping[tuple[str, str], Any]
+    ) -> list[Correction]:
+        if not latest:
+            return []
+        self._session.execute(
+            _CORRECT, {"rows": _json.encode([latest[key] for key in sorted(latest)]).decode()}
+        )
+        return [
+            Correction(
+                entry=latest[key],
+                before=stored[key].score,
+                epoch=stored[key].epoch,
+                cells=tuple(stored[key].cells),
+            )
+            for key in sorted(latest)
+            if stored[key].disposition == "counted"
+        ]
+
+    def exclude(self, source: str, *, since: datetime | None) -> int:
+        """Count what a source gave from ``since`` on, or ever, no more; give the number of pieces."""
+        return self._dispose(source, since=since, before="counted", after="excluded")
+
+    def include(self, source: str) -> int:
+        """Count again what was excluded of a source; give the number of pieces."""
+        return self._dispose(source, since=None, before="excluded", after="counted")
+
+    def _dispose(self, source: str, *, since: datetime | None, before: str, after: str) -> int:
+        change = update(FeedbackRow).where(FeedbackRow.source == source, FeedbackRow.disposition == before)
+        if since is not None:
+            change = change.where(FeedbackRow.event_time >= since)
+        rows = self._session.scalars(
+            change.values(disposition=after)
+            .returning(FeedbackRow.feedback_id)
+            .execution_options(synchronize_session=False)
+        )
+        return len(rows.all())
+
+    def kept(self, feedback_ids: Collection[str]) -> frozenset[str]:
+        """Give those of the ids that are kept already."""
+        return frozenset(
+            self._session.scalars(
+                select(FeedbackRow.feedback_id).where(
+                    FeedbackRow.feedback_id == func.any(cast(list(feedback_ids), ARRAY(Text())))
+                )
+            )
+        )
+
+    def taken_since(self, sources: Collection[str], moment: datetime) -> dict[tuple[str, str], int]:
+        """Count the pieces that came from each of ``sources`` and its tenants after ``moment``."""
+        tenant = func.coalesce(FeedbackRow.tenant, "")
+        rows = self._session.execute(
+            select(FeedbackRow.source, tenant, func.count())
+            .where(FeedbackRow.source.in_(sources), FeedbackRow.received_at > moment)
+            .group_by(FeedbackRow.source, tenant)
+        )
+        return {(source, whose): count for source, whose, count in rows}
 
     def replace(self, llm: str) -> None:
         """Keep the feedback on an LLM, but count it no more: another takes its name."""
@@ -158,3 +303,8 @@ class Feedback:
         for row in rows:
             values = {name: getattr(row, name) for name in _COLUMNS}
             yield FeedbackEntry(**{**values, "cells": tuple(row.cells)})
+
+
+def _overtakes(one: FeedbackEntry, held: Any) -> bool:  # noqa: ANN401 (a row)
+    """Tell whether a correction is later than what is kept, which may be the same correction."""
+    return not held.correction or one.event_time > held.event_time

@@ -30,7 +30,7 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def write(self, kind: str, subject: str, **body: Any) -> None:  # noqa: ANN401 (any JSON)
+    def write(self, kind: str, subject: str, /, **body: Any) -> None:  # noqa: ANN401 (any JSON)
         """Add an entry; it is there when the transaction commits. ``body`` is what JSON can hold."""
         self._session.add(JournalRow(kind=kind, subject=subject, body=body))
         self._session.flush()

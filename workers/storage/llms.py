@@ -21,6 +21,7 @@ from workers.storage.llm_journal import LLMJournal, Standing, Step
 from workers.storage.prices import Prices, PriceVersion
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import API_KEY_REF_PATTERN, LLM_STATES, MAX_NAME_BYTES, LLMRow, LLMVersionRow
+from workers.storage.watches import Watches
 
 #: Columns that each version of an LLM keeps.
 _FACTS = (
@@ -130,6 +131,8 @@ class LLMs:
         else:
             Feedback(self._session).replace(name)
             CellCounts(self._session).forget(name)
+            Watches(self._session).forget(name)
+            row.renewed_at = self._now()
             LengthCounts(self._session).forget(name)
         _write(row, registration)
         row.state, row.retired_at = state, None
@@ -230,6 +233,10 @@ class LLMs:
         rows = self._session.scalars(select(LLMRow).where(LLMRow.state.in_(states)))
         prices, versions = Prices(self._session).current(), self._versions()
         return sorted((_read(row, prices, versions) for row in rows), key=lambda found: found.llm.name)
+
+    def renewals(self) -> dict[str, datetime | None]:
+        """Say of every name ever registered when its LLM took it over from a retired one, if it did."""
+        return {row[0]: row[1] for row in self._session.execute(select(LLMRow.name, LLMRow.renewed_at))}
 
     def names(self) -> tuple[str, ...]:
         """Give every name ever registered, retired ones too, in ascending order."""

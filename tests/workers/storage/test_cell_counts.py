@@ -102,7 +102,7 @@ def test_counts_of_an_llm_nobody_registered_are_refused(stocked: Engine, cluster
     with pytest.raises(RefusedError) as caught, transaction(stocked) as session:
         CellCounts(session).add(cluster_map.version, ["ghost"], [0], [0.0], [1.0])
 
-    assert caught.value.constraint == "fk_error_counts_llm_llms"
+    assert caught.value.constraint == "fk_feedback_counts_llm_llms"
 
 
 def test_a_cell_beyond_the_map_is_an_error(stocked: Engine, cluster_map: ClusterMap) -> None:
@@ -128,7 +128,7 @@ def test_any_cut_into_batches_gives_the_exact_sum(
     """With dyadic weights and scores, however feedback arrives, counts equal the sum in exact arithmetic."""
     counted: list[Row] = [(llm, cell, weight * eighths / 8, weight) for llm, cell, eighths, weight in rows]
     with transaction(stocked) as session:
-        session.execute(text("TRUNCATE error_counts"))
+        session.execute(text("TRUNCATE feedback_counts"))
     edges = sorted({0, len(counted), *(cut for cut in cuts if cut < len(counted))})
     for start, stop in pairwise(edges):
         add_rows(stocked, cluster_map.version, counted[start:stop])

@@ -221,9 +221,10 @@ def wait_for_a_blocked_session(engine: Engine) -> None:
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
     )
-    with transaction(engine) as session:
-        while not session.scalar(query):
-            pass
+    blocked = 0
+    while not blocked:
+        with transaction(engine) as session:  # a new one each time: it sees the sessions of its beginning
+            blocked = session.scalar(query) or 0
 
 
 @pytest.mark.stack

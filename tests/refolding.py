@@ -1,0 +1,140 @@
+"""Feedback through real learners that die, held against a fold by one thread."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+from installations import SIGNING_KEY, Installation
+from kafka import KafkaProducer
+from sqlalchemy import func, select
+
+from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.messages import FeedbackEvent
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import transaction
+from workers.storage.learning_tables import FeedbackCountRow
+from workers.storage.tables import FeedbackRow
+
+LLMS, SOURCES = ("left", "right"), ("checker", "human", "judge:one")
+_PATIENCE_S = 600.0
+#: Source, LLM and cell; errors and labels.
+Fold = dict[tuple[str, str, int], tuple[Fraction, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refolded:
+    """What came of it."""
+
+    sent: int
+    pieces: int
+    counted: Fold
+    expected: Fold
+    seconds: float
+
+
+def refold(installation: Installation, *, pieces: int, seed: int = 0) -> Refolded:
+    """Send each piece one to three times in any order to three learners; kill two on the way.
+
+    One is killed after a fifth of the pieces has been counted, another after two fifths, by SIGKILL; each is
+    started again.
+    """
+    rng = np.random.default_rng(seed)
+    values, expected = _make(installation, pieces, rng)
+    _send(installation, values, rng)
+    sent_at = time.monotonic()
+    processes = {slot: installation.serve("learner", slot=slot) for slot in "012"}
+    for share, slot in ((0.2, "0"), (0.4, "1")):
+        _await(installation, int(share * pieces))
+        processes[slot].kill()
+        processes[slot] = installation.serve("learner", slot=slot)
+    _await(installation, pieces)
+    seconds = time.monotonic() - sent_at
+    for process in processes.values():
+        process.stop()  # what it holds is finished: nothing may be counted after all
+    return Refolded(
+        sent=len(values),
+        pieces=_count(installation),
+        counted=_read(installation),
+        expected=expected,
+        seconds=seconds,
+    )
+
+
+def _make(
+    installation: Installation, pieces: int, rng: np.random.Generator
+) -> tuple[list[tuple[bytes, bytes]], Fold]:
+    with transaction(installation.engine) as session:
+        version = ClusterMaps(session).active_version()
+    assert version is not None
+    signer = DecisionSigner({0: SIGNING_KEY.encode()}, current=0)
+    values: list[tuple[bytes, bytes]] = []
+    expected: Fold = {}
+    for number in range(pieces):
+        llm, source = LLMS[rng.integers(2)], SOURCES[rng.integers(3)]
+        cells = (int(rng.integers(2)), 2 + int(rng.integers(3)))
+        score = float(rng.random())
+        token = signer.sign(
+            DecisionFacts(
+                prompt_id=f"p-{number}",
+                llm=llm,
+                map_version=version,
+                cells=cells,
+                propensity=1.0,
+                decided_at=int(time.time()),
+            )
+        )
+        for copy in range(int(rng.integers(1, 4))):
+            # The third time under another id, as from a sender that forgot the first.
+            event = FeedbackEvent(
+                feedback_id=f"f-{number}-{copy // 2}", decision_id=token, score=score, source=source
+            )
+            values.append((token.encode(), msgspec.json.encode(event)))
+        error = Fraction(round((1.0 - score) * 2**20), 2**20)
+        for cell in cells:
+            errors, labels = expected.get((source, llm, cell), (Fraction(), 0))
+            expected[source, llm, cell] = (errors + error, labels + 1)
+    return values, expected
+
+
+def _send(
+    installation: Installation, values: Sequence[tuple[bytes, bytes]], rng: np.random.Generator
+) -> None:
+    producer = KafkaProducer(
+        bootstrap_servers=installation.settings.kafka_bootstrap, acks="all", linger_ms=20
+    )
+    # Without its key a copy may land on any partition, so learners meet over the same decision.
+    sent = [
+        producer.send(installation.topics.feedback, value=values[row][1])
+        for row in rng.permutation(len(values))
+    ]
+    for one in sent:
+        one.get(60)
+    producer.close()
+
+
+def _count(installation: Installation) -> int:
+    with transaction(installation.engine) as session:
+        return session.scalar(select(func.count()).select_from(FeedbackRow)) or 0
+
+
+def _await(installation: Installation, pieces: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := _count(installation)) < pieces:
+        assert time.monotonic() < deadline, f"{found} of {pieces} pieces counted"
+        threading.Event().wait(0.1)  # leave the cores to the learners
+
+
+def _read(installation: Installation) -> Fold:
+    row = FeedbackCountRow
+    query = select(row.source, row.llm, row.cell, func.sum(row.errors), func.sum(row.labels)).group_by(
+        row.source, row.llm, row.cell
+    )
+    with transaction(installation.engine) as session:
+        return {
+            (source, llm, cell): (Fraction(errors), int(labels))
+            for source, llm, cell, errors, labels in session.execute(query)
+        }
