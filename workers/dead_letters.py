@@ -34,6 +34,7 @@ _DECIDED = frozenset(
         messages.POLICY,
         messages.PREDICTED_ERROR,
         messages.PREDICTED_COST_USD,
+        messages.INPUT_TOKENS,
         messages.RESERVED_USD,
         messages.POLICY_PERIOD,
         messages.PRIORITY,
