@@ -18,10 +18,14 @@ class Lagrangian:
     ``inf`` the least cost. It is a fixed number, not a share of the pool's prices, so that its meaning
     survives a new LLM. Source: UniRoute (arXiv 2502.08773), plug-in of the optimal rule.
 
+    ``surcharges`` of LLMs, by name, are errors added to their scores: what a place at an LLM that has few
+    of them is worth, the dual price of its capacity.
+
     Raises ``InvalidInputError`` for a negative lambda or NaN.
     """
 
     error_per_usd: float
+    surcharges: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if math.isnan(self.error_per_usd) or self.error_per_usd < 0:
@@ -42,4 +46,7 @@ class Lagrangian:
         with np.errstate(over="ignore"):
             scores = self.error_per_usd * candidates.costs
         scores += candidates.errors
+        for name, error in self.surcharges:
+            if name in candidates.names:
+                scores[:, candidates.names.index(name)] += error
         return scores

@@ -1,35 +1,44 @@
 """Collects a batch's replies into its files, each line once, whatever dies."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from workers.batches.entries import reply_entry
+from workers import messages
+from workers.batches.entries import refused_entry, reply_entry
 from workers.batches.folders import BatchFolder, part
 from workers.batches.ingest import Lines
 from workers.batches.tally import Tally
 from workers.batches.ways import MOST_PAID, Paid, note_paid
+from workers.errors import PoisonError
 from workers.messages import Message
 from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
 from workers.storage.engine import transaction
+from workers.topics import DEFAULT_LANE, LANES
+from workers.transactions.dead_letters import CLASS_HEADER
 
 #: Of each entry, in the order of collecting: its row among the good lines, its file, and where it lies there.
 ENTRY = np.dtype([("row", "<u4"), ("failed", "u1"), ("at", "<u8"), ("bytes", "<u4")])
 _MOST_RECORDS = 2_000
+#: An LLM that has joined has a topic of dead letters of its own: looked for so often.
+_LOOK_S = 10.0
 #: Of a batch of which nothing was dispatched.
 NOTHING = {"lines": 0, "reserved_usd": "0"}
 
 
 class Collector:
-    """Reads the reply topic of batches and appends what answers this one to its files.
+    """Reads the reply topic of batches, and dead letters, and appends what answers this one to its files.
 
     The offsets of the replies, the lengths of the files and the sums are one row in Postgres, written after
     the files. Opening cuts the files to the lengths that the row knows and reads on from its offsets: what a
@@ -63,7 +72,13 @@ class Collector:
         self.answered = _read_answered(self._written, len(lines))
         self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
         offsets = positions.get("replies")
-        self._consumer = _make_consumer(reply_topic, offsets or {}, settings)
+        self._reply_topic = reply_topic
+        self._letters = f"{settings.topic_prefix}dlq.{LANES[DEFAULT_LANE]}."
+        # Lines of which a dead letter was seen: a reply beside it says the same.
+        self._dead: set[int] = set()
+        self._consumer = _make_consumer(settings)
+        self._follow({**(offsets or {}), **positions.get("dead_letters", {})})
+        self._looked_at = time.monotonic()
         if offsets is None:
             self._consumer.seek_to_end()
             self.save()
@@ -79,6 +94,9 @@ class Collector:
         Raises ``KafkaError``, ``WaitableError``, ``OSError``: throw the collector away and open another.
         """
         before = self.count
+        if time.monotonic() - self._looked_at > _LOOK_S:
+            self._looked_at = time.monotonic()
+            self._follow({_name(place): self._consumer.position(place) for place in self._places()})
         fetched = self._consumer.poll(timeout_ms=wait_ms, max_records=_MOST_RECORDS)
         records = [record for part_records in fetched.values() for record in part_records]
         if not records:
@@ -104,7 +122,14 @@ class Collector:
             "entries": self.count,
             "dispatched": self.dispatched,
             "replies": {
-                str(place.partition): self._consumer.position(place) for place in self._consumer.assignment()
+                _name(place): self._consumer.position(place)
+                for place in self._places()
+                if place.topic == self._reply_topic
+            },
+            "dead_letters": {
+                _name(place): self._consumer.position(place)
+                for place in self._places()
+                if place.topic != self._reply_topic
             },
         }
         with transaction(self._engine) as session:
@@ -129,6 +154,11 @@ class Collector:
         row = self._find(reply)
         if row is None:
             return  # a line of another batch
+        if reply.topic != self._reply_topic:
+            self._take_letter(row, reply)
+            return
+        if row in self._dead:
+            return
         self.tally.add_money(reply, again=bool(self.answered[row]))
         if self.answered[row]:
             self.tally.duplicated += 1
@@ -137,6 +167,43 @@ class Collector:
         custom_id, _ = self._lines.read(row)
         entry, error = reply_entry(self._batch_id, self._lines.number(row), custom_id, reply)
         self._write(row, entry, failed=error is not None)
+
+    def _take_letter(self, row: int, letter: Message) -> None:
+        """End a line whose dispatch was given up: no reply will come of it, unless somebody redrives it."""
+        if self.answered[row]:
+            return
+        self._dead.add(row)
+        self.tally.add_money(with_cost(letter), again=False)
+        custom_id, _ = self._lines.read(row)
+        problem = PoisonError(
+            letter.text_header(CLASS_HEADER) or "dead_letter",
+            letter.text_header("__dlq.errors.message") or "the dispatch is a dead letter",
+        )
+        entry = refused_entry(self._batch_id, self._lines.number(row), custom_id, problem)
+        self._write(row, entry, failed=True)
+
+    def _places(self) -> list[TopicPartition]:
+        return sorted(self._consumer.assignment())
+
+    def _follow(self, offsets: Mapping[str, int]) -> None:
+        """Read the replies and the dead letters of all dispatches from these offsets on, new topics whole.
+
+        Offsets of replies may be named by their partition alone, as they once were.
+        """
+        topics = sorted(name for name in self._consumer.topics() if name.startswith(self._letters))
+        places = [
+            TopicPartition(topic, number)
+            for topic in (self._reply_topic, *topics)
+            for number in sorted(self._consumer.partitions_for_topic(topic) or ())
+        ]
+        if set(places) == set(self._consumer.assignment()):
+            return
+        self._consumer.assign(places)
+        for place in places:
+            at = offsets.get(_name(place))
+            if at is None and place.topic == self._reply_topic:
+                at = offsets.get(str(place.partition))
+            self._consumer.seek(place, int(at or 0))
 
     def _find(self, reply: Message) -> int | None:
         batch_id, _, number = (reply.key or b"").decode(errors="replace").rpartition(":")
@@ -175,8 +242,20 @@ def _read_answered(written: BinaryIO, count: int) -> NDArray[np.bool_]:
     return answered
 
 
-def _make_consumer(topic: str, offsets: Mapping[str, int], settings: Settings) -> KafkaConsumer:
-    consumer = KafkaConsumer(
+def with_cost(letter: Message) -> Message:
+    """Give a dead letter with what the calls that were made for it cost, as far as that is known."""
+    raw = letter.header(messages.CALLS)
+    calls = msgspec.json.decode(raw, type=tuple[messages.CallFact, ...]) if raw else ()
+    usd = sum(call.cost_usd or 0.0 for call in calls)
+    return replace(letter, headers=(*letter.headers, (messages.COST_USD, repr(usd).encode())))
+
+
+def _name(place: TopicPartition) -> str:
+    return f"{place.topic}/{place.partition}"
+
+
+def _make_consumer(settings: Settings) -> KafkaConsumer:
+    return KafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap.split(","),
         bootstrap_timeout_ms=3_000,
         group_id=None,
@@ -187,8 +266,3 @@ def _make_consumer(topic: str, offsets: Mapping[str, int], settings: Settings) -
         max_partition_fetch_bytes=4 * 1024 * 1024,
         reconnect_backoff_max_ms=500,
     )
-    places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-    consumer.assign(places)
-    for place in places:
-        consumer.seek(place, int(offsets.get(str(place.partition), 0)))
-    return consumer

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +109,12 @@ class Dispatcher:
         for none ends as ``budget_exhausted``. So does a line that its tenant's budget does not cover, once
         nobody is ``patient`` any more; a tenant that is to be degraded gets its cheapest LLM instead.
         """
+        tenant = self._tenant(view)
         by = _By(
             view=view,
             plan=plan,
-            named=name_policy(plan, self._wishes.batch_id, view),
-            tenant=self._tenant(view),
+            named=name_policy(plan, self._wishes.batch_id, view).exploring(tenant.exploration_share),
+            tenant=tenant,
             now=self._now(),
         )
         offer, count = self._offer(rows, by, purse)
@@ -268,7 +270,9 @@ def name_policy(plan: Plan, batch_id: str, view: RoutingView) -> NamedPolicy:
     """Give what decides the lines: the named policy, else the plan's lambda under the batch's name."""
     if plan.policy is not None and plan.policy in view.policies:
         return view.policies[plan.policy]
-    body = {"kind": "lagrangian", "error_per_usd": plan.error_per_usd or 0.0}
+    body: dict[str, Any] = {"kind": "lagrangian", "error_per_usd": plan.error_per_usd or 0.0}
+    if plan.surcharges:
+        body["surcharges"] = plan.surcharges
     return NamedPolicy.build(f"batch/{batch_id}", plan.number, body)
 
 

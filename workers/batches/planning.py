@@ -1,8 +1,8 @@
 """The plan of a batch: what lambda its budget or its quality means, and what will come of that."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,19 +10,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.assignment import Aggregates, Supplies, assign_jointly
 from routing.assignment import Lines as AssignmentLines
-from routing.decisions import Decisions, decide_placed
+from routing.assignment import Prices, assign_jointly
 from routing.errors import InfeasibleError
 from routing.policies import Candidates, Lagrangian, Policy
-from routing.requests import Limits
 from routing.snapshot import Snapshot
-from workers.batches.ingest import Lines, StoppedError
+from workers.batches.capacities import Capacities
+from workers.batches.ingest import Lines
+from workers.batches.summing import Asked, sum_up
 from workers.batches.vectors import Vectors
 
-#: Up to so many lines each is planned as it is; more are summed up in groups.
-_SINGLE_LINES = 20_000
-_BLOCK = 4_096
 #: A lambda at which nothing but cost counts, and one at which it hardly does.
 _GREATEST, _LEAST = 1e12, 1e-9
 _HALVINGS = 90
@@ -51,8 +48,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     quality_interval: tuple[float, float] = (0.0, 0.0)
     #: Lines and USD of each LLM.
     llms: dict[str, dict[str, float]] = {}
-    #: ``budget``, ``quality`` or nothing: what holds the choice back.
+    #: ``budget``, ``quality``, ``capacity of LLM`` or nothing: what holds the choice back most. ``deadline``:
+    #: the LLMs' limits do not let all lines be answered in time, whoever takes them.
     binds: str | None = None
+    #: Error added to an LLM's score by line: what a place at an LLM is worth that has too few of them.
+    surcharges: dict[str, float] = {}
+    #: Seconds that answering these lines takes, at the least: by the LLMs' limits, and by how long calls
+    #: take; ``None`` where nothing is known of either.
+    seconds: float | None = None
     #: USD by which the budget misses the cheapest service of all lines.
     short_usd: float = 0.0
     #: By how much answers cost more than was predicted for them so far, as a factor.
@@ -75,28 +78,10 @@ class Goal:
     policy: Policy | None = None
     #: The LLMs that the tenant may use; ``None``: any.
     candidates: frozenset[str] | None = None
+    #: What the LLMs take until the deadline.
+    capacities: Capacities = field(default_factory=Capacities)
     spent_usd: float = 0.0
     correction: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What is to be planned, from what, and for what."""
-
-    lines: Lines
-    vectors: Vectors
-    rows: range
-    snapshot: Snapshot
-    goal: Goal
-    stopped: Callable[[], bool]
-
-
-@dataclass(slots=True)
-class _Sums:
-    counts: int = 0
-    tokens: float = 0.0
-    errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    costs: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def make_plan(
@@ -112,14 +97,24 @@ def make_plan(
 ) -> Plan:
     """Plan ``rows`` of the batch.
 
-    Up to 20,000 lines are assigned one by one; more are summed up by cell, length and what their limits
-    leave, so that the programme's size does not grow with the file. The joint assignment's price of a USD is
-    the lambda by which each line is decided.
+    Up to 20,000 lines are assigned one by one; more are summed up first. The joint assignment's price of a
+    USD is the lambda by which each line is decided, and the price of an LLM's capacity its surcharge.
     """
-    asked = _Asked(lines=lines, vectors=vectors, rows=rows, snapshot=snapshot, goal=goal, stopped=stopped)
-    summed, unservable, tokens = _sum_up(asked)
-    error_per_usd, binds, short = _find_lambda(summed, goal)
-    policy = goal.policy or Lagrangian(error_per_usd or 0.0)
+    looked_at = sum_up(
+        Asked(
+            lines=lines,
+            vectors=vectors,
+            rows=rows,
+            snapshot=snapshot,
+            candidates=goal.candidates,
+            stopped=stopped,
+        )
+    )
+    summed = looked_at.lines
+    found = _find_prices(summed, goal, snapshot)
+    error_per_usd = found.error_per_usd
+    surcharges = tuple(sorted(found.surcharges.items()))
+    policy = goal.policy or Lagrangian(error_per_usd, surcharges)
     chosen = _choose(summed, policy, snapshot)
     sizes, served = summed.sizes, chosen >= 0
     picked = np.maximum(chosen, 0)[:, None]
@@ -134,16 +129,18 @@ def make_plan(
         error_per_usd=None if goal.policy is not None else error_per_usd,
         policy=goal.policy_name,
         lines=len(rows),
-        unservable=unservable,
-        input_tokens=tokens,
+        unservable=looked_at.unservable,
+        input_tokens=looked_at.input_tokens,
         lines_usd=float(costs.sum()),
         total_usd=goal.spent_usd + float(costs.sum()),
         floor_usd=goal.correction * float((cheapest * sizes).sum()),
         quality=quality,
         quality_interval=(max(0.0, quality - spread), min(1.0, quality + spread)),
         llms=_share(snapshot.names, chosen, sizes, costs),
-        binds=binds,
-        short_usd=short,
+        binds=found.binds,
+        short_usd=found.short_usd,
+        surcharges=found.surcharges,
+        seconds=goal.capacities.seconds(looked_at, chosen, snapshot.names),
         correction=goal.correction,
         reason=reason,
         versions={"map": snapshot.cluster_map.version, **_versions(snapshot)},
@@ -164,22 +161,50 @@ def _share(
     }
 
 
-def _find_lambda(summed: AssignmentLines, goal: Goal) -> tuple[float | None, str | None, float]:
-    """Give lambda, what binds, and by how many USD the budget is short of the cheapest service."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The prices by which lines are decided, what binds, and by how many USD the budget is short."""
+
+    error_per_usd: float = 0.0
+    surcharges: dict[str, float] = field(default_factory=dict)
+    binds: str | None = None
+    short_usd: float = 0.0
+
+
+def _find_prices(summed: AssignmentLines, goal: Goal, snapshot: Snapshot) -> _Found:
+    """Give dual prices that meet the goal; where it cannot be met, those of the cheapest service."""
     if goal.policy is not None:
-        return None, None, 0.0
-    lambda_budget, short = 0.0, 0.0
-    if goal.budget_usd is not None:
-        supplies = Supplies(budget_usd=max(0.0, goal.budget_usd / goal.correction))
-        try:
-            prices = assign_jointly(summed, supplies).prices
-            lambda_budget = 0.0 if prices is None else prices.error_per_usd
-        except InfeasibleError as error:
-            lambda_budget, short = _GREATEST, float(error.short.get("budget_usd", 0.0)) * goal.correction
-    lambda_quality = 0.0 if goal.min_quality is None else _thriftiest(summed, goal.min_quality)
-    if lambda_quality > lambda_budget:
-        return lambda_quality, "quality", short
-    return lambda_budget, "budget" if lambda_budget > 0 else None, short
+        return _Found()
+    budget = math.inf if goal.budget_usd is None else max(0.0, goal.budget_usd / goal.correction)
+    supplies = goal.capacities.supplies(summed, snapshot.names, budget_usd=budget)
+    try:
+        found = _read_prices(assign_jointly(summed, supplies).prices, summed, snapshot.names)
+    except InfeasibleError as error:
+        short = float(error.short.get("budget_usd", 0.0)) * goal.correction
+        if not short and (supplies.requests is not None or supplies.tokens is not None):
+            without = replace(goal, capacities=replace(goal.capacities, limits={}))
+            return replace(_find_prices(summed, without, snapshot), binds="deadline")
+        found = _Found(error_per_usd=_GREATEST, binds="budget", short_usd=short)
+    if goal.min_quality is not None:
+        thrifty = _thriftiest(summed, goal.min_quality)
+        if thrifty > found.error_per_usd:
+            return replace(found, error_per_usd=thrifty, binds="quality")
+    return found
+
+
+def _read_prices(prices: Prices | None, summed: AssignmentLines, names: tuple[str, ...]) -> _Found:
+    """Give the prices as the lines' policy takes them: a token's price is that of a line's mean tokens."""
+    if prices is None:
+        return _Found()
+    each = prices.per_request.copy()
+    if summed.tokens is not None and len(summed.sizes):
+        each += prices.per_token * np.average(summed.tokens, axis=0, weights=np.maximum(summed.sizes, 1e-9))
+    surcharges = {name: float(error) for name, error in zip(names, each, strict=True) if error > _LEAST}
+    binds = "budget" if prices.error_per_usd > 0 else None
+    if surcharges:
+        dearest = max(surcharges, key=lambda name: surcharges[name])
+        binds = f"{binds} and capacity of {dearest}" if binds else f"capacity of {dearest}"
+    return _Found(error_per_usd=prices.error_per_usd, surcharges=surcharges, binds=binds)
 
 
 def _thriftiest(summed: AssignmentLines, quality: float) -> float:
@@ -205,100 +230,6 @@ def _choose(summed: AssignmentLines, policy: Policy, snapshot: Snapshot) -> NDAr
         errors=summed.errors, costs=summed.costs, allowed=summed.open, names=snapshot.names
     )
     return policy.choose(candidates, rng=np.random.default_rng(0)).llms
-
-
-def _sum_up(asked: _Asked) -> tuple[AssignmentLines, int, float]:
-    """Give the lines to assign, how many have no LLM at all, and the input tokens of all."""
-    n_llms, rows = len(asked.snapshot.names), asked.rows
-    parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]] = []
-    groups: dict[bytes, _Sums] = {}
-    unservable, tokens = 0, 0.0
-    for decisions, input_tokens in _predict(asked):
-        mask = decisions.allowed.mask
-        served: NDArray[np.bool_] = np.any(mask, axis=1)
-        unservable += int((~served).sum())
-        tokens += float(input_tokens.sum())
-        if len(rows) <= _SINGLE_LINES:
-            parts.append((decisions.errors[served], decisions.costs[served], mask[served]))
-        else:
-            _add_groups(groups, decisions, input_tokens, served)
-    if len(rows) <= _SINGLE_LINES:
-        empty = np.empty((0, n_llms))
-        return (
-            AssignmentLines(
-                errors=np.concatenate([empty, *(one for one, _, _ in parts)]),
-                costs=np.concatenate([empty, *(one for _, one, _ in parts)]),
-                allowed=np.concatenate([empty.astype(np.bool_), *(one for _, _, one in parts)]),
-            ),
-            unservable,
-            tokens,
-        )
-    aggregates = Aggregates(
-        np.array([one.counts for one in groups.values()], dtype=np.int64),
-        np.array([one.errors for one in groups.values()]).reshape(-1, n_llms),
-        np.array([one.costs for one in groups.values()]).reshape(-1, n_llms),
-    ).lines()
-    allowed = np.array([_read_mask(key, n_llms) for key in groups]).reshape(-1, n_llms)
-    summed = AssignmentLines(
-        errors=aggregates.errors, costs=aggregates.costs, counts=aggregates.counts, allowed=allowed
-    )
-    return summed, unservable, tokens
-
-
-def _predict(asked: _Asked) -> Iterator[tuple[Decisions, NDArray[np.float64]]]:
-    for start in range(asked.rows.start, asked.rows.stop, _BLOCK):
-        if asked.stopped():
-            raise StoppedError
-        block = slice(start, min(start + _BLOCK, asked.rows.stop))
-        tokens, limits = asked.lines.tokens(block), asked.lines.limits(block)
-        if asked.goal.candidates is not None:
-            allowed = Limits(candidates=asked.goal.candidates)
-            narrowed = {one: one.tightened(allowed) for one in set(limits)}
-            limits = [narrowed[one] for one in limits]
-        placement = asked.snapshot.cluster_map.place(asked.vectors.read(block))
-        yield (
-            decide_placed(
-                placement,
-                tokens,
-                _none_if_free(limits),
-                asked.snapshot,
-                Lagrangian(0.0),
-                rng=np.random.default_rng(0),
-            ),
-            tokens,
-        )
-
-
-def _none_if_free(limits: list[Limits]) -> list[Limits] | None:
-    """Spare the core a look at each line where no line limits anything."""
-    free = Limits()
-    return None if all(one == free for one in set(limits)) else limits
-
-
-def _add_groups(
-    groups: dict[bytes, _Sums],
-    decisions: Decisions,
-    tokens: NDArray[np.float64],
-    served: NDArray[np.bool_],
-) -> None:
-    """Add a block to the sums of its groups: finest cell, power of two of the length, mask of the limits."""
-    cells = decisions.cells[:, -1].astype("<i4")
-    bands = np.log2(np.maximum(tokens, 1)).astype("<i4")
-    masks = np.packbits(decisions.allowed.mask, axis=1)
-    keys = np.concatenate([cells[:, None].view(np.uint8), bands[:, None].view(np.uint8), masks], axis=1)
-    found, inverse = np.unique(keys[served], axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    summed = Aggregates.of(inverse, decisions.errors[served], decisions.costs[served], n_groups=len(found))
-    for row, key in enumerate(found):
-        group = groups.setdefault(key.tobytes(), _Sums())
-        first = group.counts == 0
-        group.counts += int(summed.counts[row])
-        group.errors = summed.errors[row] if first else group.errors + summed.errors[row]
-        group.costs = summed.costs[row] if first else group.costs + summed.costs[row]
-
-
-def _read_mask(key: bytes, n_llms: int) -> NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(key[8:], dtype=np.uint8))[:n_llms].astype(np.bool_)
 
 
 def as_facts(plan: Plan) -> Mapping[str, Any]:

@@ -1,8 +1,11 @@
 """The first stage of a batch: check its lines, embed them, plan them."""
 
+import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from routing.embedders import Embedder
+from workers.batches.capacities import Capacities
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError, ingest
 from workers.batches.planning import Goal, Plan, make_plan, read_plan
@@ -109,7 +112,15 @@ def plan(
         vectors,
         range(at, len(lines)),
         view.snapshot,
-        make_goal(handle.options(), view, purse, tenant=handle.look().tenant, correction=correction),
+        make_goal(
+            handle.options(),
+            view,
+            purse,
+            tenant=handle.look().tenant,
+            correction=correction,
+            seconds_left=max(1.0, (handle.look().deadline - datetime.now(UTC)).total_seconds()),
+            window=handle.place.settings.batch_window,
+        ),
         number=1 if before is None else before.number + 1,
         reason=reason,
         stopped=handle.is_stopped,
@@ -122,7 +133,14 @@ def find_payer(name: str, view: RoutingView) -> Tenant:
 
 
 def make_goal(
-    options: Options, view: RoutingView, purse: Purse, *, tenant: str = "", correction: float = 1.0
+    options: Options,
+    view: RoutingView,
+    purse: Purse,
+    *,
+    tenant: str = "",
+    correction: float = 1.0,
+    seconds_left: float = math.inf,
+    window: int = 1,
 ) -> Goal:
     """Give what a plan is to meet with the money that is left.
 
@@ -148,6 +166,7 @@ def make_goal(
         policy_name=name,
         policy=None if name is None else view.policies[name].declaration.policy,
         candidates=payer.llms,
+        capacities=Capacities(limits=view.limits, seconds_left=seconds_left, window=window),
         spent_usd=committed,
         correction=correction,
     )

@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import closing
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from workers.batches.planning import as_facts, make_plan
 from workers.batches.preparing import Texts, make_goal
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes
+from workers.batches.submission import DEFAULT_WINDOW
 from workers.batches.vectors import Vectors
 from workers.embedding.loading import open_for
 from workers.errors import UsageError
@@ -24,7 +26,13 @@ from workers.storage.snapshots import load_state
 
 
 def plan_file(
-    file: Path, options: Options, *, view: RoutingView, settings: Settings, tenant: str = ""
+    file: Path,
+    options: Options,
+    *,
+    view: RoutingView,
+    settings: Settings,
+    tenant: str = "",
+    window: timedelta = DEFAULT_WINDOW,
 ) -> dict[str, Any]:
     """Give the plan of a file as facts, with ``bad``, the lines that would be refused.
 
@@ -51,7 +59,14 @@ def plan_file(
                 settled_usd=nothing,
                 largest_overrun_usd=nothing,
             )
-            goal = make_goal(options, view, purse, tenant=tenant)
+            goal = make_goal(
+                options,
+                view,
+                purse,
+                tenant=tenant,
+                seconds_left=window.total_seconds(),
+                window=settings.batch_window,
+            )
             plan = make_plan(lines, vectors, range(len(lines)), view.snapshot, goal)
     return {**as_facts(plan), "bad": found.bad}
 

@@ -297,6 +297,10 @@ def _top(batch: "Batch") -> str:
     )
 
 
+def _duration(seconds: float | None) -> str:
+    return "unknown: no call was seen yet" if seconds is None else f"{seconds:.0f} s at least"
+
+
 def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
 
@@ -306,7 +310,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     typer.echo(
         f"{plan['lines']} lines, {plan['input_tokens']:.0f} input tokens, {plan['bad']} bad lines\n"
         f"predicted: {plan['total_usd']:.4f} USD, quality {plan['quality']:.4f} ({low:.4f} to {high:.4f})\n"
-        f"binds: {plan.get('binds') or 'nothing'}"
+        f"binds: {plan.get('binds') or 'nothing'}\n"
+        f"takes: {_duration(plan.get('seconds'))}"
     )
     if plan.get("short_usd"):
         typer.echo(f"the budget misses the cheapest service by {plan['short_usd']:.4f} USD")

@@ -153,7 +153,9 @@ def _lagrangian(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaratio
         raise body.error("reference_cost_usd belongs to error_per_reference: error_per_usd needs none")
     else:
         error_per_usd = body.number("error_per_usd", least=0.0, most=_GREATEST)
-    return Declaration(kind=kind, policy=Lagrangian(error_per_usd), fallbacks=fallbacks)
+    surcharges = body.shares("surcharges") if "surcharges" in body else {}
+    policy = Lagrangian(error_per_usd, tuple(sorted(surcharges.items())))
+    return Declaration(kind=kind, policy=policy, fallbacks=fallbacks)
 
 
 def _quality_floor(body: Body, kind: str, fallbacks: tuple[str, ...]) -> Declaration:
@@ -262,7 +264,10 @@ COMMON_KEYS = ("kind", "fallbacks", "explore", "cache_seconds", "on_failure")
 _Reader = Callable[[Body, str, tuple[str, ...]], Declaration]
 #: Of each kind, the keys it knows beside the common ones, and what reads them.
 _KINDS: Mapping[str, tuple[tuple[str, ...], _Reader]] = {
-    "lagrangian": (("error_per_usd", "error_per_reference", "reference_cost_usd"), _lagrangian),
+    "lagrangian": (
+        ("error_per_usd", "error_per_reference", "reference_cost_usd", "surcharges"),
+        _lagrangian,
+    ),
     "quality-floor": (("tolerance", "d", "on", "confidence", "over", "error_per_usd"), _quality_floor),
     "equivalent-to": (("reference", "delta", "confidence", "over"), _equivalent_to),
     "budget": (("usd", "per", "usd_per_hour", "usd_per_day", "error_per_usd"), _budget),

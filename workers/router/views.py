@@ -9,6 +9,7 @@ import structlog
 from routing.embedders import Embedder, Fingerprint
 from routing.errors import InvalidInputError
 from routing.snapshot import Snapshot
+from workers.calls.gates import Limits as CallLimits
 from workers.policies import Declaration, explore_at_least, read_policy
 from workers.storage.snapshots import PublishedState
 from workers.storage.tenants import Tenant
@@ -51,6 +52,8 @@ class RoutingView:
     unusable: Mapping[str, str] = field(default_factory=dict)
     #: Those that were declared, by name.
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    #: What providers allow in a minute, by LLM.
+    limits: Mapping[str, CallLimits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.snapshot.cluster_map.fingerprint.require(self.embedder.fingerprint)
@@ -88,4 +91,11 @@ def build_view(
         policies=policies,
         unusable=unusable,
         tenants=state.tenants,
+        limits={
+            name: CallLimits(
+                requests_per_minute=found.registration.requests_per_minute,
+                tokens_per_minute=found.registration.tokens_per_minute,
+            )
+            for name, found in state.registered.items()
+        },
     )

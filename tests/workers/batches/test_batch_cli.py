@@ -27,7 +27,7 @@ def run(bench: Bench, *arguments: str) -> Result:
 
 def test_a_dry_run_plans_and_calls_nothing(bench: Bench) -> None:
     """The plan says lines, USD, quality and what binds; no batch comes of it."""
-    before = run(bench, "list", "--json").stdout
+    before = [one["id"] for one in json.loads(run(bench, "list", "--json").stdout)]
 
     found = run(bench, "submit", str(bench.write(30)), "--dry-run", "--budget-usd", "0.001", "--json")
 
@@ -35,7 +35,7 @@ def test_a_dry_run_plans_and_calls_nothing(bench: Bench) -> None:
     assert (plan["lines"], plan["bad"], plan["binds"]) == (30, 0, "budget")
     assert plan["total_usd"] <= 0.001
     assert sum(share["lines"] for share in plan["llms"].values()) == 30
-    assert run(bench, "list", "--json").stdout == before
+    assert [one["id"] for one in json.loads(run(bench, "list", "--json").stdout)] == before
 
 
 def test_a_batch_is_followed_and_fetched_from_the_shell(bench: Bench, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from routing.clusters.kmeans import fit_cluster_map
 from routing.llms import LLM, Price
 from routing.snapshot import Snapshot, Versions
 from workers import messages
-from workers.batches.dispatching import Dispatched, Dispatcher
+from workers.batches.capacities import Capacities
+from workers.batches.dispatching import Dispatched, Dispatcher, name_policy
 from workers.batches.folders import BatchFolder
 from workers.batches.ingest import Lines, ingest
 from workers.batches.planning import Goal, Plan, make_plan
@@ -24,6 +25,7 @@ from workers.batches.requests import Options, Wishes
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Paid
 from workers.batches.working import hold_against
+from workers.calls.gates import Limits as CallLimits
 from workers.decision_ids import DecisionSigner
 from workers.errors import UsageError
 from workers.messages import DecisionRecord, ErrorReply, ReservationRecord
@@ -314,3 +316,34 @@ def test_costs_are_held_against_what_would_be_predicted_now(desk: Desk) -> None:
 
     assert found == pytest.approx(1.75)
     assert hold_against(unknown, desk.lines, desk.vectors, desk.view.snapshot) == 1.0
+
+
+def test_an_llm_that_takes_few_lines_until_the_deadline_gets_no_more(desk: Desk) -> None:
+    """Nine places for 20 lines are worth what they save, .5 - .1; lines all alike then take the cheaper."""
+    scarce = Capacities(limits={"dear": CallLimits(requests_per_minute=10.0)}, seconds_left=60.0)
+
+    plan = desk.plan(Goal(capacities=scarce))
+    named = name_policy(plan, "batch_1", desk.view)
+
+    assert plan.binds == "capacity of dear"
+    assert plan.surcharges == {"dear": pytest.approx(0.4)}
+    assert set(plan.llms) == {"cheap"}
+    assert named.body["surcharges"] == plan.surcharges
+
+
+def test_a_plan_says_how_long_the_llms_limits_make_it_last(desk: Desk) -> None:
+    """20 lines of 101 tokens at 1,010 tokens a minute take two minutes; where nothing is known, nothing."""
+    slow = Capacities(limits={"dear": CallLimits(tokens_per_minute=1_010.0)})
+
+    assert desk.plan(Goal(capacities=slow)).seconds == pytest.approx(120.0)
+    assert desk.plan(Goal()).seconds is None
+
+
+def test_a_deadline_that_no_choice_meets_is_told(desk: Desk) -> None:
+    """Both LLMs together take nine lines in time: the plan goes on for all, and says what binds."""
+    limits = {name: CallLimits(requests_per_minute=5.0) for name in ("cheap", "dear")}
+
+    plan = desk.plan(Goal(capacities=Capacities(limits=limits, seconds_left=60.0)))
+
+    assert (plan.binds, plan.surcharges) == ("deadline", {})
+    assert plan.seconds == pytest.approx(20 / 5 * 60)

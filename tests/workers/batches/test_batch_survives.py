@@ -2,13 +2,17 @@ import time
 from collections import Counter
 
 import pytest
-from batch_benches import Bench
+from batch_benches import LLMS, Bench
+from kafka import KafkaProducer
 
+from workers import messages
 from workers.batches.requests import Options
 from workers.batches.submission import cancel, pause, retry_failed, submit
 from workers.errors import UsageError
+from workers.messages import Message
 from workers.storage.batches import Batches
 from workers.storage.engine import transaction
+from workers.transactions.dead_letters import dead_letter
 
 pytestmark = pytest.mark.stack
 
@@ -77,6 +81,41 @@ def test_a_paused_batch_stands_still_and_a_cancelled_one_keeps_what_is_finished(
     assert cancel(engine, batch_id).status == "cancelled"
     with pytest.raises(UsageError, match="cancelled"):
         pause(engine, batch_id, paused=True)
+
+
+def test_a_dispatch_that_is_given_up_ends_its_line_at_once(bench: Bench) -> None:
+    """Its dead letter is the answer: the line ends with the letter's reason, not at the deadline."""
+    bench.kill("executor")
+    batch_id = bench.submit(5)
+    bench.wait(batch_id, lambda batch: batch.positions.get("dispatched", {}).get("lines") == 5)
+    topics, settings = bench.installation.topics, bench.installation.settings
+    dispatch = Message(
+        topic=topics.dispatch(LLMS[0], "batch"),
+        partition=0,
+        offset=0,
+        timestamp_ms=0,
+        key=f"{batch_id}:3".encode(),
+        value=b"{}",
+        headers=((messages.RESERVED_USD, b"0.000000000001"),),
+    )
+    letter = dead_letter(
+        dispatch,
+        error_class="unknown_topic",
+        sentence="its reply has no topic",
+        attempts=1,
+        topic_prefix=settings.topic_prefix,
+    )
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    producer.send(letter.topic, key=letter.key, value=letter.value, headers=list(letter.headers)).get(10)
+    producer.close()
+
+    bench.wait(batch_id, lambda batch: batch.failed == 1)
+    bench.serve("executor")
+    batch = bench.wait(batch_id, lambda batch: batch.ended)
+
+    output, errors = bench.entries(batch)
+    assert (batch.status, len(output), batch.duplicated) == ("completed", 4, 0)
+    assert [(one["line"], one["error"]["code"]) for one in errors] == [(3, "unknown_topic")]
 
 
 def test_an_empty_file_fails_with_a_reason(bench: Bench) -> None:
