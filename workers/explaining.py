@@ -57,7 +57,7 @@ class Pacing:
 
     #: The lambda that was decided by.
     error_per_usd: float
-    #: The router that told of it last, and when; ``None``: none has in this period, and it is the first lambda.
+    #: The router that told of it last, and when; ``None``: none has in this period, and it is the first.
     router: str | None
     told_at: datetime | None
     #: ``hour`` or ``day``, of UTC.
@@ -81,8 +81,8 @@ def explain_prompt(
 
     It is a prompt of ``tenant``, held against its LLMs, its policies, and what is left of its budgets. A
     policy that draws is asked with the draw .5, one that spends a budget with the lambda that a router has
-    told of last in this period, or the one that it starts from. Raises ``UsageError`` while no map is in force, for a policy or a tenant that there is
-    not, and for a policy that the tenant may not use.
+    told of last in this period, or the one that it starts from. Raises ``UsageError`` while no map is in
+    force, for a policy or a tenant that there is not, and for a policy that the tenant may not use.
     """
     with transaction(engine) as session:
         state = load_state(session)
@@ -185,7 +185,7 @@ def _tell_pacing(pacing: Pacing, ceiling: float) -> str:
         told = f"in force at router {pacing.router} at {pacing.told_at.astimezone(UTC):%H:%M:%S} UTC"
     left = f"{pacing.left_usd:.6g} of {pacing.budget_usd:g} USD are left for this {pacing.period} (UTC)"
     if ceiling > pacing.left_usd:
-        left += f", less than the {ceiling:.6g} that the call may cost: a prompt gets what is paid for, or an error"
+        left += f", less than the {ceiling:.6g} that the call may cost: it is refused, or a cheaper one made"
     return f" That is at lambda {pacing.error_per_usd:.6g}, {told}; spending moves it. {left}."
 
 

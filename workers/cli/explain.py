@@ -67,7 +67,7 @@ def explain(
             policy=policy,
             limits=limits,
             tenant=tenant,
-            day=datetime.now(UTC).date(),
+            now=datetime.now(UTC),
         )
     if as_json:
         print_json(_plain(found))
@@ -114,6 +114,7 @@ def _plain(found: "Explained") -> dict[str, object]:
         "reason": found.reason,
         "tenant": {"name": found.tenant, "left_usd": found.left_usd, "short": found.short},
         "policy": found.policy,
+        "pacing": None if found.pacing is None else asdict(found.pacing),
         "body": found.body,
         "propensity": explanation.propensity,
         "chances": found.chances,

@@ -256,8 +256,8 @@ def _print_spend(found: list[dict[str, Any]]) -> None:
         for period in ("day", "month"):
             if usd := one[period]["degraded_usd"]:
                 typer.echo(
-                    f"{one['tenant']}, {one[period]['utc']}: {usd:.6g} of the settled USD are of prompts that "
-                    "the budget did not cover (degraded)."
+                    f"{one['tenant']}, {one[period]['utc']}: {usd:.6g} of the settled USD are of prompts "
+                    "that the budget did not cover (degraded)."
                 )
 
 

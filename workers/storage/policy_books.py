@@ -22,8 +22,9 @@ class PolicyStanding:
     paid: float = 0.0
     #: What the decisions on all of these expected.
     expected: float = 0.0
-    #: Reserved by booked decisions in flight, or lent and not reserved.
+    #: Reserved by booked decisions in flight, or lent and not reserved; and the former alone.
     held: float = 0.0
+    reserved: float = 0.0
     #: Prompts that routers have decided, as far as they have told, and what these were expected to cost.
     prompts: int = 0
     told: float = 0.0
@@ -127,6 +128,7 @@ class PolicyBooks:
             paid=float(row.paid),
             expected=float(row.expected),
             held=float(row.reserved + row.granted),
+            reserved=float(row.reserved),
             prompts=int(told[0]),
             told=float(told[1]),
             begun_at=told[2],

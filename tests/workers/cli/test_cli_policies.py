@@ -18,11 +18,14 @@ from routing.costs import rate_call
 from workers.cli.main import command
 from workers.decision_ids import DecisionSigner
 from workers.messages import Message
+from workers.policies import Budget
 from workers.replay import read_decisions
 from workers.router import Router, build_view
+from workers.router.pacing import HELD_BACK, period_start
 from workers.storage.call_costs import BookedCall, CallBooks
 from workers.storage.engine import transaction
 from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.policy_books import PolicyBooks
 from workers.storage.prices import Prices
 from workers.storage.snapshots import load_state
 
@@ -311,6 +314,29 @@ def test_a_decision_is_explained(cli: Cli) -> None:
     assert none["reason"] == "No LLM is left within the limits."
     assert "policy default@1 (kind: lagrangian, error_per_usd: 20.0)" in text
     assert "no policy is named 'other'" in str(cli("explain", "x", "--policy", "other", code=1).exception)
+
+
+def test_a_paced_decision_is_explained_at_the_lambda_in_force(
+    cli: Cli, tmp_path: Path, installation: Installation
+) -> None:
+    """First at the lambda that it starts from; then at the one that a router told last, with what is left."""
+    file = tmp_path / "policies.yaml"
+    file.write_text("paced: {kind: budget, usd: 2, per: day, error_per_usd: 7}\n")
+    cli("policy", "apply", file)
+    before = read(cli("explain", TEXTS[0], "--policy", "paced", "--json"))
+    budget = Budget(usd=2.0, period_s=86_400.0)
+    start = period_start(budget, datetime.now(UTC))
+    with transaction(installation.engine) as session:
+        books = PolicyBooks(session)
+        books.tell("paced", start, slot="router-0", prompts=3, expected_usd=0.1, error_per_usd=40.0)
+        books.add([{"policy": "paced", "period_start": start, "settled_usd": 0.5, "reserved_usd": 0.25}])
+    after = read(cli("explain", TEXTS[0], "--policy", "paced", "--json"))
+
+    assert (before["pacing"]["error_per_usd"], before["pacing"]["router"]) == (7.0, None)
+    assert "at lambda 7, which is where it starts" in before["reason"]
+    assert (after["pacing"]["error_per_usd"], after["pacing"]["router"]) == (40.0, "router-0")
+    assert after["pacing"]["left_usd"] == pytest.approx(2.0 * (1 - HELD_BACK) - 0.75)
+    assert "at lambda 40, in force at router router-0 at" in after["reason"]
 
 
 def test_a_decision_is_explained_to_its_tenant(cli: Cli, tmp_path: Path) -> None:
