@@ -1,14 +1,14 @@
 """How the routing rule knows what a call to an unseen LLM will cost: its mean, or the prompt's own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.clusters import ClusterMap
-from routing.costs import LengthModel, count_usage, fit_lengths
+from routing.costs import LengthModel, Usage, count_usage, fit_lengths
 from routing.evaluation.curves import Matrix
 from routing.evaluation.draws import Trial
 from routing.evaluation.outcomes import RecordedOutcomes
@@ -64,45 +64,78 @@ COST_RULES: Mapping[CostKind, CostRule] = {"mean": mean_costs, "prompt": prompt_
 
 
 @dataclass(frozen=True, slots=True)
-class _Replies:
-    """Replies to learn from: rows and columns of the outcomes, and the LLM's place in the model."""
+class _Known:
+    """What no trial changes, worked out once for an evaluation."""
 
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    places: NDArray[np.int64]
+    sizes: tuple[int, ...]
+    #: Of every prompt, (n, R) and (n, C).
+    cells: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    #: Of every LLM on the train prompts, (C, H); ``None`` where tokens are not recorded.
+    usage: Usage | None
 
-    @classmethod
-    def of(cls, rows: NDArray[np.int64], columns: NDArray[np.int64], *, first: int) -> "_Replies":
-        """Give every pair of these rows and columns, the places counted from ``first``."""
-        return cls(
-            np.repeat(rows, len(columns)),
-            np.tile(columns, len(rows)),
-            np.tile(np.arange(first, first + len(columns)), len(rows)),
-        )
 
-    def __add__(self, other: "_Replies") -> "_Replies":
-        return _Replies(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.columns, other.columns]),
-            np.concatenate([self.places, other.places]),
-        )
+#: Remembered as long as the outcomes are in use. It changes the time a call takes, never its result.
+_known: WeakKeyDictionary[RecordedOutcomes, _Known] = WeakKeyDictionary()
+
+
+def _know(outcomes: RecordedOutcomes) -> _Known:
+    found = _known.get(outcomes)
+    if found is not None:
+        return found
+    X = np.ascontiguousarray(outcomes.embeddings[outcomes.train], dtype=np.float32)
+    sizes = tuple(sorted({min(size, len(X)) for size in _SIZES}))
+    cluster_map = share_map(X, sizes=sizes, temperature=_TEMPERATURE, seed=0)
+    placement = cluster_map.place(np.ascontiguousarray(outcomes.embeddings, dtype=np.float32))
+    usage = None
+    if outcomes.usage is not None:
+        every = np.arange(len(outcomes.llms))
+        tokens = outcomes.usage.output_tokens[np.ix_(outcomes.train, every)]
+        inputs = outcomes.usage.input_tokens.mean(axis=1)
+        usage = _count(cluster_map.sizes, placement.cells, outcomes.train, inputs, tokens)
+    found = _Known(cluster_map.sizes, placement.cells, placement.weights, usage)
+    _known[outcomes] = found
+    return found
+
+
+def _count(
+    sizes: tuple[int, ...],
+    cells: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    input_tokens: Matrix,
+    output: Matrix,
+) -> Usage:
+    """Sum up the replies of K LLMs to these prompts: ``input_tokens`` (n,) of all, ``output`` (m, K)."""
+    n_llms = output.shape[1]
+    return count_usage(
+        np.repeat(cells[rows], n_llms, axis=0),
+        np.tile(np.arange(n_llms), len(rows)),
+        np.repeat(input_tokens[rows], n_llms),
+        output.ravel(),
+        n_cells=sum(sizes),
+        n_llms=n_llms,
+    )
 
 
 def _cost_of_tokens(
     outcomes: RecordedOutcomes, trial: Trial, labelled: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Matrix | None:
     """Give the costs of ``rows`` by tokens and prices, or ``None`` where those are not recorded."""
-    usage = outcomes.usage
-    if usage is None:
+    usage, known = outcomes.usage, _know(outcomes)
+    if usage is None or known.usage is None:
         return None
-    replies = _Replies.of(labelled, trial.unseen, first=0)
-    replies += _Replies.of(outcomes.train, trial.known, first=len(trial.unseen))
-    n_llms = len(trial.unseen) + len(trial.known)
     input_tokens = usage.input_tokens.mean(axis=1)
-    model = _fit(
-        outcomes, replies, input_tokens, usage.output_tokens[replies.rows, replies.columns], n_llms=n_llms
+    seen = _count(
+        known.sizes, known.cells, labelled, input_tokens, usage.output_tokens[np.ix_(labelled, trial.unseen)]
     )
-    output = _expected(outcomes, model, rows, input_tokens)[:, : len(trial.unseen)]
+    both = Usage(
+        *(
+            np.hstack([getattr(seen, field.name), getattr(known.usage, field.name)[:, trial.known]])
+            for field in fields(Usage)
+        )
+    )
+    model = _fit(both, known.sizes)
+    output = model.expected_tokens(known.weights[rows], input_tokens[rows])[:, : len(trial.unseen)]
     per_input, per_output = usage.prices[:, trial.unseen]
     costs: Matrix = usage.input_tokens[np.ix_(rows, trial.unseen)] * per_input + output * per_output
     return costs
@@ -116,37 +149,12 @@ def _cost_of_costs(
     unit: Matrix,
 ) -> Matrix:
     """Give the costs of ``rows`` as a log-normal of the costs themselves, in units of each LLM's mean."""
-    replies = _Replies.of(labelled, trial.unseen, first=0)
-    relative = _UNITS * outcomes.costs[replies.rows, replies.columns] / unit[replies.places]
+    known = _know(outcomes)
+    relative = _UNITS * outcomes.costs[np.ix_(labelled, trial.unseen)] / unit
     nothing = np.zeros(len(outcomes.costs))
-    model = _fit(outcomes, replies, nothing, relative, n_llms=len(trial.unseen))
-    return _expected(outcomes, model, rows, nothing) / _UNITS * unit
+    model = _fit(_count(known.sizes, known.cells, labelled, nothing, relative), known.sizes)
+    return model.expected_tokens(known.weights[rows], nothing[rows]) / _UNITS * unit
 
 
-def _map_of(outcomes: RecordedOutcomes) -> ClusterMap:
-    X = np.ascontiguousarray(outcomes.embeddings[outcomes.train], dtype=np.float32)
-    sizes = tuple(sorted({min(size, len(X)) for size in _SIZES}))
-    return share_map(X, sizes=sizes, temperature=_TEMPERATURE, seed=0)
-
-
-def _fit(
-    outcomes: RecordedOutcomes, replies: _Replies, input_tokens: Matrix, output: Matrix, *, n_llms: int
-) -> LengthModel:
-    cluster_map = _map_of(outcomes)
-    cells = cluster_map.cells(outcomes.embeddings[np.unique(replies.rows)])
-    usage = count_usage(
-        cells[np.searchsorted(np.unique(replies.rows), replies.rows)],
-        replies.places,
-        input_tokens[replies.rows],
-        output,
-        n_cells=sum(cluster_map.sizes),
-        n_llms=n_llms,
-    )
-    return fit_lengths(usage, prior_tokens=np.full(n_llms, _PRIOR_TOKENS), sizes=cluster_map.sizes)
-
-
-def _expected(
-    outcomes: RecordedOutcomes, model: LengthModel, rows: NDArray[np.int64], input_tokens: Matrix
-) -> Matrix:
-    weights = _map_of(outcomes).weights(outcomes.embeddings[rows])
-    return model.expected_tokens(weights, input_tokens[rows])
+def _fit(usage: Usage, sizes: tuple[int, ...]) -> LengthModel:
+    return fit_lengths(usage, prior_tokens=np.full(usage.replies.shape[1], _PRIOR_TOKENS), sizes=sizes)

@@ -33,7 +33,7 @@ class RecordedUsage:
                 raise InvalidInputError(name, f"must be at least 0, finite and of shape {expected}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RecordedOutcomes:
     """n prompts x H LLMs, complete: an incomplete set is cut to the prompts that every LLM has a score for.
 

