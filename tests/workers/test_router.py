@@ -168,6 +168,7 @@ def test_a_dispatch_carries_what_the_executor_needs() -> None:
     assert headers["uniroute-policy"] == "default@1"
     assert float(headers["uniroute-predicted-error"]) == pytest.approx(0.2, abs=2**-28)
     assert float(headers["uniroute-predicted-cost-usd"]) == pytest.approx(0.000102)
+    assert float(headers["uniroute-input-tokens"]) == len(EASY) / 4
     assert (headers["ce_type"], headers["ce_id"], headers["ce_specversion"]) == (
         "uniroute.dispatch",
         "p-1",
