@@ -40,6 +40,18 @@ class Score(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     correction: bool = False
 
 
+class ScoredAnswer(msgspec.Struct, frozen=True):
+    """An answer, or how sure its LLM was of it, with how good it was."""
+
+    #: Quality in 0..1: 1 is right.
+    score: float
+    #: A chat completion, as JSON; ``null`` for none.
+    answer: msgspec.Raw = msgspec.Raw(b"null")
+    confidence: float | None = None
+    #: Empty where all are of one LLM.
+    llm: str = ""
+
+
 class _PromptLine(msgspec.Struct):
     prompt: str
 
@@ -65,6 +77,18 @@ def read_scores(path: Path) -> list[tuple[int, Score]]:
     if not scores:
         raise UsageError(f"{path} holds no feedback")
     return scores
+
+
+def read_answers(path: Path) -> list[ScoredAnswer]:
+    """Read JSON lines of scored answers; ``UsageError`` names the line and the field."""
+    answers = []
+    for number, one in _read_lines(path, ScoredAnswer):
+        if not 0.0 <= one.score <= 1.0:
+            raise UsageError(f"{path}, line {number}: score is {one.score}, give a number from 0 to 1")
+        if bytes(one.answer) == b"null" and one.confidence is None:
+            raise UsageError(f"{path}, line {number}: give an answer, or a confidence")
+        answers.append(one)
+    return answers
 
 
 def read_references(path: Path) -> list[Reference]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from workers.cli.calibrate import calibrate
 from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_moment
 from workers.cli.simulate import simulate
@@ -15,6 +16,7 @@ from workers.storage.policies import Policies
 command = typer.Typer(no_args_is_help=True, help="Declare, plan, apply and roll back policies.")
 
 command.command("simulate")(simulate)
+command.command("calibrate")(calibrate)
 
 File = Annotated[Path, typer.Argument(help="YAML: NAME: {kind: ..., ...} for each policy.")]
 Last = Annotated[

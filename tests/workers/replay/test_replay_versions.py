@@ -113,6 +113,27 @@ def test_a_deadline_removes_what_is_too_slow(office: Office) -> None:
     assert office.route(["0 a"], ("uniroute-deadline", b"2027-01-31T12:00:00.5Z")) == []
 
 
+@pytest.mark.parametrize("error_per_usd", [None, 100.0])
+def test_a_cascade_is_decided_again(office: Office, error_per_usd: float | None) -> None:
+    """By its record: in order ``small`` is first everywhere, by gain ``large`` in cells 2 and 3."""
+    body: dict[str, object] = {
+        "kind": "cascade",
+        "llms": ["small", "large"],
+        "accept": 0.8,
+        "calibration": {"confidences": [-1.0, 0.0], "chances": [0.0, 1.0]},
+    }
+    if error_per_usd is not None:
+        body["error_per_usd"] = error_per_usd
+    apply_policies(office.engine, {"default": body})
+    records = office.traffic(1)
+    apply_policies(office.engine, {"default": {"kind": "fixed", "llm": "small"}})
+
+    again = replay(office.engine, records)
+    firsts = [record.llm for record in records]
+    assert firsts == (["small"] * 4 if error_per_usd is None else ["small", "small", "large", "large"])
+    assert (again.decisions, again.identical) == (4, 4)
+
+
 def test_an_llm_that_joins_later_is_judged_by_the_others(office: Office) -> None:
     """Its lengths are not learned yet: costs stay each prompt's own, deadlines hold, replays are identical.
 
