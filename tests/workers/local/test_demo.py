@@ -128,6 +128,16 @@ def check_llms(report: dict[str, Any]) -> None:
     assert {report["best_single"]["llm"], report["cheapest"]["llm"]} <= {llm["name"] for llm in llms}
 
 
+def check_join(report: dict[str, Any]) -> None:
+    """The better LLM joined on fewer labels than there are, and had its share within 200 prompts."""
+    joined = report["joined"]
+
+    assert (joined["llm"], joined["worse"], joined["adopted"]) == (report["late_llm"], False, True)
+    assert 20 <= joined["labels_used"] <= 400
+    assert joined["adopted_after_prompts"] <= 200
+    assert 0 < joined["prompts_taken"] <= joined["prompts_since"]
+
+
 def test_a_run_that_loses_its_router(temporary: Path) -> None:
     """With the router killed by SIGKILL on the way: 0 lost, 0 twice, as good as the best LLM and far cheaper.
 
@@ -145,6 +155,7 @@ def test_a_run_that_loses_its_router(temporary: Path) -> None:
     assert report["routed"]["quality"] >= report["best_single"]["quality"] - 0.05
     assert report["routed"]["cost_usd"] <= 0.6 * report["best_single"]["cost_usd"]
     assert late["share_after_join"] > late["share_before_join"]
+    check_join(report)
     assert run.out.count("imulated") >= 4
     assert find_processes(temporary) == []
     assert not list(temporary.glob("uniroute-demo-*"))
@@ -223,3 +234,17 @@ def test_a_report_that_cannot_be_written_is_refused_at_once(temporary: Path) -> 
     assert demo.returncode == 2
     assert out.endswith("report.json cannot be written: name a file in a folder that exists\n")
     assert len(out.splitlines()) == 1
+
+
+def test_nobody_joins_who_is_neither_better_nor_worse(temporary: Path) -> None:
+    """Nor a worse one among recorded LLMs: both are told before anything starts."""
+    for arguments, sentence in (
+        (("--join", "odd"), "--join is 'odd': known are better, worse"),
+        (("--join", "worse", "--outcomes", str(temporary)), "joins with the built-in tasks alone"),
+    ):
+        with start_demo(temporary, *arguments) as demo:
+            out, _ = demo.communicate(timeout=LONG_SECONDS)
+
+        assert demo.returncode == 2
+        assert sentence in out
+        assert "Starting" not in out

@@ -10,7 +10,7 @@ from routing.costs import call_cost
 from routing.errors import UnknownLLMError
 from workers.errors import UsageError
 from workers.local.simulated.builtin import BuiltinSource
-from workers.local.simulated.llms import LATE_LLM, POOL, SimulatedLLM, Skill, answer_task, is_right
+from workers.local.simulated.llms import LATE_LLM, POOL, WORSE_LLM, SimulatedLLM, Skill, answer_task, is_right
 from workers.local.simulated.tasks import draw_task
 
 
@@ -143,3 +143,14 @@ def test_the_pool_is_worth_routing_over() -> None:
     assert quality.max() - quality[names.index("sim-novice")] > 0.3
     assert truth.scores.max(axis=1).mean() > quality.max() + 0.1
     assert cost.max() > 10 * np.median(cost)
+
+
+def test_the_worse_llm_is_worse_than_all_and_no_bargain() -> None:
+    """On 400 tasks it is right less often than any of the pool, and dearer than most of them."""
+    source = BuiltinSource(llms=(*POOL, WORSE_LLM))
+    truth = source.truth([prompt.prompt_id for prompt in source.prompts("label", 400)])
+    column = [llm.name for llm in source.llms].index(WORSE_LLM.name)
+
+    assert source.late_llm == WORSE_LLM.name
+    assert truth.scores.mean(axis=0).argmin() == column
+    assert (truth.costs_usd.sum(axis=0) < truth.costs_usd[:, column].sum()).sum() >= len(POOL) - 2
