@@ -81,14 +81,14 @@ def fit_map(
 def activate_map(engine: Engine, version: str, *, even_blind: bool = False) -> None:
     """Put a map in force in place of another.
 
-    Raises ``UsageError`` for a map that is not kept, and, unless ``even_blind``, for one on which an active
+    Raises ``UsageError`` for a map that is not kept, and, unless ``even_blind``, for one on which a live
     LLM has no labels: all such LLMs would tie, and the cheapest would take all traffic.
     """
     with transaction(engine) as session:
         fitted = ClusterMaps(session).get(version)
         if fitted is None:
             raise UsageError(f"there is no cluster map {version}: `uniroute map list` shows those there are")
-        names = [found.llm.name for found in LLMs(session).list(states=("active",))]
+        names = [found.llm.name for found in LLMs(session).list(states=("active", "canary"))]
         counts = CellCounts(session).read(version, names, n_cells=sum(fitted.cluster_map.sizes))
         unknown = [name for name, labels in zip(names, counts.labels.sum(axis=0), strict=True) if labels == 0]
         if unknown and not even_blind:
