@@ -101,6 +101,8 @@ def cautious_rates(prior: PoolPrior, errors: ArrayLike, labels: ArrayLike, *, pr
     rates = prior.error_rates(errors, labels)
     if cautious.shape != rates.shape[1:]:
         raise InvalidInputError("probing", f"one truth value per LLM is needed ({rates.shape[1]})")
+    if not cautious.any():
+        return rates
     upper = prior.intervals(errors, labels)[1]
     chosen: Matrix = np.where(cautious, upper, rates)
     return chosen
