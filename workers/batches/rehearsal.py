@@ -67,19 +67,23 @@ class Rehearsed:
 class _Way:
     """Both ways at once: what is dispatched is answered, in its order, each time somebody collects."""
 
-    def __init__(self, lines: Lines, batch: Batch, answer: Answer, settings: Settings) -> None:
+    def __init__(self, batch: Batch, answer: Answer, settings: Settings) -> None:
         self.position = Position()
         self.tally = Tally.of(batch)
-        self.answered: NDArray[np.bool_] = np.zeros(len(lines), dtype=np.bool_)
+        self.answered: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.dispatched: Mapping[str, Any] = NOTHING
         self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
-        self.llms = [""] * len(lines)
-        self._lines = lines
+        self.llms: list[str] = []
+        self._lines: Lines | None = None
         self._answer = answer
         self._queue: deque[Record] = deque()
         # Dispatches, and error replies of lines that nothing can take.
         self._topics = (f"{settings.topic_prefix}dispatch", settings.reply_prefix)
         self._idle = 0
+
+    def follow(self, lines: Lines) -> None:
+        self._lines, self.llms = lines, [""] * len(lines)
+        self.answered = np.zeros(len(lines), dtype=np.bool_)
 
     @property
     def count(self) -> int:
@@ -109,7 +113,8 @@ class _Way:
         return
 
     def _take(self, record: Record) -> None:
-        row = self._lines.find(int((record.key or b"").decode().rpartition(":")[2]))
+        number = int((record.key or b"").decode().rpartition(":")[2])
+        row = None if self._lines is None else self._lines.find(number)
         if row is None:
             raise KeyError(record.key)
         self.answered[row] = True
@@ -134,8 +139,6 @@ class Rehearsal(Handle):
 
     def __init__(self, place: Workplace, options: Options, answer: Answer) -> None:
         super().__init__(_ID, place)
-        self._answer = answer
-        self._way: _Way | None = None
         self.plans: list[Plan] = []
         now = datetime.now(UTC)
         self._row = Batch(
@@ -166,6 +169,7 @@ class Rehearsal(Handle):
             llms={},
             positions={},
         )
+        self.way = _Way(self._row, answer, place.settings)
 
     def look(self, *, at_once: bool = False) -> Batch:  # noqa: ARG002  # it is always as of now
         """Give the batch as it stands."""
@@ -201,7 +205,7 @@ class Rehearsal(Handle):
 
     def open_outbox(self) -> WayOut:
         """Open the way out, which is the way back too."""
-        return self.way()
+        return self.way
 
     def open_purses(self, stack: ExitStack) -> Purses:  # noqa: ARG002  # nothing is lent
         """Open no tenant's purse."""
@@ -209,13 +213,8 @@ class Rehearsal(Handle):
 
     def open_collector(self, lines: Lines) -> WayBack:
         """Open the way back."""
-        return self.way(lines)
-
-    def way(self, lines: Lines | None = None) -> _Way:
-        """Give the way."""
-        if self._way is None:
-            self._way = _Way(lines or Lines(self.folder), self._row, self._answer, self.place.settings)
-        return self._way
+        self.way.follow(lines)
+        return self.way
 
 
 def rehearse(
@@ -253,5 +252,4 @@ def rehearse(
         working.run()
     finally:
         working.close()
-    way = handle.way()
-    return Rehearsed(llms=way.llms, tally=way.tally, plans=handle.plans)
+    return Rehearsed(llms=handle.way.llms, tally=handle.way.tally, plans=handle.plans)

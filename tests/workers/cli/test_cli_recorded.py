@@ -113,3 +113,22 @@ def test_assign_says_what_is_short(folder: Path, embedder: Path) -> None:
         run("assign", folder, "--budget-usd", 0.02, "--embedder", embedder)
     with pytest.raises(UsageError, match="--budget-usd"):
         run("assign", folder, "--budget-usd", "nan", "--embedder", embedder)
+
+
+def test_a_batch_is_rehearsed_on_recorded_outcomes(folder: Path, embedder: Path, tmp_path: Path) -> None:
+    """Every line is answered within each budget, by the steps of a batcher, and held against one lambda."""
+    report = tmp_path / "report.json"
+
+    printed = run(
+        "batch", "rehearse", folder, "--embedder", embedder, "--budget-share", 0.7, "--budget-share", 2,
+        "--report", report,
+    )  # fmt: skip
+
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert "of best" in printed
+    assert [one["budget_share"] for one in found["budgets"]] == [0.7, 2.0]
+    for one in found["budgets"]:
+        assert (one["completed"], one["failed"]) == (240, 0)
+        assert 0 < one["spent_usd"] <= one["budget_usd"]
+        assert 0 <= one["quality"] <= 1
+        assert one["plans"] > 1
