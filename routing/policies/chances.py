@@ -12,8 +12,8 @@ from routing.errors import InvalidInputError, UnknownLLMError
 from routing.policies.candidates import Candidates, Choices, LoggedDraws, Policy, UniformSource
 
 _Matrix = NDArray[np.float64]
-#: Standard normal numbers that stand for all of them, each with the same weight: medians of 32 slices.
-_NORMALS = ndtri((np.arange(32) + 0.5) / 32)
+#: Standard normal numbers that stand for all of them, each with the same weight: medians of 16 slices.
+_NORMALS = ndtri((np.arange(16) + 0.5) / 16)
 _LEAST_DEVIATION = 1e-9
 
 
@@ -158,18 +158,29 @@ class Exploration:
 def odds_of_best(errors: _Matrix, deviations: _Matrix, inside: NDArray[np.bool_]) -> _Matrix:
     """Give the probability that each LLM ``inside`` (n, H) has the least error of these, in each row.
 
-    Errors are independent and normal. Within some .01, by 32 points a LLM; rows sum to about 1. No row's bits
-    depend on the other rows.
+    Errors are independent and normal. Within some .01, by 16 points an LLM; rows sum to about 1. No row's
+    bits depend on the other rows.
     """
-    spreads = np.maximum(deviations, _LEAST_DEVIATION)
-    drawn = errors[:, :, None] + spreads[:, :, None] * _NORMALS
-    odds = np.repeat(inside[:, :, None].astype(np.float64), len(_NORMALS), axis=2)
-    for rival in np.flatnonzero(inside.any(axis=0)):
-        above = ndtr((errors[:, [rival], None] - drawn) / spreads[:, [rival], None])
+    odds = inside.astype(np.float64)
+    rows = np.flatnonzero(np.count_nonzero(inside, axis=1) > 1)
+    if not rows.size:
+        return odds
+    near = inside[rows]
+    # Those inside come first, in their order; what follows them in the longest row counts as a factor of 1.
+    columns = np.argsort(~near, axis=1, kind="stable")[:, : np.count_nonzero(near, axis=1).max()]
+    there = np.take_along_axis(near, columns, axis=1)
+    means = np.take_along_axis(errors[rows], columns, axis=1)
+    spreads = np.maximum(np.take_along_axis(deviations[rows], columns, axis=1), _LEAST_DEVIATION)
+    drawn = means[:, :, None] + spreads[:, :, None] * _NORMALS
+    least = np.ones_like(drawn)
+    for rival in range(columns.shape[1]):
+        above = ndtr((means[:, [rival], None] - drawn) / spreads[:, [rival], None])
         above[:, rival] = 1.0
-        odds *= np.where(inside[:, [rival], None], above, 1.0)
+        least *= np.where(there[:, [rival], None], above, 1.0)
     # One by one: a sum in pairs may depend on the shape.
-    return np.asarray(np.cumsum(odds, axis=2)[:, :, -1] / len(_NORMALS))
+    best = np.cumsum(least, axis=2)[:, :, -1] / len(_NORMALS)
+    odds[rows[:, None], columns] = np.where(there, best, 0.0)
+    return odds
 
 
 def normalise_rows(rows: _Matrix) -> _Matrix:
