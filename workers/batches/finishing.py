@@ -48,17 +48,6 @@ def drop_work(folder: BatchFolder) -> None:
         path.unlink(missing_ok=True)
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that its new name never stands for half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.draft")
-    with source.open("rb") as read, draft.open("wb") as written:
-        shutil.copyfileobj(read, written, _COPY_BYTES)
-        written.flush()
-        os.fsync(written.fileno())
-    draft.replace(target)
-
-
 def _append(source: Path, file: BinaryIO) -> None:
     if source.exists():
         with source.open("rb") as read:

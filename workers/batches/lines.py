@@ -35,7 +35,7 @@ def read_lines(path: Path, *, max_bytes: int) -> Iterator[RawLine]:
     Raises ``UsageError`` where zstd is needed and not installed.
     """
     with ExitStack() as stack:
-        file = _open(path, stack)
+        file = unpack(stack.enter_context(path.open("rb")), stack)
         number = 0
         while True:
             number += 1
@@ -63,8 +63,11 @@ def read_lines(path: Path, *, max_bytes: int) -> Iterator[RawLine]:
                 yield RawLine(number, value)
 
 
-def _open(path: Path, stack: ExitStack) -> BinaryIO:
-    raw = stack.enter_context(path.open("rb"))
+def unpack(raw: BinaryIO, stack: ExitStack) -> BinaryIO:
+    """Give what a file holds, unpacked where its first bytes are those of gzip or zstd.
+
+    Raises ``UsageError`` where zstd is needed and not installed.
+    """
     head = raw.read(4)
     raw.seek(0)
     if head.startswith(_GZIP):

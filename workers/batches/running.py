@@ -3,16 +3,16 @@
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import structlog
 from kafka.errors import KafkaError
 
 from workers.batches.entries import refused_entry
-from workers.batches.finishing import copy_whole, drop_work, write_results
+from workers.batches.finishing import drop_work, write_results
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError
+from workers.batches.places import copy_to
 from workers.batches.preparing import prepare
 from workers.batches.ways import Step, WayBack, WayOut
 from workers.batches.working import Working
@@ -90,17 +90,17 @@ def finish(handle: Handle) -> None:
     options = handle.options()
     write_results(handle.folder, order=options.order)
     if options.output is not None:
-        _copy_out(handle, Path(options.output))
+        _copy_out(handle, options.output)
     handle.end(outcome, problem=batch.problem)
 
 
-def _copy_out(handle: Handle, target: Path) -> None:
-    """Copy the results to where they were asked for; a folder that cannot be written is told of."""
+def _copy_out(handle: Handle, target: str) -> None:
+    """Copy the results to where they were asked for; a place that cannot be written is told of."""
     try:
         for kind, path in (("output", handle.folder.output), ("errors", handle.folder.errors)):
-            copy_whole(path, target / f"{handle.id}.{kind}.jsonl")
-    except OSError as error:
-        handle.note("not_copied", problem=str(error), to=str(target))
+            copy_to(path, target, f"{handle.id}.{kind}.jsonl")
+    except Exception as error:  # noqa: BLE001  # every object store's library has errors of its own
+        handle.note("not_copied", problem=f"{type(error).__name__}: {error}", to=target)
 
 
 def _close_lines(handle: Handle, outcome: str) -> str:

@@ -95,6 +95,16 @@ def keep_file(
         return intake.keep(filename=filename, purpose=purpose, engine=engine, tenant=tenant)
 
 
+def keep_rows(
+    lines: Iterable[bytes], *, filename: str, engine: Engine, store: Store, tenant: str = ""
+) -> BatchFile:
+    """Keep lines that are made of a table's rows."""
+    with Intake(store) as intake:
+        for line in lines:
+            intake.write(line)
+        return intake.keep(filename=filename, purpose="batch", engine=engine, tenant=tenant)
+
+
 def submit(
     file: BatchFile, options: Options, *, engine: Engine, window: timedelta = DEFAULT_WINDOW, tenant: str = ""
 ) -> Submitted:

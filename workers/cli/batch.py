@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workers.cli.batch_input import keep_input, plan_input, print_plan
 from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -16,13 +18,18 @@ command = typer.Typer(no_args_is_help=True, help="Run files of requests, route e
 
 _POLL_S = 0.5
 
+command.command("rehearse")(rehearse)
+
 BatchId = Annotated[str, typer.Argument(help="As submit printed it.")]
 
 
 @command.command("submit")
 def submit(
     file: Annotated[
-        Path, typer.Argument(help="OpenAI Batch JSONL, plain, gzip or zstd.", exists=True, dir_okay=False)
+        str,
+        typer.Argument(
+            help="OpenAI Batch JSONL, Parquet or CSV, by how the name ends; a path, or a URL for fsspec."
+        ),
     ],
     *,
     budget_usd: Annotated[float | None, typer.Option(help="The most all lines together may cost.")] = None,
@@ -33,7 +40,14 @@ def submit(
     min_quality: Annotated[
         float | None, typer.Option(help="The least mean of 1 - predicted error, met at the least cost.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="A folder to copy the results to.")] = None,
+    output: Annotated[str | None, typer.Option(help="A folder, or a URL, to copy the results to.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a table: ROLE=COLUMN, several times; roles: prompt, messages, system, custom_id, model, "
+            "max_tokens."
+        ),
+    ] = None,
     order: Annotated[str, typer.Option(help="Of the output file: completion or input.")] = "completion",
     tenant: Annotated[str, typer.Option(help="Who pays.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until it has ended.")] = False,
@@ -42,36 +56,29 @@ def submit(
 ) -> None:
     """Hand in a file; a batcher (`uniroute serve batcher`) takes it up."""
     from workers.batches.folders import Store
+    from workers.batches.places import is_url
     from workers.batches.requests import Options, read_duration
-    from workers.batches.submission import keep_file
     from workers.batches.submission import submit as hand_in
+    from workers.batches.tables import Columns
 
     options = Options(
         budget_usd=budget_usd,
         policy=policy,
         min_quality=min_quality,
         order=order,
-        output=None if output is None else str(output.resolve()),
+        output=None if output is None else output if is_url(output) else str(Path(output).resolve()),
     )
     window, settings = read_duration(deadline), read_settings()
+    columns = Columns.read(column or [])
     if dry_run:
-        from workers.batches.trial import plan_file, read_view
-
         with open_engine(settings) as engine:
-            plan = plan_file(
-                file, options, view=read_view(engine, settings), settings=settings, tenant=tenant
+            print_plan(
+                plan_input(engine, file, columns, options, tenant=tenant, window=window), as_json=as_json
             )
-        if as_json:
-            print_json(plan)
-        else:
-            _print_plan(plan)
         return
     store = Store(settings.batches_folder)
     with open_engine(settings) as engine:
-        with file.open("rb") as source:
-            kept = keep_file(
-                source, filename=file.name, purpose="batch", engine=engine, store=store, tenant=tenant
-            )
+        kept = keep_input(engine, store, file, columns, tenant=tenant)
         submitted = hand_in(kept, options, engine=engine, window=window, tenant=tenant)
         if submitted.twins:
             typer.echo(f"The same content was submitted before, as {submitted.twins[0]}.", err=True)
@@ -82,69 +89,6 @@ def submit(
         print_json({"id": submitted.batch.id, "twins": submitted.twins})
     else:
         typer.echo(submitted.batch.id)
-
-
-@command.command("rehearse")
-def rehearse(
-    data: Annotated[Path, typer.Argument(help="Folder of prompts.parquet, outcomes.parquet, models.csv.")],
-    *,
-    budget_share: Annotated[
-        list[float] | None,
-        typer.Option(min=0.001, help="Of the best single LLM's cost; several times for several budgets."),
-    ] = None,
-    test_split: Annotated[
-        bool, typer.Option("--test-split", help="The prompts of the test split alone, not all of them.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the labels, and of the order of the lines.")] = 0,
-    embedder: Annotated[
-        str, typer.Option(help="Name or folder of an embedder artifact; exported first if it is missing.")
-    ] = "all-MiniLM-L6-v2",
-    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-) -> None:
-    """Run recorded prompts as a batch would, without Kafka or a call, and hold it against one lambda."""
-    import numpy as np
-
-    from workers.batches.recorded import rehearse_recorded
-    from workers.cli.files import write_json
-    from workers.cli.recorded import embed_texts, show_progress
-    from workers.outcomes import read_outcomes
-    from workers.simulation.recorded import learn_from
-
-    outcomes = read_outcomes(data)
-    with show_progress() as progress:
-        recorded = learn_from(outcomes, embed=lambda texts: embed_texts(embedder, texts, progress))
-        texts = [outcomes.texts[row] for row in np.flatnonzero(outcomes.complete)]
-        embeddings, _ = embed_texts(embedder, texts, progress)
-    found = rehearse_recorded(
-        recorded,
-        texts,
-        embeddings,
-        recorded.test if test_split else np.arange(len(texts)),
-        shares=budget_share or [0.2, 0.5, 0.8],
-        seed=seed,
-        settings=read_settings(),
-    )
-    rows = [
-        (
-            f"{one['budget_share']:.0%}",
-            f"{one['budget_usd']:.4f}",
-            f"{one['spent_usd']:.4f}",
-            f"{one['quality']:.4f}",
-            f"{one['lambda_quality']:.4f}",
-            f"{one['lambda_quality_learned']:.4f}",
-            "" if one["greedy_quality"] is None else f"{one['greedy_quality']:.4f}",
-            str(one["failed"]),
-        )
-        for one in found["budgets"]
-    ]
-    header = ("of best", "budget USD", "spent", "quality", "one lambda", "with lengths", "greedy", "failed")
-    typer.echo(
-        f"{found['lines']} lines; best single LLM {found['best_single']}: "
-        f"{found['best_single_quality']:.4f} for {found['best_single_usd']:.4f} USD"
-    )
-    print_table(header, rows, empty="No budget.")
-    if report is not None:
-        write_json(found, report)
 
 
 @command.command("list")
@@ -222,11 +166,11 @@ def cancel(batch_id: BatchId) -> None:
 
 @command.command("fetch")
 def fetch(
-    batch_id: BatchId, *, output: Annotated[Path, typer.Option(help="The folder to copy to.")] = Path()
+    batch_id: BatchId, *, output: Annotated[str, typer.Option(help="The folder, or URL, to copy to.")] = "."
 ) -> None:
     """Copy the output and the error file of a batch that has ended."""
-    from workers.batches.finishing import copy_whole
     from workers.batches.folders import Store
+    from workers.batches.places import copy_to
     from workers.batches.submission import results
     from workers.storage.batches import Batches
     from workers.storage.engine import transaction
@@ -235,9 +179,9 @@ def fetch(
     with open_engine(settings) as engine, transaction(engine) as session:
         batch = Batches(session).get(batch_id)
     for kind, path in results(Store(settings.batches_folder), batch).items():
-        target = output / f"{batch_id}.{kind}.jsonl"
-        copy_whole(path, target)
-        typer.echo(str(target))
+        name = f"{batch_id}.{kind}.jsonl"
+        copy_to(path, output, name)
+        typer.echo(f"{output.rstrip('/')}/{name}")
 
 
 @command.command("serve")
@@ -360,26 +304,5 @@ def _top(batch: "Batch") -> str:
     )
 
 
-def _duration(seconds: float | None) -> str:
-    return "unknown: no call was seen yet" if seconds is None else f"{seconds:.0f} s at least"
-
-
 def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
-
-
-def _print_plan(plan: dict[str, Any]) -> None:
-    low, high = plan["quality_interval"]
-    typer.echo(
-        f"{plan['lines']} lines, {plan['input_tokens']:.0f} input tokens, {plan['bad']} bad lines\n"
-        f"predicted: {plan['total_usd']:.4f} USD, quality {plan['quality']:.4f} ({low:.4f} to {high:.4f})\n"
-        f"binds: {plan.get('binds') or 'nothing'}\n"
-        f"takes: {_duration(plan.get('seconds'))}"
-    )
-    if plan.get("short_usd"):
-        typer.echo(f"the budget misses the cheapest service by {plan['short_usd']:.4f} USD")
-    rows = [
-        (name, f"{share['lines']:.0f}", f"{share['usd']:.4f}")
-        for name, share in sorted(plan["llms"].items(), key=lambda pair: -pair[1]["lines"])
-    ]
-    print_table(("LLM", "lines", "USD"), rows, empty="No line can be served.")
