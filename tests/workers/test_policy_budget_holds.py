@@ -245,3 +245,20 @@ def test_a_prompt_its_tenant_cannot_pay_for_takes_nothing(engine: Engine) -> Non
     assert pace is not None
     assert pace.by_ceiling
     assert pace.remaining_usd == pytest.approx(100 / 60 * CALL_USD)
+
+
+def test_a_cascade_reserves_for_all_that_it_may_ask(engine: Engine) -> None:
+    """``small`` may be asked after ``large``: a tenth more is held; where that is not left, nothing is."""
+    site = Site(engine)
+    usd = 2.2 * CALL_USD
+    body = {"kind": "budget", "usd": usd, "per": "hour", "error_per_usd": 0, "fallbacks": ["small"]}
+    site.view = replace(site.view, policies={"paced": NamedPolicy.build("paced", 1, body)})
+    wish = ("uniroute-cascade", b'{"accept_at": 0.9}')
+    both = ("uniroute-candidates", b"large,small")
+    router = site.router("r")
+    [[_, _, reservation]] = router.handle([ask("p-1", both, wish)])
+    [[refused]] = router.handle([ask("p-2", both, wish)])
+    entry = msgspec.json.decode(reservation.value or b"", type=ReservationRecord)
+
+    assert entry.policy_usd == pytest.approx(1.1 * CALL_USD)
+    assert b"budget_exhausted" in (refused.value or b"")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from routing.decisions import Decisions
 from routing.errors import NoCandidateError
@@ -55,22 +56,27 @@ def refuse_choice(named: NamedPolicy, batch: Batch, row: int) -> PoisonError:
     left = [name for name, stays in zip(decisions.names, decisions.allowed.mask[row], strict=True) if stays]
     if not left:
         return PoisonError("no_candidate", str(NoCandidateError(decisions.removed(row))))
-    budget = named.declaration.budget
-    if batch.paced is not None and batch.paced.shortage == "unknown":
-        return PoisonError(
-            "budget_unknown",
-            f"what is left of the budget of policy {named.name} cannot be read now: send the prompt again",
-        )
-    if budget is not None:
-        period = next(name for name, seconds in PERIODS.items() if seconds == budget.period_s)
-        return PoisonError(
-            "budget_exhausted",
-            f"policy {named.name} has less left of its {budget.usd:g} USD a {period} (UTC) than the cheapest "
-            "LLM within the limits may cost",
-        )
+    if batch.paced is not None:
+        return refuse_budget(named, batch.paced.shortage)
     reasons = "; ".join(f"{name}: {limit}" for name, limit in sorted(decisions.removed(row).items()))
     return PoisonError(
         "no_candidate",
         f"policy {named.name} takes none of the LLMs that the limits leave, {', '.join(left)} "
         f"(removed: {reasons or 'none'})",
+    )
+
+
+def refuse_budget(named: NamedPolicy, reason: Literal["spent", "unknown"]) -> PoisonError:
+    """Say that a policy's budget is ``spent``, or that what is left of it is ``unknown`` just now."""
+    budget = named.declaration.budget
+    if budget is None or reason == "unknown":
+        return PoisonError(
+            "budget_unknown",
+            f"what is left of the budget of policy {named.name} cannot be read now: send the prompt again",
+        )
+    period = next(name for name, seconds in PERIODS.items() if seconds == budget.period_s)
+    return PoisonError(
+        "budget_exhausted",
+        f"policy {named.name} has less left of its {budget.usd:g} USD a {period} (UTC) than the cheapest "
+        "answer within the limits may cost",
     )

@@ -19,8 +19,8 @@ from workers.policies import DEFAULT_POLICY
 from workers.prompts import Prompt, read_prompt, read_reply_topic
 from workers.router.banks import Books
 from workers.router.budgets import SHORTAGES, degrade, refuse_spending
-from workers.router.deciding import decide_batch, refuse_choice
-from workers.router.pacing import Pacers
+from workers.router.deciding import decide_batch, refuse_budget, refuse_choice
+from workers.router.pacing import Pacers, Reserved
 from workers.router.records import (
     Decided,
     decision_record,
@@ -32,7 +32,7 @@ from workers.router.serving import read_serving
 from workers.router.views import NamedPolicy, RoutingView
 from workers.settings import Settings
 from workers.storage.tenants import Tenant, find_tenant
-from workers.tenants import Held, Purses, admit, lend_nothing, narrow
+from workers.tenants import Held, Purses, Shortage, admit, lend_nothing, narrow
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
 
@@ -184,7 +184,10 @@ class Router:
         a call of its cheapest LLM, for which nothing is reserved.
         """
         tenant = find_tenant(decided.prompt.tenant, view.tenants) or Tenant(name=decided.prompt.tenant)
-        decided = replace(decided, priority=tenant.priority)
+        try:
+            decided = replace(decided, priority=tenant.priority, reserved=self._cover_cascade(decided))
+        except PoisonError as error:
+            return [self._error_reply(decided.prompt, error)]
         if not tenant.has_budget:
             return self._dispatch(decided)
         held = self._purses.reserve(tenant.name, decided.ceiling_usd, day=decided.now.date())
@@ -201,6 +204,20 @@ class Router:
                 cheapest, token=self._sign(cheapest.prompt, cheapest.decisions, cheapest.row, cheapest.now)
             )
         )
+
+    def _cover_cascade(self, decided: Decided) -> Reserved | None:
+        """Give what the policy's budget holds: more than for one call, where a cascade may make several.
+
+        Raises ``PoisonError`` where so much is not left.
+        """
+        reserved = decided.reserved
+        if reserved is None or not decided.asked_next or decided.ceiling_usd <= reserved.held.usd:
+            return reserved
+        self._pacers.undo(reserved)
+        found = self._pacers.reserve(reserved.policy, decided.ceiling_usd, reserved.expected_usd)
+        if isinstance(found, Shortage):
+            raise refuse_budget(decided.named, found.reason)
+        return found
 
     def _dispatch(self, decided: Decided) -> list[Record]:
         reservation = reservation_record(decided, self._topics)

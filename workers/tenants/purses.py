@@ -1,5 +1,6 @@
 """What one router may still reserve of budgets: in memory, filled from Postgres a part at a time."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -86,6 +87,8 @@ class Purses:
         self._lease_s = lease_s
         self._clock = clock
         self._purses: dict[str, list[_Purse]] = {}
+        #: Those that nothing is left of, by grant, the oldest first: something may be given back.
+        self._empty: dict[int, _Purse] = {}
         self._refusals: dict[str, _Refusal] = {}
 
     def reserve(self, tenant: str, usd: float, *, day: date) -> Held | Shortage:
@@ -97,6 +100,8 @@ class Purses:
         if isinstance(purse, Shortage):
             return purse
         purse.left -= units
+        if purse.left == 0:
+            self._set_aside(tenant, purse)
         return Held(grant=purse.grant, usd=units / _PER_USD)
 
     def greatest(self, tenant: str, *, day: date) -> float:
@@ -107,6 +112,9 @@ class Purses:
 
     def give_back(self, tenant: str, held: Held, *, day: date) -> None:
         """Take back what was reserved for a decision that is not published; with its lease, if that ended."""
+        purse = self._empty.pop(held.grant, None)
+        if purse is not None:
+            self._purses.setdefault(tenant, []).append(purse)
         for one in self._purses.get(tenant, ()):
             if one.grant == held.grant and one.day == day:
                 one.left += round(held.usd * _PER_USD)
@@ -118,6 +126,14 @@ class Purses:
         ]
         self._purses[tenant] = usable
         return next((one for one in usable if one.left >= units), None)
+
+    def _set_aside(self, tenant: str, purse: _Purse) -> None:
+        now = self._clock()
+        ended = list(itertools.takewhile(lambda one: one.until <= now, self._empty.values()))
+        for one in ended:
+            del self._empty[one.grant]
+        self._purses[tenant].remove(purse)
+        self._empty[purse.grant] = purse
 
     def _ask(self, tenant: str, units: int, day: date) -> _Purse | Shortage:
         asked_at = self._clock()

@@ -131,3 +131,22 @@ def test_a_grant_outlives_the_books() -> None:
 
     assert found == [Held(grant=1, usd=0.01), *[Shortage(reason="unknown")] * 2]
     assert held(purses, 0.01).grant == 3
+
+
+def test_what_is_given_back_is_reserved_again() -> None:
+    """Out of a grant that was used up, too; with its lease it is gone."""
+    books = Books(usd="1", grant="0.03")
+    purses = books.purses()
+    first = [held(purses, 0.01) for _ in range(3)]
+    purses.give_back("acme", first[0], day=DAY)
+    purses.give_back("acme", first[1], day=DAY)
+    greatest = purses.greatest("acme", day=DAY)
+    again = held(purses, 0.02)
+    purses.give_back("acme", again, day=DAY)
+    books.now = 60.0
+    later = held(purses, 0.02)
+
+    assert greatest == 0.02
+    assert again == Held(grant=1, usd=0.02)
+    assert later.grant == 2
+    assert books.asked == [Decimal("0.01"), Decimal("0.02")]
