@@ -103,7 +103,7 @@ class Learner:
                     "contradictory_feedback",
                     "the source scored this decision otherwise before: say so by `correction`",
                 )
-            self._observer.observe(session, fresh)
+            self._observer.observe(session, [one for one in fresh if known.believes(one)])
             _add(CellCounts(session), fresh, taken.corrections)
         DUPLICATES.inc(taken.duplicates)
         CORRECTED.inc(len(taken.corrections))
@@ -248,6 +248,11 @@ class _Known:
 
     def refuse(self, entry: FeedbackEntry) -> PoisonError | None:
         return refuse_entry(entry, maps=self.maps, llms=self.llms)
+
+    def believes(self, entry: FeedbackEntry) -> bool:
+        """Tell whether what its source says may be held against an LLM: it may unless it is flagged."""
+        source = self.sources.get(entry.source)
+        return source is None or not source.flagged
 
     def stamp(self, entry: FeedbackEntry) -> FeedbackEntry:
         """Say in which epoch it came, and whether its source is excluded."""

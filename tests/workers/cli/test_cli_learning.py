@@ -1,0 +1,170 @@
+"""The commands of feedback, error rates and drift, typed in order on a real Postgres."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner
+
+from routing.clusters import ClusterMap
+from routing.embedders import Fingerprint
+from routing.errors import RoutingError
+from routing.llms import LLM, Price
+from routing.quality.pool_prior import fit_pool_prior
+from workers.cli.main import command
+from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.errors import UsageError
+from workers.learner import Learner, refit
+from workers.messages import FeedbackEvent, Message
+from workers.settings import Settings
+from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.engine import make_engine, transaction
+from workers.storage.llms import LLMs, Registration
+
+pytestmark = pytest.mark.stack
+
+NOW = 1_800_000_000
+SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
+MAP = ClusterMap(
+    centroids=np.eye(2, dtype=np.float32),
+    sizes=(2,),
+    temperature=16.0,
+    fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
+)
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def cli(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Type a command; give its JSON where it prints that, its text, or the sentence of its refusal."""
+    monkeypatch.setenv("UNIROUTE_DATABASE_URL", migrated_url)
+    engine = make_engine(migrated_url)
+    prior = fit_pool_prior(np.zeros((0, 1), dtype=np.int32), np.zeros((0, 0)), sizes=(2,))
+    with transaction(engine) as session:
+        price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
+        LLMs(session).register(
+            Registration(llm=LLM(name="a", price=price), base_url="http://127.0.0.1:1/v1", provider_model="a")
+        )
+        ClusterMaps(session).activate(ClusterMaps(session).add(MAP, prior))
+    refit(engine, reason="start")
+    give(engine, "human", 40, score=1.0)
+    refit(engine, reason="first")
+    give(engine, "judge:liar", 5, score=0.0)
+    refit(engine, reason="second")
+    engine.dispose()
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(command, arguments)
+        if isinstance(result.exception, UsageError | RoutingError):
+            return str(result.exception)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return json.loads(result.output) if "--json" in arguments else result.output
+
+    return run
+
+
+def give(engine: Engine, source: str, pieces: int, *, score: float) -> None:
+    """Count feedback on LLM ``a`` in cell 0."""
+    batch = []
+    for number in range(pieces):
+        token = SIGNER.sign(
+            DecisionFacts(
+                prompt_id=f"{source}-{number}",
+                llm="a",
+                map_version=MAP.version,
+                cells=(0,),
+                propensity=1.0,
+                decided_at=NOW,
+            )
+        )
+        event = FeedbackEvent(feedback_id=f"{source}-{number}", decision_id=token, score=score, source=source)
+        batch.append(
+            Message(
+                topic="uniroute.feedback",
+                partition=0,
+                offset=number,
+                timestamp_ms=NOW * 1000,
+                key=b"k",
+                value=msgspec.json.encode(event),
+            )
+        )
+    learner = Learner(engine=engine, signer=SIGNER, settings=Settings(), clock=lambda: NOW)
+
+    assert not any(learner.handle(batch))
+
+
+def test_a_source_is_seen_left_out_and_taken_in_again(cli: Cli) -> None:
+    """Nothing changes without --yes; the liar's five pieces are gone, and come back."""
+    found = cli("feedback", "sources", "--json")
+    shown = cli("feedback", "exclude", "--source", "judge:liar", "--json")
+    kept = cli("rates", "show", "--json")["rates"]
+    done = cli("feedback", "exclude", "--source", "judge:liar", "--yes", "--json")
+    without = cli("rates", "show", "--json")["rates"]
+
+    assert {name: one["kind"] for name, one in found.items()} == {"human": "human", "judge:liar": "judge"}
+    assert found["judge:liar"]["weight"] == 0.5
+    assert (shown["pieces"], shown["applied"], done["applied"]) == (5, False, True)
+    assert shown["llms"] == done["llms"]
+    assert without[0]["error"] <= kept[0]["error"]
+    assert cli("feedback", "sources", "--json")["judge:liar"]["pieces"] == {"excluded": 5}
+    assert "Nothing is changed yet" in cli("feedback", "include", "--source", "judge:liar")
+    assert "5 pieces" in cli("feedback", "include", "--source", "judge:liar", "--yes")
+    assert cli("feedback", "sources", "--json")["judge:liar"]["pieces"] == {"counted": 5}
+    assert "no source is called" in cli("feedback", "exclude", "--source", "nobody")
+
+
+def test_a_source_is_declared(cli: Cli) -> None:
+    """Its kind, weight and cap are as declared; an impossible kind is refused in words."""
+    cli("feedback", "declare", "grader", "--kind", "checker", "--weight", "0.75", "--per-hour", "100")
+    found = cli("feedback", "sources", "--json")["grader"]
+
+    assert (found["kind"], found["weight"], found["per_hour"]) == ("checker", 0.75, 100)
+    assert "is none of" in cli("feedback", "declare", "x", "--kind", "oracle")
+
+
+def test_rates_are_shown_compared_and_rolled_back(cli: Cli) -> None:
+    """The rates of the first version are in force again, held, until they are released."""
+    versions = [one["version"] for one in cli("rates", "history", "--json")]
+    third, second, _ = versions
+    before = cli("rates", "show", str(second), "--json")["rates"]
+    said = cli("rates", "rollback", str(second))
+    now = cli("rates", "show", "--json")
+
+    assert "rates release" in said
+    assert (now["rates"], now["held"]) == (before, second)
+    assert cli("rates", "diff", str(second), "--json")["llms"][0]["cells_moved"] == 0
+    moved = cli("rates", "diff", str(second), str(third), "--json")["llms"][0]
+    assert moved["llm"] == "a"
+    assert moved["largest_move"] >= 0
+    assert "in force" in cli("rates", "release")
+    assert cli("rates", "show", "--json")["held"] is None
+    assert "Nothing was held" in cli("rates", "release")
+    assert "no version 999" in cli("rates", "rollback", "999")
+
+
+def test_drift_is_told(cli: Cli, migrated_url: str) -> None:
+    """Nothing but errors from an LLM that made none: it stands worse, and the alarm is listed."""
+    engine = make_engine(migrated_url)
+    give(engine, "checker", 60, score=0.0)
+    engine.dispose()
+    found = cli("drift", "status", "--json")
+
+    assert found["llms"]["a"]["standing"] == "worse"
+    assert found["llms"]["a"]["wants_probes"]
+    assert [(one["llm"], one["change"]) for one in found["alarms"]] == [("a", "worse")]
+    assert "a got worse" in cli("drift", "status")
+
+
+def test_nonsense_is_refused_before_it_is_sent(cli: Cli, tmp_path: Path) -> None:
+    """A file that cannot be used is named with its line; so is one without feedback."""
+    file = tmp_path / "scores.jsonl"
+    file.write_text('{"decision_id": "x", "scoer": 1}\n')
+
+    assert "line 1" in cli("feedback", "import", str(file))
+    file.write_text("")
+    assert "holds no feedback" in cli("feedback", "import", str(file))
