@@ -141,10 +141,12 @@ def check_join(report: dict[str, Any]) -> None:
 def test_a_run_that_loses_its_router(temporary: Path) -> None:
     """With the router killed by SIGKILL on the way: 0 lost, 0 twice, as good as the best LLM and far cheaper.
 
+    Decided again from the log every bit is the same; at twice its price the dearest LLM would have had less.
+
     The late LLM gets traffic once it has joined. Of 400 prompts a quality near .9 has a standard error of
     .015, and two of them differ by .02: hence .05 for chance.
     """
-    run = run_demo(temporary, "--prompts", "400", "--kill-router")
+    run = run_demo(temporary, "--prompts", "400", "--kill-router", "--replay-check")
 
     report = run.report
     late = next(llm for llm in report["llms"] if llm["name"] == report["late_llm"])
@@ -156,6 +158,9 @@ def test_a_run_that_loses_its_router(temporary: Path) -> None:
     assert report["routed"]["cost_usd"] <= 0.6 * report["best_single"]["cost_usd"]
     assert late["share_after_join"] > late["share_before_join"]
     check_join(report)
+    replay = report["replay"]
+    assert (replay["decisions"], replay["identical"]) == (400, 400)
+    assert 0 <= replay["doubled"]["share_after"] < replay["doubled"]["share_before"]
     assert run.out.count("imulated") >= 4
     assert find_processes(temporary) == []
     assert not list(temporary.glob("uniroute-demo-*"))

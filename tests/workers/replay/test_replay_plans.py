@@ -7,6 +7,7 @@ from logged_traffic import Office
 from routing.errors import InvalidInputError, UnknownLLMError
 from routing.llms import Price
 from workers.errors import UsageError
+from workers.local.demo.replaying import decide_again
 from workers.replay import (
     apply_policies,
     complete_presets,
@@ -68,6 +69,16 @@ def test_doubled_prices_of_the_dearest_llm_lower_its_share(office: Office) -> No
     # 5 rounds of 2 large at .00258 and 2 small at .000258; then of 1 large at .00516 and 3 small.
     assert plan["total"]["before"]["usd"] == pytest.approx(5 * (2 * 0.00258 + 2 * 0.000258))
     assert plan["total"]["after"]["usd"] == pytest.approx(5 * (0.00516 + 3 * 0.000258))
+
+
+def test_a_demonstration_is_decided_again_at_twice_the_dearest_price(office: Office) -> None:
+    """The same twenty decisions, and ``large`` at twice its price as above; of nothing, nothing."""
+    assert decide_again(office.engine, office.traffic()) == {
+        "decisions": 20,
+        "identical": 20,
+        "doubled": {"llm": "large", "share_before": 0.5, "share_after": 0.25},
+    }
+    assert decide_again(office.engine, []) == {"decisions": 0, "identical": 0, "doubled": None}
 
 
 def test_a_price_of_an_llm_that_nobody_knows_is_refused(office: Office) -> None:

@@ -105,6 +105,11 @@ def show_report(console: Console, report: Report) -> None:
     if "replay" in report:
         replay = report["replay"]
         console.print(f"decided again: {replay['identical']} of {replay['decisions']} the same, bit for bit")
+        if (doubled := replay["doubled"]) is not None:
+            console.print(
+                f"at twice its price {doubled['llm']} (simulated), the dearest, would have had "
+                f"{doubled['share_after']:.1%} of the prompts instead of {doubled['share_before']:.1%}"
+            )
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]")
 

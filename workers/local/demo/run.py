@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Engine, func, select
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, func, select
 from workers.errors import UsageError
 from workers.local.demo.joining import Joining
 from workers.local.demo.options import Options
+from workers.local.demo.replaying import decide_again
 from workers.local.demo.report import Report, build_report
 from workers.local.demo.stage import Say, Stage
 from workers.local.demo.traffic import Auditor, Tally, Traffic
@@ -22,7 +24,6 @@ from workers.local.simulated.llms import POOL, WORSE_LLM
 from workers.local.simulated.playback import PlaybackSource
 from workers.messages import DecisionRecord
 from workers.reading import read_all
-from workers.replay import replay
 from workers.storage.engine import transaction
 from workers.storage.tables import ErrorRateVersionRow, FeedbackRow
 from workers.topics import Topics
@@ -72,12 +73,10 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
         return report
 
 
-def _replay(stage: Stage) -> dict[str, int]:
+def _replay(stage: Stage) -> dict[str, Any]:
     logged = read_all(stage.settings, [Topics(stage.settings.topic_prefix).decisions])
-    found = replay(
-        stage.engine, [msgspec.json.decode(record.value, type=DecisionRecord) for record in logged]
-    )
-    return {"decisions": found.decisions, "identical": found.identical}
+    records = [msgspec.json.decode(record.value, type=DecisionRecord) for record in logged]
+    return decide_again(stage.engine, records)
 
 
 def open_source(options: Options) -> AnswerSource:
