@@ -1,5 +1,7 @@
 """LLMs on trial get their share at most; exploration goes where the best may be, and nowhere never."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,13 @@ from routing.errors import InvalidInputError
 from routing.policies import (
     Candidates,
     Ceiling,
+    Choices,
     Exploration,
     Fixed,
     Lagrangian,
     LoggedDraws,
     OnTrial,
+    UniformSource,
     keep_on_trial,
     probabilities_of,
 )
@@ -79,7 +83,7 @@ def test_shares_are_checked() -> None:
 
 
 def test_odds_of_the_best_are_those_of_two_normals() -> None:
-    """Errors .1 and .2, deviations .1: P(N(.1, .141) < 0)'s complement, Phi(.7071) = .7602, within .01."""
+    """Errors .1 and .2, deviations .1 each: the first is less with Phi(.1 / .1414) = .7602, within .01."""
     seen = see([[0.1, 0.2, 0.0]], deviations=0.1)
 
     odds = odds_of_best(seen.errors, np.full((1, 3), 0.1), np.array([[True, True, False]]))
@@ -121,3 +125,34 @@ def test_no_row_depends_on_its_batch() -> None:
     apart = np.concatenate([policy.probabilities(seen.rows(slice(row, row + 1))) for row in range(300)])
 
     assert together.tobytes() == apart.tobytes()
+
+
+class Reserving:
+    """Counts how often it is asked, and keeps the trials to itself."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.shares: Mapping[str, float] = {}
+
+    def trying(self, shares: Mapping[str, float]) -> "Reserving":
+        """Keep them."""
+        self.shares = shares
+        return self
+
+    def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
+        """Choose the least error."""
+        self.asked += 1
+        return keep_on_trial(Lagrangian(0.0), self.shares).choose(candidates, rng=rng)
+
+
+def test_a_policy_that_reserves_is_asked_once() -> None:
+    """It keeps LLMs on trial itself: asking it for each set of them would reserve each time."""
+    policy = Reserving()
+
+    choices = keep_on_trial(policy, {"new": 0.1}).choose(
+        see([[0.3, 0.2, 0.1]]), rng=LoggedDraws(np.array([0.5]))
+    )
+
+    assert policy.asked == 1
+    assert choices.llms.tolist() == [1]
+    assert choices.propensities.tolist() == [0.9]
