@@ -161,6 +161,37 @@ def test_a_reservation_and_its_usage_are_booked(engine: Engine) -> None:
     assert (after.granted, after.reserved, after.settled) == (Decimal("0.25"), Decimal(0), Decimal("0.125"))
 
 
+def test_what_is_beyond_a_budget_is_booked_and_told_apart(engine: Engine) -> None:
+    """.1 and .2 were degraded by the tenant's budget, .4 for another reason, .8 not at all."""
+    degraded = ("tenant_budget", "tenant_budget", "llm_failing", "")
+    batch = [
+        usage(number, cost_usd=2**number / 10, degraded=reason) for number, reason in enumerate(degraded)
+    ]
+    book(engine, *batch, *batch)
+    with transaction(engine) as session:
+        of_day, of_month = Grants(session).balances("acme", day=DAY, budgets=(1.0, None))
+        [spend] = Ledger(session).spend("acme", since=DAY, until=DAY)
+
+    assert (of_day.settled, of_day.degraded) == (Decimal("1.5"), Decimal("0.3"))
+    assert of_month.degraded == Decimal("0.3")
+    assert (spend.replies, spend.degraded, spend.degraded_usd) == (4, 2, Decimal("0.3"))
+
+
+def test_a_period_that_is_no_time_is_a_dead_letter(engine: Engine) -> None:
+    """Nothing of its record is booked, be it usage or a reservation."""
+    reserved = ReservationRecord(
+        decision_id=sign(2), tenant="acme", grant=0, reserved_usd=0.0, policy="p", policy_period=-1
+    )
+    records = book(
+        engine,
+        usage(1, policy="p@1", policy_period=2**40),
+        message(messages.encode(reserved), event=messages.RESERVATION_EVENT),
+    )
+
+    assert classes(records) == ["bad_usage", "bad_usage"]
+    assert settled(engine) == 0
+
+
 def test_lengths_are_those_of_the_raw_rows(engine: Engine) -> None:
     """What batches added up in Postgres fits the same models as all replies at once; twice told is once."""
     rng = np.random.default_rng(0)
