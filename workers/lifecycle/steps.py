@@ -15,7 +15,6 @@ from workers.learner import refit
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
-from workers.storage.error_rates import ErrorRates
 from workers.storage.llm_journal import LLMJournal, Standing
 from workers.storage.llms import LLMs, RegisteredLLM, State
 from workers.storage.tables import FeedbackRow
@@ -110,10 +109,10 @@ def demote(engine: Engine, name: str, *, conditions: Conditions | None = None, r
 
 def _return(session: Session, name: str, reason: str) -> State:
     """Take a drained LLM back to the state that it was drained from, as it stood there."""
-    steps = LLMJournal(session).steps(name)
-    last = next(step for step in reversed(steps) if step.to_state != "draining")
-    state = cast(State, last.to_state)
-    LLMs(session).set_state(name, state, standing=last.standing, reason=reason)
+    *earlier, last = LLMJournal(session).steps(name)
+    state = cast(State, last.from_state)
+    standing = earlier[-1].standing if earlier else Standing()  # it was there before there was a journal
+    LLMs(session).set_state(name, state, standing=standing, reason=reason)
     return state
 
 
@@ -136,7 +135,7 @@ def _show(session: Session, found: RegisteredLLM, conditions: Conditions) -> _Sh
     if found.state == "shadow":
         return _show_probes(session, found.llm.name, conditions)
     if found.state == "canary":
-        return _show_feedback(session, found.llm.name, conditions)
+        return _show_feedback(session, found, conditions)
     return _Shown()
 
 
@@ -168,14 +167,17 @@ def _show_probes(session: Session, name: str, conditions: Conditions) -> _Shown:
     return _Shown(evidence=evidence)
 
 
-def _show_feedback(session: Session, name: str, conditions: Conditions) -> _Shown:
-    """Hold the live feedback since the LLM became a canary against the rates that it came with."""
-    since = max(step.at for step in LLMJournal(session).steps(name) if step.to_state == "canary" and step.at)
-    version = ClusterMaps(session).active_version()
-    rates = None if version is None else ErrorRates(session).current(version)
-    if rates is None or name not in rates.llms:
-        return _Shown(problem="no error rates of it are published")
-    column = rates.rates[:, list(rates.llms).index(name)]
+def _show_feedback(session: Session, found: RegisteredLLM, conditions: Conditions) -> _Shown:
+    """Hold the live feedback since the LLM became a canary against what its labels predicted."""
+    name = found.llm.name
+    steps = [step for step in LLMJournal(session).steps(name) if step.to_state == "canary"]
+    since = max((step.at for step in steps if step.at), default=found.registered_at)
+    fitted = ClusterMaps(session).active()
+    if fitted is None:
+        return _Shown(problem="no cluster map is in force")
+    version, n_cells = fitted.cluster_map.version, sum(fitted.cluster_map.sizes)
+    labels = CellCounts(session).read(version, [name], n_cells=n_cells, evidence=("label",))
+    column = fitted.prior.error_rates(labels.errors, labels.labels)[:, 0]
     rows = session.execute(
         select(FeedbackRow.cells, FeedbackRow.score).where(
             FeedbackRow.llm == name,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_embedders import FakeEmbedder
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from routing.learning import StoppingRule
 from routing.llms import LLM, Price
@@ -220,3 +220,14 @@ def test_probes_without_an_answer_are_no_labels(engine: Engine) -> None:
     found = probe(engine, "new", embeddings=EMBEDDINGS, input_tokens=TOKENS, ask=every_other, rule=RULE)
     assert found.labels >= 20
     assert found.failures >= 10
+
+
+def test_an_llm_from_before_the_journal_comes_back_too(engine: Engine) -> None:
+    """Its first step there is that it was drained: from active, so it is active again."""
+    with transaction(engine) as session:
+        session.execute(text("DELETE FROM llm_journal"))
+
+    drain(engine, "old")
+
+    assert promote(engine, "old") == "active"
+    assert routed(engine) == ("old",)
