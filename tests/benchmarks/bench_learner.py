@@ -6,8 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 from benchmarks.bench_books import N_LLMS, SIGNER, SIZES, stock
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from workers import messages
 from workers.decision_ids import DecisionFacts
@@ -15,7 +16,7 @@ from workers.learner import Learner, refit
 from workers.messages import FeedbackEvent, Message
 from workers.settings import Settings
 from workers.storage import migrate
-from workers.storage.engine import make_engine
+from workers.storage.engine import make_engine, transaction
 
 BATCH, N_FEEDBACKS = 1_000, 20_000
 NOW = 1_793_707_200
@@ -27,7 +28,8 @@ def run(database_url: str, n_feedbacks: int = N_FEEDBACKS) -> dict[str, float]:
 
     ``feedbacks_per_second``: by one learner, which takes ``learner_cpu_us`` for each;
     ``..._two_learners``: by two at once; ``..._replayed``: all of it counted already. ``refit_ms``: error
-    rates of all LLMs, with the trust in each source, fitted and published.
+    rates of all LLMs, with the trust in each source, fitted and published. ``postgres_cpu_us`` is what
+    Postgres takes for each beside the learner; two cores can do no more than ``most_on_two_cores``.
     """
     migrate.upgrade(database_url)
     engine = make_engine(database_url, pool_size=10)
@@ -35,9 +37,9 @@ def run(database_url: str, n_feedbacks: int = N_FEEDBACKS) -> dict[str, float]:
         version = stock(engine)
         refit(engine, reason="benchmark")
         alone, left, right = (make_batches(version, n_feedbacks) for _ in range(3))
-        cpu = time.process_time()
+        cpu, server = time.process_time(), _server_cpu_s(engine)
         one = _learn(engine, alone)
-        cpu = time.process_time() - cpu
+        cpu, server = time.process_time() - cpu, _server_cpu_s(engine) - server
         replayed = _learn(engine, alone)
         start = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
@@ -52,10 +54,24 @@ def run(database_url: str, n_feedbacks: int = N_FEEDBACKS) -> dict[str, float]:
         "feedbacks": n_feedbacks,
         "feedbacks_per_second": n_feedbacks / one,
         "learner_cpu_us": 1e6 * cpu / n_feedbacks,
+        "postgres_cpu_us": 1e6 * server / n_feedbacks,
+        "most_on_two_cores": 2 * n_feedbacks / (cpu + server),
         "feedbacks_per_second_two_learners": 2 * n_feedbacks / two,
         "feedbacks_per_second_replayed": n_feedbacks / replayed,
         "refit_ms": 1e3 * refit_s,
     }
+
+
+def _server_cpu_s(engine: Engine) -> float:
+    """Give the CPU seconds that the processes of this Postgres have used, those that ended included."""
+    with transaction(engine) as session:
+        backend = psutil.Process(session.scalars(text("SELECT pg_backend_pid()")).one())
+    postmaster = backend.parent()
+    if postmaster is None:
+        raise RuntimeError("Postgres runs elsewhere")
+    used = [postmaster.cpu_times(), *(one.cpu_times() for one in postmaster.children())]
+    ended = used[0].children_user + used[0].children_system
+    return float(sum(one.user + one.system for one in used) + ended)
 
 
 def _learn(engine: Engine, batches: list[list[Message]]) -> float:
