@@ -144,7 +144,8 @@ def make_goal(
 ) -> Goal:
     """Give what a plan is to meet with the money that is left.
 
-    ``UsageError`` for a policy that is unknown, or that the tenant may not use.
+    ``UsageError`` for a policy that is unknown, that the tenant may not use, or that spends a budget of its
+    own.
     """
     payer = find_payer(tenant, view)
     # Lines under way are taken to cost what is expected of them, not what they reserve.
@@ -160,6 +161,11 @@ def make_goal(
         raise UsageError(f"tenant {payer.name} may not use policy {name!r}; allowed: {allowed}")
     if name is not None and name not in view.policies:
         raise UsageError(f"no policy is named {name!r}; in force: {', '.join(sorted(view.policies))}")
+    if name is not None and view.policies[name].declaration.budget is not None:
+        raise UsageError(
+            f"policy {name} spends a budget of its own, which a batch does not draw on: give the batch "
+            "--budget-usd, or another policy"
+        )
     return Goal(
         budget_usd=budget,
         min_quality=options.min_quality,

@@ -44,7 +44,8 @@ def simulate(
     from test. What a policy promises of the whole traffic (quality-floor and equivalent-to, unless they say
     `over: prompt`) is calibrated on train and the other val prompts. --live writes what came of it, with
     numbers in place of promises: applied, an installation that knows the same chooses the same. A budget is
-    for the traffic as a whole and its own ceiling.
+    for the traffic as a whole, which comes evenly within an hour; it is paced, and its ceiling held, by what
+    does so in a router, with calls that take five seconds.
     """
     from rich.console import Console
 

@@ -307,6 +307,15 @@ def test_a_policy_that_a_tenant_may_not_use_is_refused(desk: Desk) -> None:
         make_goal(Options(policy="dear"), desk.view, make_purse(1.0), tenant="blue")
 
 
+def test_a_policy_with_a_budget_of_its_own_is_refused(desk: Desk) -> None:
+    """What a batch spends would escape that budget."""
+    paced = NamedPolicy.build("paced", 1, {"kind": "budget", "usd": 1.0, "per": "day"})
+    desk.view = replace(desk.view, policies={**desk.view.policies, "paced": paced})
+
+    with pytest.raises(UsageError, match="policy paced spends a budget of its own"):
+        make_goal(Options(policy="paced"), desk.view, make_purse(1.0))
+
+
 def test_costs_are_held_against_what_would_be_predicted_now(desk: Desk) -> None:
     """300 calls at twice their prediction, drawn to 1 by a hundred in thought: (300 * 2 + 100) / 400."""
     paid = [Paid(row=row % 20, llm="dear", usd=2 * DEAR) for row in range(300)]
