@@ -15,7 +15,7 @@ from workers.storage.engine import transaction
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 #: ``make bench ARGS="refold"`` sends 50,000.
-PIECES = 4_000
+PIECES = 2_000
 
 
 @pytest.fixture
