@@ -30,7 +30,7 @@ from workers.decision_ids import DecisionSigner
 from workers.errors import UsageError
 from workers.messages import DecisionRecord, ErrorReply, ReservationRecord
 from workers.replay.again import decide_as_logged
-from workers.router import RoutingView
+from workers.router import NamedPolicy, RoutingView
 from workers.settings import Settings
 from workers.storage.grants import Grant
 from workers.storage.tenants import Tenant
