@@ -16,11 +16,36 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class LakeEngine(StrEnum):
+    """What decides the rows of a data lake."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 @command.command("assign")
 def assign(
-    data: Annotated[Path, typer.Argument(help="Folder of prompts.parquet, outcomes.parquet, models.csv.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of prompts.parquet, outcomes.parquet, models.csv; with --engine, of any Parquet."
+        ),
+    ],
     *,
-    budget_usd: Annotated[float, typer.Option(help="Expected USD that the whole set may cost.")],
+    budget_usd: Annotated[
+        float | None, typer.Option(help="Expected USD that the whole set may cost.")
+    ] = None,
+    engine: Annotated[
+        LakeEngine | None,
+        typer.Option(help="Decide the rows of a data lake by a policy in force, here or by Ray Data."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --engine: the folder for the result, Parquet too.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="With --engine: a policy in force.")] = "default",
+    column: Annotated[
+        list[str] | None, typer.Option(help="With --engine: prompt=COLUMN, custom_id=COLUMN.")
+    ] = None,
     capacity: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +68,13 @@ def assign(
     All prompts are assigned, those of train and val too; for a realised quality on prompts that nothing was
     learned from: --split test. The budget and the capacities bound expected USD and tokens, and are never
     exceeded; where they do not suffice, the error says what is short and by how much.
+
+    With --engine each row of the folder's Parquet files is decided by itself, by a policy of the installation
+    and what is published in it, and nothing is called: the result has its LLM, predicted error and USD.
     """
+    if engine is not None:
+        _assign_lake(data, output, engine, policy=policy, column=column or [])
+        return
     import numpy as np
     from rich.console import Console
 
@@ -54,6 +85,8 @@ def assign(
     from workers.simulation.assigning import assign_recorded, read_capacities
     from workers.simulation.recorded import learn_from
 
+    if budget_usd is None:
+        raise UsageError("give --budget-usd, or --engine for a data lake")
     if not (np.isfinite(budget_usd) and budget_usd >= 0):
         raise UsageError(f"--budget-usd: must be finite and at least 0, not {budget_usd}")
     with show_progress() as progress:
@@ -69,6 +102,44 @@ def assign(
     Console().print(_render(found))
     if report is not None:
         write_json(found, report)
+
+
+def _assign_lake(
+    data: Path, output: Path | None, engine: LakeEngine, *, policy: str, column: list[str]
+) -> None:
+    """Assign a folder of Parquet files by what is published, and print the rows of each LLM."""
+    from functools import partial
+
+    from workers.batches.lake import Rule, assign_lake
+    from workers.batches.tables import Columns
+    from workers.batches.trial import read_view
+    from workers.cli.console import open_engine, print_table, read_settings
+    from workers.embedding.loading import open_for
+    from workers.errors import UsageError
+
+    if output is None:
+        raise UsageError("--engine needs --output, a folder for the result")
+    settings = read_settings()
+    with open_engine(settings) as database:
+        view = read_view(database, settings)
+    if policy not in view.policies:
+        listed = ", ".join(sorted(view.policies))
+        raise UsageError(f"no policy is named {policy!r}; in force: {listed}")
+    rule = Rule(
+        snapshot=view.snapshot,
+        policy=view.policies[policy].declaration.policy,
+        embedder=partial(
+            open_for,
+            view.snapshot.cluster_map.fingerprint,
+            backend=settings.embedder_backend,
+            threads=settings.embedder_threads,
+            folder=settings.embedders_folder,
+        ),
+        columns=Columns.read(column),
+    )
+    counts = assign_lake(data, output, rule, engine=engine.value)
+    rows = [(name or "(none)", str(count)) for name, count in sorted(counts.items())]
+    print_table(("LLM", "rows"), rows, empty="No rows.")
 
 
 def _render(found: dict[str, Any]) -> Any:  # noqa: ANN401  # rich, which other commands do without

@@ -4,13 +4,19 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from workers.cli.interrupts import INTERRUPTED, Interrupts
 from workers.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.local.chaos.options import Options
+    from workers.storage.batches import Batch
 
 command = typer.Typer()
 
@@ -29,6 +35,9 @@ def chaos(
     session: Annotated[
         float, typer.Option(min=1.0, help="Seconds of silence after which a worker loses its partitions.")
     ] = 6.0,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Submit the prompts as one offline batch, and kill every role.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Kill and freeze workers, kill the broker, take Postgres away, fail LLMs: no prompt may be lost."""
@@ -53,6 +62,9 @@ def chaos(
         console.print(f"[dim]{time.monotonic() - begun:5.1f} s[/dim]  ", end="")
         console.print(what, markup=False)
 
+    if batch:
+        _run_batch(console, options, say, interrupts, report)
+        return
     try:
         with Display(console, prompts) as display:
             figures = run_chaos(options, say=say, show=interrupts.heeding(display.update))
@@ -64,4 +76,38 @@ def chaos(
         report.write_text(json.dumps(figures, indent=2) + "\n")
     if figures["lost"] or figures["duplicate_replies"] or figures["crashes_not_caused"]:
         console.print("[red]A prompt was lost or ended twice, or a worker died by itself.[/red]")
+        raise typer.Exit(1)
+
+
+def _run_batch(
+    console: Console,
+    options: "Options",
+    say: "Callable[[str], None]",
+    interrupts: Interrupts,
+    report: Path | None,
+) -> None:
+    """Break things under a batch; exit code 1 where a promise is broken."""
+    from workers.local.chaos.batch import run_batch_chaos
+
+    def show(found: "Batch") -> None:
+        status.update(f"{found.status}: {found.completed + found.failed} of {found.total} ended")
+
+    try:
+        with console.status("") as status:
+            figures = run_batch_chaos(options, say=say, show=interrupts.heeding(show))
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started has ended.")
+        raise typer.Exit(INTERRUPTED) from None
+    console.print({name: value for name, value in figures.items() if name != "events"})
+    if report is not None:
+        report.write_text(json.dumps(figures, indent=2) + "\n")
+    broken = (
+        figures["lost"]
+        or figures["duplicated"]
+        or figures["spent_usd"] > figures["budget_usd"]
+        or figures["repeated_calls"] != figures["repeated_calls_seen_by_llms"]
+        or figures["status"] != "completed"
+    )
+    if broken:
+        console.print("[red]A line was lost or ended twice, or calls or money do not add up.[/red]")
         raise typer.Exit(1)

@@ -87,7 +87,7 @@ def test_a_dispatch_that_is_given_up_ends_its_line_at_once(bench: Bench) -> None
     """Its dead letter is the answer: the line ends with the letter's reason, not at the deadline."""
     bench.kill("executor")
     batch_id = bench.submit(5)
-    bench.wait(batch_id, lambda batch: batch.positions.get("dispatched", {}).get("lines") == 5)
+    bench.wait(batch_id, lambda batch: "dead_letters" in batch.positions)
     topics, settings = bench.installation.topics, bench.installation.settings
     dispatch = Message(
         topic=topics.dispatch(LLMS[0], "batch"),
