@@ -8,7 +8,7 @@ from workers.simulation.pacing import pace
 
 
 def draw(n: int, seed: int) -> Candidates:
-    """Three LLMs at 1 : 5 : 25, the dearer the better; a call hardly exceeds 1.9 times what it should cost."""
+    """Three LLMs at 1 : 5 : 25, the dearer the better; calls hardly exceed 1.9 times what they should cost."""
     rng = np.random.default_rng(seed)
     costs = 1e-4 * rng.lognormal(0, 0.4, (n, 1)) * [1, 5, 25]
     return Candidates(
@@ -37,7 +37,7 @@ def test_a_budget_ends_on_its_target(share: float, dearer: float) -> None:
 
 
 def test_a_budget_that_is_too_small_is_spent_and_not_more() -> None:
-    """A tenth of what the cheapest LLM costs: some prompts are served, by the cheapest, the rest by nobody."""
+    """A tenth of what the cheapest LLM costs: some prompts are served, all by it, the rest by nobody."""
     candidates = draw(600, 3)
     budget = 0.1 * float(candidates.costs[:, 0].sum())
 
