@@ -8,7 +8,7 @@ from workers.simulation.pacing import pace
 
 
 def draw(n: int, seed: int) -> Candidates:
-    """Three LLMs at 1 : 5 : 25, the dearer the better; calls hardly exceed 1.9 times what they should cost."""
+    """Three LLMs at 1 : 5 : 25, the dearer the better; hardly a call exceeds 1.9 times its cost."""
     rng = np.random.default_rng(seed)
     costs = 1e-4 * rng.lognormal(0, 0.4, (n, 1)) * [1, 5, 25]
     return Candidates(
