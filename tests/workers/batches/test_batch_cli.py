@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from batch_benches import Bench
+from batch_benches import LLMS, Bench
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
-from workers.cli.batch import command
+from workers.cli.main import command
 from workers.errors import UsageError
 
 pytestmark = pytest.mark.stack
@@ -13,6 +15,11 @@ pytestmark = pytest.mark.stack
 
 def run(bench: Bench, *arguments: str) -> Result:
     """Run ``uniroute batch`` against the bench; an error of ours is raised."""
+    return run_command(bench, "batch", *arguments)
+
+
+def run_command(bench: Bench, *arguments: str) -> Result:
+    """Run ``uniroute`` against the bench; an error of ours is raised."""
     settings = bench.installation.settings
     variables = {
         "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
@@ -62,3 +69,31 @@ def test_a_time_that_is_none_is_refused(bench: Bench, wrong: str) -> None:
     """The sentence says what would do."""
     with pytest.raises(UsageError, match="6h for example"):
         run(bench, "submit", str(bench.write(1)), "--deadline", wrong)
+
+
+def test_a_table_is_submitted_by_its_columns(bench: Bench, tmp_path: Path) -> None:
+    """Each row of a CSV file is a line; the dry run of the same file plans as many."""
+    table = tmp_path / "questions.csv"
+    table.write_text("id,question\na,what red apple\nb,what green pear\n", encoding="utf-8")
+    mapping = ("--column", "prompt=question", "--column", "custom_id=id")
+
+    plan = json.loads(run(bench, "submit", str(table), *mapping, "--dry-run", "--json").stdout)
+    batch_id = run(bench, "submit", str(table), *mapping).stdout.strip()
+    run(bench, "watch", batch_id)
+
+    output = (bench.store.batch(batch_id).output).read_text(encoding="utf-8").splitlines()
+    assert plan["lines"] == 2
+    assert {json.loads(line)["custom_id"] for line in output} == {"a", "b"}
+
+
+def test_a_data_lake_is_assigned_by_a_policy_in_force(bench: Bench, tmp_path: Path) -> None:
+    """Nothing is called: each row of the folder gets the LLM that a prompt would be routed to."""
+    lake, output = tmp_path / "lake", tmp_path / "out"
+    lake.mkdir()
+    parquet.write_table(pa.table({"prompt": ["what red apple", "what blue plum"]}), lake / "a.parquet")
+
+    found = run_command(bench, "assign", str(lake), "--engine", "local", "--output", str(output))
+
+    rows = parquet.read_table(output / "a.parquet").to_pylist()
+    assert [row["llm"] in LLMS for row in rows] == [True, True]
+    assert str(len(rows)) in found.stdout
