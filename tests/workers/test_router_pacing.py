@@ -164,6 +164,17 @@ def test_a_prompt_whose_llm_is_not_paid_for_gets_one_that_is() -> None:
     assert batch.shortage == "spent"
 
 
+def test_the_first_prompts_are_told_at_once() -> None:
+    """A router that gets none for hours has told of them; the second batch waits for its time."""
+    pacers = Pacers(books := Books(), clock=lambda: 0.0)
+    choose(pacers, draw(3, np.random.default_rng(0), 0.01))
+    choose(pacers, draw(2, np.random.default_rng(0), 0.01))
+
+    found = books.tell(Account(policy="p", budget=HOUR, period_start=BEGIN), Told())
+
+    assert found.prompts == 3
+
+
 def test_what_is_not_published_is_taken_back() -> None:
     """A decision that its tenant cannot pay for leaves the policy's budget as it was."""
     seconds = 0.0

@@ -47,7 +47,7 @@ class PostgresBank:
         """Note what was decided, and say where all routers together stand."""
         with transaction(self._engine) as session:
             books = PolicyBooks(session)
-            if told.prompts:
+            if told.prompts or told.expected_usd:
                 books.tell(
                     account.policy,
                     account.period_start,

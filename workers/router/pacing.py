@@ -107,6 +107,8 @@ class _State:
     #: What nobody was told of.
     told: Told = field(default_factory=Told)
     asked_at: float = -math.inf
+    #: When any prompt was told of.
+    told_at: float = -math.inf
     #: The bank could not be asked: it is not asked again before.
     silent_until: float = -math.inf
 
@@ -189,6 +191,12 @@ class Pacers:
         state.told.error_per_usd = found
         return found
 
+    def end_batch(self, policy: str) -> None:
+        """Tell of the first prompts at once: nobody knows when the next come."""
+        state = self._states[policy]
+        if state.told.prompts and math.isinf(state.told_at):
+            self._tell(state)
+
     def reserve(self, policy: str, usd: float, expected_usd: float) -> Reserved | Shortage:
         """Reserve of the period that ``find_lambda`` was last asked for."""
         state = self._states[policy]
@@ -232,6 +240,8 @@ class Pacers:
             log.warning("budget_unknown", policy=state.account.policy, problem=str(error))
             state.silent_until = self._clock() + _SILENCE_S
             return
+        if state.told.prompts:
+            state.told_at = state.asked_at
         state.told = Told(error_per_usd=state.told.error_per_usd)
 
 
@@ -281,6 +291,7 @@ class PacedBatch:
                 reserved = self._reserve(candidates, amounts, row, int(llms[row]))
             self.paces.append(Pace(error_per_usd=error_per_usd, remaining_usd=most, by_ceiling=True))
             self.reserved.append(reserved)
+        self._pacers.end_batch(self._policy)
         return Choices(llms, propensities, found.draws)
 
     def _reserve(
