@@ -37,7 +37,7 @@ def assign(
     ] = None,
     engine: Annotated[
         LakeEngine | None,
-        typer.Option(help="Decide the rows of a data lake by a policy in force, here or by Ray Data."),
+        typer.Option(help="Decide rows of a data lake by a policy in force: local, or ray (experimental)."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="With --engine: the folder for the result, Parquet too.")
