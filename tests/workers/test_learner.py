@@ -553,12 +553,12 @@ def test_another_llm_moves_no_rates_but_its_own(engine: Engine) -> None:
         ]
     )
     refit(engine, reason="feedback")
-    before = read_matrix(engine)
+    before = read_rates(engine)
     with transaction(engine) as session:
         LLMs(session).register(make_registration("aa"))
         CellCounts(session).add(MAP.version, ["aa"] * 2, [0, 1], [30.0, 1.0], [31.0, 100.0], evidence="label")
     refit(engine, reason="aa joined")
-    after = read_matrix(engine)
+    after = read_rates(engine)
 
     assert after.keys() == {"a", "aa", "b"}
     assert {name: after[name] for name in before} == before
