@@ -30,7 +30,7 @@ chaos: $(READY)  ## break every part under traffic: make chaos ARGS="--prompts 5
 	@$(BIN)/uniroute chaos $(ARGS)
 
 test: $(READY)  ## run the tests: make test ARGS="-k pool_prior"
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## check style, types and layers
 	$(BIN)/ruff format --check
