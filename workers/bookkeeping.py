@@ -130,6 +130,10 @@ def _reservation(record: ReservationRecord, facts: DecisionFacts) -> Reservation
 def _settlement(record: UsageRecord, facts: DecisionFacts) -> Settlement:
     if record.cost_usd is not None and record.cost_usd < 0:
         raise PoisonError("bad_usage", f"cost_usd is {record.cost_usd}, which is below 0")
+    if not 0 <= record.unsettled_usd <= _MOST_USD:
+        raise PoisonError(
+            "bad_usage", f"unsettled_usd is {record.unsettled_usd}, which is not within 0 and {_MOST_USD:g}"
+        )
     if not 0 <= record.policy_period <= _MOST["policy_period"]:
         raise PoisonError("bad_usage", f"policy_period is {record.policy_period}, which is no time")
     return Settlement(
@@ -140,6 +144,7 @@ def _settlement(record: UsageRecord, facts: DecisionFacts) -> Settlement:
         llm=record.llm,
         failed=record.outcome != "ok",
         usd=record.cost_usd if record.attempts else 0.0,  # nobody was called: it was kept from before
+        unsettled_usd=record.unsettled_usd,
         input_tokens=_bounded(record.input_tokens),
         output_tokens=_bounded(record.output_tokens),
         degraded=record.degraded == TENANT_BUDGET,

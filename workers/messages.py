@@ -344,6 +344,8 @@ class CallFact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cached_tokens: int = 0
     #: Of the price that made ``cost_usd``; 0 where it is not known.
     price_version: int = 0
+    #: What it is estimated to have cost, where it may have been billed and the endpoint did not say.
+    unsettled_usd: float = 0.0
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -386,6 +388,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     price_version: int = 0
     #: Tokens of the prompt as the router estimated them; ``None`` where it did not say.
     estimated_tokens: float | None = None
+    #: What calls that may have been billed and told no usage are estimated to have cost; beside ``cost_usd``.
+    unsettled_usd: float = 0.0
     #: Each call, in order; those of LLMs before a fallback too.
     calls: tuple[CallFact, ...] = ()
 

@@ -9,8 +9,8 @@ from workers.calls.errors import CallError
 from workers.calls.usage import Usage
 from workers.messages import CallFact
 
-#: Errors after which a provider may have billed the call, though nobody knows.
-_UNSETTLED = frozenset({"timeout", "bad_response"})
+#: Ends after which a provider may have billed the call, though nobody knows what.
+_UNSETTLED = frozenset({"ok", "timeout", "bad_response", "cancelled"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,8 +32,6 @@ class Bill:
     chance: float | None = None
     #: Of the call that answered.
     answered: Usage | None = None
-    #: USD of calls that may have been billed without anybody knowing, as estimated.
-    unsettled_usd: float = 0.0
 
     @property
     def attempts(self) -> int:
@@ -54,6 +52,11 @@ class Bill:
         return sum(known) if known else None
 
     @property
+    def unsettled_usd(self) -> float:
+        """USD of calls that may have been billed without anybody knowing, as estimated."""
+        return sum(call.unsettled_usd for call in self.calls)
+
+    @property
     def spent_usd(self) -> float:
         """USD that may have been spent: what is known, and the estimate of what is not."""
         return (self.cost_usd or 0.0) + self.unsettled_usd
@@ -71,8 +74,7 @@ class Bill:
         """Note a call: an error, or the usage of an answer if the endpoint told it."""
         usage = outcome.usage if isinstance(outcome, CallError) else outcome
         error_class = outcome.error_class if isinstance(outcome, CallError) else "ok"
-        if usage is None and error_class in _UNSETTLED:
-            self.unsettled_usd += estimate_usd
+        unsettled = usage is None and error_class in _UNSETTLED
         rated = None if usage is None else _rate(price, usage, price_version)
         self.calls.append(
             CallFact(
@@ -84,6 +86,7 @@ class Bill:
                 cost_usd=None if rated is None else rated.cost_usd,
                 cached_tokens=0 if usage is None else usage.cached_tokens,
                 price_version=price_version,
+                unsettled_usd=estimate_usd if unsettled else 0.0,
             )
         )
 

@@ -76,6 +76,7 @@ def usage_record(dispatch: Dispatch, bill: Bill, topics: Topics, *, now: datetim
         output_tokens=None if answered is None else answered.completion_tokens,
         cached_tokens=0 if answered is None else answered.cached_tokens,
         cost_usd=bill.cost_usd,
+        unsettled_usd=bill.unsettled_usd,
         reserved_usd=dispatch.reserved_usd,
         policy=dispatch.policy,
         expected_usd=dispatch.expected_usd,

@@ -4,13 +4,14 @@ For every tenant, and for the UTC day and the UTC month alike,
 
     settled + untold + reserved + lent  <=  budget + excess
 
-where *settled* is the sum of the replies' costs, *untold* what had been reserved for answers of which the
-endpoint told no usage, *reserved* that of the committed decisions whose usage is not booked yet, and *lent*
-what open grants hold that no booked decision has drawn. A grant is made only out of what the left side leaves
-of the budget, under a lock on the tenant. So *excess* comes from one thing alone, calls that cost more than
-was reserved for them. It is at most the sum of cost - reservation over the prompts that were in flight when
-the last grant was made, or were decided out of grants that were open then: afterwards nothing is lent. (An
-operator who lowers a budget below the left side is obeyed within a lease.)
+where *settled* is the sum of the replies' costs, *untold* what calls are estimated to have cost of which the
+endpoint told no usage (an answer of which nothing is known, at least what was reserved for it), *reserved*
+that of the committed decisions whose usage is not booked yet, and *lent* what open grants hold that no booked
+decision has drawn. A grant is made only out of what the left side leaves of the budget, under a lock on the
+tenant. So *excess* comes from one thing alone, calls that cost more than was reserved for them. It is at most
+the sum of cost - reservation over the prompts that were in flight when the last grant was made, or were
+decided out of grants that were open then: afterwards nothing is lent. (An operator who lowers a budget below
+the left side is obeyed within a lease.)
 
 Everything that moves money is in the usage topic, which the learner books in one database transaction, each
 entry once:
@@ -32,7 +33,7 @@ The same holds, by the same entries, of every policy that spends a budget, for t
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -84,6 +85,8 @@ class Settlement:
     usd: float | None
     input_tokens: int
     output_tokens: int
+    #: USD that calls are estimated to have cost of which the endpoint told no usage; beside ``usd``.
+    unsettled_usd: float = 0.0
     #: Whether the tenant's budget did not cover it.
     degraded: bool = False
     #: Where the policy that decided spends a budget: its name, the begin of the period (Unix time, 0 where it
@@ -252,10 +255,12 @@ class Ledger:
             for key in (_key(one.decided_at, one.decision_id), _policy_key(one.decided_at, one.decision_id))
         }
         gone = self._session.execute(_TAKE_RESERVATIONS, {"decisions": sorted(told)}).all()
+        # What is kept of the reservations for want of a cost covers as much of the estimate.
+        kept = {row.decision: float(row.usd) for row in gone if not told[row.decision]}
         return [
             *(_give_back(row, untold=not told[row.decision]) for row in gone),
-            *(_settle_tenant(one) for one in settlements),
-            *(_settle_policy(one) for one in settlements if one.period),
+            *(_settle_tenant(one, kept) for one in settlements),
+            *(_settle_policy(one, kept) for one in settlements if one.period),
         ]
 
 
@@ -292,12 +297,13 @@ def _give_back(row: Any, *, untold: bool = False) -> _Change:  # noqa: ANN401  #
     }
 
 
-def _settle_tenant(one: Settlement) -> _Change:
+def _settle_tenant(one: Settlement, kept: Mapping[UUID, float]) -> _Change:
     return _spend(
         one.tenant,
         _day(one.decided_at),
         one.llm,
         settled=one.usd or 0,
+        untold_usd=max(0.0, one.unsettled_usd - kept.get(_key(one.decided_at, one.decision_id), 0.0)),
         degraded_usd=(one.usd or 0) if one.degraded else 0,
         replies=1,
         failures=int(one.failed),
@@ -308,12 +314,15 @@ def _settle_tenant(one: Settlement) -> _Change:
     )
 
 
-def _settle_policy(one: Settlement) -> _Change:
+def _settle_policy(one: Settlement, kept: Mapping[UUID, float]) -> _Change:
     return {
         "policy": one.policy,
         "period_start": _moment(one.period),
         "replies": 1,
         "settled_usd": one.usd or 0,
+        "untold_usd": max(
+            0.0, one.unsettled_usd - kept.get(_policy_key(one.decided_at, one.decision_id), 0.0)
+        ),
         "expected_usd": one.expected_usd,
     }
 

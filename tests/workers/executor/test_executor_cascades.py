@@ -130,3 +130,24 @@ def test_a_rule_that_cannot_be_is_refused(header: str) -> None:
     """By class, before any call."""
     with pytest.raises(PoisonError, match="uniroute-cascade"):
         Bench({"a": always(answer())}).handle(dispatch(cascade=header))
+
+
+def test_an_answer_without_usage_is_taken_for_what_it_was_estimated_at() -> None:
+    """21 tokens in and 20 out are 0.041 USD: 0.08 cover no second call, and the estimate is booked."""
+    untold = Answer(value=sure(0.5).value, usage=None)
+    bench = Bench({"a": always(untold), "b": always(answer())})
+    [[reply, usage]] = bench.handle(dispatch(cascade=RULE, fallbacks="b", max_cost_usd="0.08"))
+
+    assert [call[:2] for call in calls_of(reply)] == [("a", "ok")]
+    assert body_of(usage)["unsettled_usd"] == pytest.approx(0.041)
+    assert "cost-usd" not in headers_of(reply)
+
+
+def test_an_estimate_travels_on_to_the_next_llm() -> None:
+    """A first answer of unknown cost and a second of 0.03 USD: both are told, apart."""
+    bench = Bench({"a": always(Answer(value=sure(0.5).value, usage=None)), "b": always(sure(0.9))})
+    [[handed]] = bench.handle(dispatch(cascade=RULE, fallbacks="b"))
+    [[_, usage]] = bench.handle(as_message(handed))
+
+    assert body_of(usage)["cost_usd"] == pytest.approx(0.03)
+    assert body_of(usage)["unsettled_usd"] == pytest.approx(0.041)

@@ -284,3 +284,18 @@ def test_a_tenant_without_a_budget_is_lent_nothing(engine: Engine) -> None:
         ]
 
     assert given == [None, None]
+
+
+def test_what_calls_may_have_cost_is_untold_beside_what_is_known(books: Engine) -> None:
+    """.03 known, .05 estimated; a timeout of .02; of an answer of which nothing is known the reserved .1."""
+    grant = lend(books, "0.4")
+    for number, one in enumerate(
+        [
+            settlement("d-0", 0.03, unsettled_usd=0.05),
+            settlement("d-1", None, failed=True, unsettled_usd=0.02),
+            settlement("d-2", None, unsettled_usd=0.04),
+        ]
+    ):
+        book(books, reservation(f"d-{number}", grant.id if grant else 0, 0.1), one)
+
+    assert parts(balance(books)) == ["0.1", "0", "0.03", "0.17", "0.7"]
