@@ -98,6 +98,7 @@ class GroupConsumer:
             # believes that there is no need to join any more, and stays unstable for ever. Asked again, and
             # given time, it joins.
             self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
+        self._free_parked_records()
         fetched = self._consumer.poll(
             timeout_ms=timeout_ms if state == MemberState.STABLE else max(timeout_ms, _JOIN_MS)
         )
@@ -106,6 +107,16 @@ class GroupConsumer:
             tuple(partition): [read_message(record) for record in records]
             for partition, records in fetched.items()
         }
+
+    def _free_parked_records(self) -> None:
+        """Let kafka-python 3.0 take up records again that it put aside while their partition was held.
+
+        It does so only where no other records are in line, and takes those of which none is left for some:
+        where nothing else is fetched, as after that partition was lost, it stays put aside for ever.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001  # there is no other way to reach it
+        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001
 
     def _check_identity(self) -> None:
         """Know this member by the id of its first stable membership.

@@ -254,6 +254,38 @@ def test_a_member_taken_in_as_another_knows_it(config: LoopConfig) -> None:
     consumer.close()
 
 
+def test_what_was_fetched_before_a_hold_is_read_after_it(config: LoopConfig) -> None:
+    """Also where the last records that were read since are of another partition.
+
+    kafka-python puts what it has of a held partition aside, and would leave it there for ever.
+    """
+    topic = f"{config.topic_prefix}in"
+    create_topics(config.bootstrap, {topic: {}}, partitions=2)
+    producer = KafkaProducer(bootstrap_servers=config.bootstrap, linger_ms=1_000)
+    for value in (b"1", b"2"):  # one batch, of which a poll takes one record
+        producer.send(topic, value=value, partition=0)
+    producer.flush()
+    consumer = GroupConsumer(replace(config, max_poll_records=1))
+    assert poll_one(consumer) == b"1"
+    consumer.hold([(topic, 0)])
+    producer.send(topic, value=b"3", partition=1)
+    producer.close()
+    assert poll_one(consumer) == b"3"
+    consumer.hold([])
+
+    assert poll_one(consumer) == b"2"
+    consumer.close()
+
+
+def poll_one(consumer: GroupConsumer) -> bytes | None:
+    """Poll until a record comes, a minute at most, and give its value."""
+    for _ in range(600):
+        _, fetched = consumer.poll(100)
+        for messages in fetched.values():
+            return messages[0].value
+    return None
+
+
 def poll_for_ever(consumer: GroupConsumer) -> None:
     """Poll until it raises."""
     while True:
