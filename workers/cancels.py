@@ -30,6 +30,8 @@ class Cancels:
         self._lock = threading.Lock()
         self._cancelled: OrderedDict[str, float] = OrderedDict()
         self._running: dict[str, set[asyncio.Task[object]]] = {}
+        # Told to stop; a second time would count as somebody else's cancellation.
+        self._stopped: set[asyncio.Task[object]] = set()
 
     def cancel(self, prompt_id: str) -> None:
         """Stop what is being done for a prompt, and refuse it from now on."""
@@ -67,6 +69,7 @@ class Cancels:
                 raise Cancelled from None
             raise
         finally:
+            self._stopped.discard(task)
             with self._lock:
                 tasks = self._running[prompt_id]
                 tasks.discard(task)
@@ -74,5 +77,6 @@ class Cancels:
                     del self._running[prompt_id]
 
     def _stop(self, prompt_id: str, task: "asyncio.Task[object]") -> None:
-        if task in self._running.get(prompt_id, ()):  # it may have ended meanwhile
+        if task in self._running.get(prompt_id, ()) and task not in self._stopped:  # it may have ended
+            self._stopped.add(task)
             task.cancel()

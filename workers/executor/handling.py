@@ -122,7 +122,9 @@ class Executor:
             if following is not None:
                 return [handed_on(dispatch, bill, self._topics, to=following)]
             if dispatch.held is not None:
-                return self._settle_for(dispatch, dispatch.held, bill, given_up)
+                if self._time_left(dispatch) > 0:
+                    return self._settle_for(dispatch, dispatch.held, bill, given_up)
+                given_up = _expired()
             return self._fail(dispatch, bill, given_up)
         return self._judge(dispatch, bill, value)
 
@@ -149,12 +151,13 @@ class Executor:
         answer = HeldAnswer(llm=dispatch.llm, chance=bill.chance, value=msgspec.Raw(value))
         best = better_held(dispatch.held, answer)
         following = cascade.next_llm(best.chance, self._askable(dispatch, bill))
-        action = cascade.judge(bill.chance, is_last=following is None)
+        action = cascade.judge(best.chance, is_last=following is None)
         if action == "abstain":
             return self._fail(dispatch, bill, _GaveUp("abstained", "no LLM is likely to answer this rightly"))
         if action == "escalate" and following is not None:
             return [handed_on(holding(dispatch, best), bill, self._topics, to=following)]
-        if cascade.by_gain and best is not answer:
+        hopeless = cascade.judge(bill.chance, is_last=following is None) == "abstain"
+        if best is not answer and (cascade.by_gain or hopeless):
             return self._settle_for(dispatch, best, bill)
         return self._finish(dispatch, bill, value)
 
@@ -170,7 +173,9 @@ class Executor:
 
     def _stand_in(self, dispatch: Dispatch) -> str | None:
         """Give who is asked where an LLM gave no answer: by gain, where a cascade weighs; else the next."""
-        known = [name for name in dispatch.fallbacks if name in self._llms()] or list(dispatch.fallbacks)
+        known = [name for name in dispatch.fallbacks if name in self._llms()]
+        if not known and self._is_stale():
+            known = list(dispatch.fallbacks)  # one may have joined since the registry was last read
         if not known:
             return None
         if dispatch.cascade is not None and dispatch.cascade.by_gain:
@@ -253,18 +258,19 @@ class Executor:
             admission = await self._admit(gate, dispatch, tokens, start, bill, called=calls > 0)
             calls += 1
             began = self._now()
-            outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
-            seconds = (self._now() - began).total_seconds()
-            told = outcome.usage if isinstance(outcome, Answer) else outcome
-            bill.price_version = llm.price_version
-            bill.add(
-                dispatch.llm,
-                llm.price,
-                told,
-                seconds=seconds,
-                estimate_usd=estimate_usd,
-                price_version=llm.price_version,
-            )
+            outcome: Answer | CallError = CallError("cancelled", "the call was given up in flight")
+            try:
+                outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
+            finally:  # a call that is cancelled in flight may be billed too
+                bill.price_version = llm.price_version
+                bill.add(
+                    dispatch.llm,
+                    llm.price,
+                    outcome.usage if isinstance(outcome, Answer) else outcome,
+                    seconds=(self._now() - began).total_seconds(),
+                    estimate_usd=estimate_usd,
+                    price_version=llm.price_version,
+                )
             if isinstance(outcome, Answer):
                 bill.answered = outcome.usage
                 return outcome.value

@@ -82,7 +82,7 @@ class Scorers:
                 admission = await gate.admit(dispatch.lane, tokens=tokens, patient=False)
         except (GateClosedError, TimeoutError):
             return None
-        outcome: Answer | CallError
+        outcome: Answer | CallError = CallError("cancelled", "the call was given up in flight")
         try:
             outcome = await self._caller.call(
                 Endpoint(
@@ -100,14 +100,15 @@ class Scorers:
         except BaseException:
             gate.abandon(admission)
             raise
+        finally:  # a call that is cancelled in flight may be billed too
+            bill.add(
+                SCORER,
+                price,
+                outcome.usage if isinstance(outcome, Answer) else outcome,
+                seconds=clock() - began,
+                estimate_usd=estimate_usd,
+            )
         gate.leave(admission, None if isinstance(outcome, Answer) else outcome)
-        bill.add(
-            SCORER,
-            price,
-            outcome.usage if isinstance(outcome, Answer) else outcome,
-            seconds=clock() - began,
-            estimate_usd=estimate_usd,
-        )
         return _read_answer(outcome.value) if isinstance(outcome, Answer) else None
 
 

@@ -2,9 +2,21 @@
 
 import json
 import math
+from datetime import timedelta
 
 import pytest
-from scripted_calls import USAGE, Bench, always, answer, as_message, body_of, calls_of, dispatch, headers_of
+from scripted_calls import (
+    NOW,
+    USAGE,
+    Bench,
+    always,
+    answer,
+    as_message,
+    body_of,
+    calls_of,
+    dispatch,
+    headers_of,
+)
 
 from workers.calls.endpoints import Answer
 from workers.calls.errors import CallError
@@ -151,3 +163,25 @@ def test_an_estimate_travels_on_to_the_next_llm() -> None:
 
     assert body_of(usage)["cost_usd"] == pytest.approx(0.03)
     assert body_of(usage)["unsettled_usd"] == pytest.approx(0.041)
+
+
+def test_a_likely_answer_at_hand_is_given_rather_than_none() -> None:
+    """Right with 0.6 by the first LLM and 0.05 by the second: nobody abstains, the first one's stands."""
+    first = sure(0.6)
+    bench = Bench({"a": always(first), "b": always(sure(0.05))})
+    [[handed]] = bench.handle(dispatch(cascade=RULE, fallbacks="b"))
+    [[reply, _]] = bench.handle(as_message(handed))
+
+    assert reply.value == first.value
+    assert float(headers_of(reply)["chance"]) == pytest.approx(0.6)
+
+
+def test_an_answer_at_hand_is_not_given_past_the_deadline() -> None:
+    """The next LLM hangs for longer than the prompt may take: it is expired, as any other, and paid for."""
+    bench = Bench({"a": always(sure(0.5)), "b": always(answer(), seconds=100.0)})
+    late = (NOW + timedelta(seconds=10)).isoformat()
+    [[handed]] = bench.handle(dispatch(cascade=RULE, fallbacks="b", deadline=late))
+    [[reply, usage]] = bench.handle(as_message(handed))
+
+    assert body_of(reply)["error"]["code"] == "expired"
+    assert body_of(usage)["cost_usd"] == pytest.approx(0.03)

@@ -147,11 +147,37 @@ def test_a_cancel_stops_a_call_in_flight() -> None:
         await asyncio.to_thread(bench.cancels.cancel, "goes")
         return [await task for task in tasks]
 
-    [stays, _], [goes, _] = run_warped(run())
+    [stays, _], [goes, usage] = run_warped(run())
 
     assert "choices" in body_of(stays)
     assert body_of(goes)["error"]["code"] == "cancelled"
+    assert calls_of(goes) == [("a", "cancelled", None)]
+    assert body_of(usage)["unsettled_usd"] == pytest.approx(0.041)  # 21 tokens in and 20 out, as estimated
     assert bench.caller.cancelled == 1
+
+
+def test_a_prompt_that_is_cancelled_twice_at_once_is_answered() -> None:
+    """A cancel message that was sent twice stops the call once."""
+    bench = Bench({"a": always(answer(), seconds=30.0)})
+
+    async def run() -> Any:
+        task = asyncio.create_task(bench.build().handle(dispatch(), bench.start))
+        await asyncio.sleep(5.0)
+        bench.cancels.cancel("p-1")
+        bench.cancels.cancel("p-1")
+        return await task
+
+    [reply, _] = run_warped(run())
+
+    assert body_of(reply)["error"]["code"] == "cancelled"
+
+
+def test_a_fallback_that_nobody_registered_is_not_handed_to() -> None:
+    """Its topic may not exist: the reply is the error of the LLM that was called."""
+    [[reply, usage]] = Bench({"a": always(SERVER)}).handle(dispatch(fallbacks="gone"))
+
+    assert body_of(reply)["error"]["code"] == "server"
+    assert len(body_of(usage)["calls"]) == 3
 
 
 def test_a_cancel_that_comes_first_is_heeded() -> None:
