@@ -15,9 +15,10 @@ from routing.policies import Lagrangian, keep_on_trial, probabilities_of
 from routing.requests import Limits
 from routing.snapshot import Snapshot
 from workers.errors import PoisonError, UsageError
-from workers.policies import DEFAULT_POLICY, PERIODS, Budget, read_policy
+from workers.policies import DEFAULT_POLICY, PERIODS, Budget
 from workers.prompts import count_tokens
 from workers.router.pacing import Account, period_start
+from workers.router.views import NamedPolicy
 from workers.storage.engine import transaction
 from workers.storage.grants import Grants
 from workers.storage.policy_books import PolicyBooks
@@ -98,7 +99,8 @@ def explain_prompt(
         known = ", ".join(sorted(state.policies)) or "none"
         raise UsageError(f"no policy is named {policy!r}; in force: {known}")
     version, body = state.policies[policy]
-    declared = read_policy(policy, body)
+    named = NamedPolicy.build(policy, version, body).exploring(payer.exploration_share)
+    declared = named.declaration
     chooser, pacing = declared.policy, None
     if declared.budget is not None:
         pacing = _read_pacing(engine, policy, declared.budget, now)
@@ -122,8 +124,8 @@ def explain_prompt(
     tried = keep_on_trial(chooser, state.snapshot.canaries)
     chances = probabilities_of(tried, decisions.candidates(0))[0]
     return Explained(
-        policy=f"{policy}@{version}",
-        body=body,
+        policy=named.version,
+        body=named.body,
         input_tokens=float(asked.input_tokens[0]),
         explanation=found,
         chances={

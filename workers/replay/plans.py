@@ -16,21 +16,25 @@ from routing.llms import Price
 from routing.snapshot import CEILING_QUANTILE, Snapshot
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
-from workers.policies import Declaration, check_llms, read_policy
+from workers.policies import check_llms
 from workers.replay.again import Change, decide_as_logged
 from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
 from workers.router.banks import Books
 from workers.router.deciding import decide_batch
 from workers.router.pacing import Pacers
+from workers.router.views import NamedPolicy
 from workers.storage.engine import transaction
 from workers.storage.llms import LLMs
 from workers.storage.snapshots import load_state
+from workers.storage.tenants import Tenant, Tenants, find_tenant
 
 Bodies = Mapping[str, Mapping[str, Any]]
 #: Decisions, and the row of one prompt among them.
 Place = tuple[Decisions, int]
 #: Prompts in a batch between two moves of lambda.
 _PACED = 16
+#: Of a policy that is not stored yet.
+_NO_VERSION = 0
 
 
 @dataclass(slots=True)
@@ -150,13 +154,13 @@ def plan_from_log(
     ``UsageError`` where a version is not kept, and ``UnknownLLMError`` for a price of an LLM that was never
     registered, or a policy that names one which was not there yet.
     """
-    changed = {name: read_policy(name, body) for name, body in (bodies or {}).items()}
-    plan, books = Plan(), Books()
-    pacers = Pacers(books)
+    changed = {name: NamedPolicy.build(name, _NO_VERSION, body) for name, body in (bodies or {}).items()}
+    plan = Plan()
     groups: dict[tuple[object, ...], list[DecisionRecord]] = {}
     for record in records:
         groups.setdefault(state_of(record), []).append(record)
     with transaction(engine) as session:
+        clock = _LogClock(Tenants(session).list())
         known = LLMs(session).names()
         if strange := sorted(set(prices or ()) - set(known)):
             raise UnknownLLMError(strange[0], known)
@@ -166,7 +170,7 @@ def plan_from_log(
             for part, before in decide_as_logged(group, snapshot):
                 name = name_of(part[0].policy)
                 if name in changed:
-                    places = _decide(part, other, name, changed[name], pacers=pacers, books=books)
+                    places = clock.decide(part, other, changed[name])
                 else:
                     [(_, after)] = decide_as_logged(part, other)
                     places = [(after, row) for row in range(len(part))]
@@ -183,14 +187,18 @@ def plan_from_now(engine: Engine, records: Sequence[DecisionRecord], *, bodies: 
     """
     with transaction(engine) as session:
         state = load_state(session)
-    changed = {name: read_policy(name, body) for name, body in bodies.items()}
-    for name, declared in changed.items():
+    changed = {name: NamedPolicy.build(name, _NO_VERSION, body) for name, body in bodies.items()}
+    for name, named in changed.items():
         check_llms(
-            name, declared, [one for one, found in state.registered.items() if found.state != "retired"]
+            name,
+            named.declaration,
+            [one for one, found in state.registered.items() if found.state != "retired"],
         )
     if state.snapshot is None:
         raise UsageError("no cluster map with error rates is in force: run `uniroute map fit` first")
-    current = {name: read_policy(name, body) for name, (_, body) in state.policies.items()}
+    current = {
+        name: NamedPolicy.build(name, version, body) for name, (version, body) in state.policies.items()
+    }
     plan = Plan()
     known = [record for record in records if record.versions.map == state.snapshot.cluster_map.version]
     plan.left_out = len(records) - len(known)
@@ -199,46 +207,62 @@ def plan_from_now(engine: Engine, records: Sequence[DecisionRecord], *, bodies: 
             plan.left_out += len(group)
             continue
         before = current.get(name) or changed[name]
-        books = Books()
-        first = after = _decide(group, state.snapshot, name, before, pacers=Pacers(books), books=books)
+        first = after = _LogClock(state.tenants).decide(group, state.snapshot, before)
         if name in changed:
-            books = Books()
-            after = _decide(group, state.snapshot, name, changed[name], pacers=Pacers(books), books=books)
+            after = _LogClock(state.tenants).decide(group, state.snapshot, changed[name])
         for row, record in enumerate(group):
             plan.count(record, first[row], after[row])
     return plan, state.version
 
 
-def _decide(
-    records: Sequence[DecisionRecord],
-    snapshot: Snapshot,
-    name: str,
-    declared: Declaration,
-    *,
-    pacers: Pacers,
-    books: Books,
-) -> list[Place]:
-    """Decide logged prompts by a policy, in their order.
+class _LogClock:
+    """Decides logged prompts by policies at the times at which they came, and keeps budgets by that clock.
 
-    A budget is paced as if they came just now, and each cost what it was expected to.
+    So the same log gives the same plan, however fast it is read.
     """
-    places: list[Place] = []
-    size = len(records) if declared.budget is None else _PACED
-    for start in range(0, len(records), size):
-        part = records[start : start + size]
+
+    def __init__(self, tenants: Mapping[str, Tenant]) -> None:
+        self._tenants = tenants
+        self._seconds = 0.0
+        self._books = Books(clock=lambda: self._seconds)
+        self._pacers = Pacers(self._books, clock=lambda: self._seconds)
+
+    def decide(
+        self, records: Sequence[DecisionRecord], snapshot: Snapshot, named: NamedPolicy
+    ) -> list[Place]:
+        """Decide prompts by a policy as each one's tenant has it, in their order.
+
+        A budget is paced as if each call cost what it was expected to, and had ended with its batch.
+        """
+        places: dict[int, Place] = {}
+        size = len(records) if named.declaration.budget is None else _PACED
+        for start in range(0, len(records), size):
+            shares: dict[float | None, list[int]] = {}
+            for row in range(start, min(start + size, len(records))):
+                tenant = find_tenant(records[row].tenant, self._tenants)
+                share = None if tenant is None else tenant.exploration_share
+                shares.setdefault(share, []).append(row)
+            for explored, rows in shares.items():
+                places |= self._decide_part(records, rows, snapshot, named.exploring(explored))
+        return [places[row] for row in range(len(records))]
+
+    def _decide_part(
+        self, records: Sequence[DecisionRecord], rows: list[int], snapshot: Snapshot, named: NamedPolicy
+    ) -> dict[int, Place]:
+        part = [records[row] for row in rows]
+        self._seconds = max(self._seconds, part[0].decided_at.timestamp())
         batch = decide_batch(
-            name,
-            declared,
+            named.name,
+            named.declaration,
             partial(decide_logged, part, snapshot, fill_draws=True),
-            pacers=pacers,
+            pacers=self._pacers,
             now=part[0].decided_at,
         )
-        for row in range(len(part)):
-            places.append((batch.decisions, row))
-            if (reserved := batch.reserved(row)) is not None:
-                books.reserve(reserved)
-                books.settle(reserved, reserved.expected_usd)
-    return places
+        for index in range(len(part)):
+            if (reserved := batch.reserved(index)) is not None:
+                self._books.reserve(reserved)
+                self._books.settle(reserved, reserved.expected_usd)
+        return {row: (batch.decisions, index) for index, row in enumerate(rows)}
 
 
 def name_of(policy: str) -> str:

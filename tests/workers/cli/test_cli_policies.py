@@ -364,6 +364,9 @@ def test_a_decision_is_explained_to_its_tenant(cli: Cli, tmp_path: Path) -> None
     assert (humble["llm"], humble["tenant"]["short"]) == ("small", True)
     assert "the cheapest LLM, flagged as degraded" in humble["reason"]
     assert "tenant poor; 0.0005 USD left of its budget" in cli("explain", "x", "--tenant", "poor").stdout
+    cli("tenant", "add", "curious", "--exploration", 0.5)
+    curious = read(cli("explain", TEXTS[0], "--tenant", "curious", "--json"))
+    assert curious["body"]["explore"]["share"] == 0.5
     forbidden = cli("explain", "x", "--tenant", "frugal", "--policy", "default", code=1)
     assert "tenant frugal may not use policy 'default'; allowed: thrifty" in str(forbidden.exception)
     assert "no tenant is named 'gone'" in str(cli("explain", "x", "--tenant", "gone", code=1).exception)

@@ -193,6 +193,25 @@ def test_a_budget_is_tried_on_logged_traffic(office: Office) -> None:
         assert plan["llms"]["large"]["after"]["share"] < 0.5
 
 
+def test_a_tenant_that_explores_nothing_explores_nothing_in_plans(office: Office) -> None:
+    """A policy that always explores moves the other half of the traffic alone, from the log and from now."""
+    with transaction(office.engine) as session:
+        Tenants(session).add(Tenant(name="quiet", exploration_share=0.0))
+    records = [
+        msgspec.structs.replace(record, tenant="quiet" if row % 2 else "")
+        for row, record in enumerate(office.traffic(10))
+    ]
+    explore = {"share": 1.0, "band": 1.0}
+    bodies = {"default": {"kind": "lagrangian", "error_per_usd": 100.0, "explore": explore}}
+
+    now, _ = plan_from_now(office.engine, records, bodies=bodies)
+    then = plan_from_log(office.engine, records, bodies=bodies)
+
+    for plan in (now.as_json(), then.as_json()):
+        assert plan["tenants"]["quiet"]["moved"] == 0
+        assert plan["total"]["moved"] > 0
+
+
 def test_a_preset_is_weighed_on_the_dearest_llm_of_its_day(office: Office) -> None:
     """500 tokens in and 256 out of ``large``, at 10 USD per million: .00756 USD, from then on."""
     completed = complete_presets(
