@@ -12,11 +12,11 @@ from kafka.errors import KafkaError
 from workers import messages
 from workers.cascades import wish_again
 from workers.errors import UsageError, WaitableError
-from workers.messages import CallFact, Headers, Message
+from workers.messages import SCORER, CallFact, Headers, Message
 from workers.settings import Settings
 from workers.topics import MAX_RECORD_BYTES, Topics
 from workers.transactions.consumer import read_message
-from workers.transactions.dead_letters import CLASS_HEADER, CUT_HEADER
+from workers.transactions.dead_letters import ANSWERED_HEADER, BOOKED_HEADER, CLASS_HEADER, CUT_HEADER
 from workers.transactions.header_names import read_any_header_name
 
 Handling = Literal["redriven", "dropped"]
@@ -42,6 +42,7 @@ _DECIDED = frozenset(
         messages.FALLBACKS,
         messages.FALLBACK_FROM,
         messages.CALLS,
+        messages.REPEATED_CALLS,
         messages.CASCADE,
         messages.HELD_ANSWER,
         messages.VERSIONS,
@@ -68,17 +69,21 @@ class DeadLetter:
     at: datetime
     #: What of it did not fit, if anything: such a letter cannot be redriven.
     cut: str
+    #: Whether its caller has had an error reply, and whether what its calls cost is booked.
+    answered: bool
+    booked: bool
     calls: tuple[CallFact, ...]
 
     @property
     def failed(self) -> frozenset[str]:
         """The LLMs that gave it no answer."""
-        return frozenset(call.llm for call in self.calls) | ({self.llm} if self.llm else set())
+        called = {call.llm for call in self.calls if call.outcome != "ok"} - {SCORER}
+        return frozenset(called | ({self.llm} if self.llm else set()))
 
     @property
     def spent_usd(self) -> float:
-        """USD that its calls are known to have cost."""
-        return sum(call.cost_usd or 0.0 for call in self.calls)
+        """USD that its calls are known to have cost, or estimated where that is not known."""
+        return sum((call.cost_usd or 0.0) + call.unsettled_usd for call in self.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +128,9 @@ def handle_letters(
 
     A dead letter and the note that it was handled go into one transaction, and whoever starts later fences
     whoever has not ended: however often and by how many it is asked, each is redriven once. It keeps its
-    prompt id. With ``reroute`` a router decides it again, without the LLMs that gave it no answer, and within
-    what is left of its deadline and its budget; else it goes where it came from.
+    prompt id, and what is left of its deadline and its budget. With ``reroute`` a router decides it again,
+    without the LLMs that gave it no answer; else it goes where it came from. What its caller was told the end
+    of is not redriven: a prompt has one reply.
     """
     topics = Topics(settings.topic_prefix)
     done: list[DeadLetter] = []
@@ -176,6 +182,8 @@ def handle_letters(
 def _find_problem(letter: DeadLetter, *, reroute: bool) -> str | None:
     if letter.cut:
         return f"it was cut to fit the broker's limit ({letter.cut})"
+    if letter.answered:
+        return "its caller has had an error reply, and a prompt has one: let the caller send it again"
     if not letter.origin:
         return "it does not say where it came from"
     if reroute and not letter.llm:
@@ -189,7 +197,8 @@ def _find_problem(letter: DeadLetter, *, reroute: bool) -> str | None:
 def _redriven(letter: DeadLetter, topics: Topics, *, reroute: bool) -> tuple[str, Headers]:
     kept = tuple(one for one in letter.message.headers if not one[0].startswith(_OWN_PREFIXES))
     if not reroute:
-        return letter.origin, kept
+        # What is booked must not be on the next bill as well; what is not is booked by that.
+        return letter.origin, _with_new_bill(kept, letter) if letter.booked else kept
     headers = [one for one in kept if one[0] not in _DECIDED and not one[0].startswith("ce_")]
     policy, _, _ = (letter.message.text_header(messages.POLICY) or "").partition("@")
     if policy:
@@ -203,6 +212,15 @@ def _redriven(letter: DeadLetter, topics: Topics, *, reroute: bool) -> tuple[str
     if budget is not None:
         headers.append((messages.MAX_COST_USD, repr(budget - letter.spent_usd).encode()))
     return topics.prompts, tuple(headers)
+
+
+def _with_new_bill(headers: Headers, letter: DeadLetter) -> Headers:
+    replaced = {messages.CALLS, messages.REPEATED_CALLS, messages.MAX_COST_USD}
+    kept = tuple(one for one in headers if one[0] not in replaced)
+    budget = _read_number(letter.message, messages.MAX_COST_USD)
+    if budget is None:
+        return kept
+    return (*kept, (messages.MAX_COST_USD, repr(budget - letter.spent_usd).encode()))
 
 
 def _read_letter(message: Message, topics: Topics) -> DeadLetter:
@@ -222,6 +240,8 @@ def _read_letter(message: Message, topics: Topics) -> DeadLetter:
         llm=texts.get(messages.LLM, ""),
         at=datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC),
         cut=texts.get(CUT_HEADER, ""),
+        answered=ANSWERED_HEADER in texts,
+        booked=BOOKED_HEADER in texts,
         calls=calls,
     )
 

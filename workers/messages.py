@@ -56,6 +56,8 @@ FALLBACKS = "uniroute-fallbacks"
 FALLBACK_FROM = "uniroute-fallback-from"
 #: What each call took: JSON, one ``CallFact`` per call.
 CALLS = "uniroute-calls"
+#: What a scorer stands as among them; no LLM has that name.
+SCORER = "scorer"
 #: What becomes of a prompt that no LLM answers: ``reply`` (an error reply), ``dead-letter`` or ``both``.
 ON_FAILURE = "uniroute-on-failure"
 ON_FAILURES = ("reply", "dead-letter", "both")

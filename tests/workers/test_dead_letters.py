@@ -3,13 +3,17 @@
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from exactly_once import CommittedReader, create_topics
 from kafka import KafkaProducer
+from scripted_calls import USAGE, Bench, always, answer, body_of
+from scripted_calls import dispatch as make_dispatch
 from typer.testing import CliRunner
 
+from workers.calls.errors import CallError
 from workers.cli.main import command
 from workers.dead_letters import Filter, handle_letters, read_letters
 from workers.messages import Message
@@ -64,6 +68,23 @@ def message(key: str, settings: Settings, headers: Mapping[str, str]) -> Message
         value=b'{"model": "auto"}',
         headers=tuple((name, value.encode()) for name, value in headers.items()),
     )
+
+
+def keep_failed(settings: Settings, on_failure: str) -> None:
+    """Have an executor fail a prompt that may cost 1 USD, at 0.03 USD, and keep the letter as the fourth."""
+    garbled = CallError("bad_response", "no", usage=USAGE)
+    [records] = Bench({"a": always(garbled)}).handle(make_dispatch(on_failure=on_failure, max_cost_usd="1"))
+    [letter] = [record for record in records if record.topic.startswith("uniroute.dlq.")]
+    topics = Topics(settings.topic_prefix)
+    headers = [one for one in letter.headers if one[0] != "__dlq.errors.topic"]
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    producer.send(
+        topics.dead_letters(topics.dispatch("a")),
+        key=letter.key,
+        value=letter.value,
+        headers=[*headers, ("__dlq.errors.topic", topics.dispatch("a").encode())],
+    )
+    producer.close()
 
 
 def committed(settings: Settings, topic: str) -> list[tuple[bytes, bytes, dict[str, str]]]:
@@ -125,3 +146,42 @@ def test_the_command_lists_shows_and_drops(settings: Settings, monkeypatch: pyte
     assert json.loads(dropped.stdout)["dropped"] == ["dispatch.a@0:0", "dispatch.a@0:1"]
     assert [one["prompt_id"] for one in listed] == ["p-2"]
     assert run.invoke(command, ["dlq", "redrive"]).exit_code != 0
+
+
+def test_a_second_dispatch_starts_a_new_bill(settings: Settings) -> None:
+    """The first one's 0.03 USD are booked: the second is billed its own 0.03, and has 0.97 left to spend."""
+    keep_failed(settings, "dead-letter")
+    handle_letters(settings, Filter(error_class="bad_response"), "redriven")
+    [(key, value, headers)] = committed(settings, Topics(settings.topic_prefix).dispatch("a"))
+    again = replace(message("p-1", settings, headers), value=value)
+    [[_, usage]] = Bench({"a": always(answer())}).handle(again)
+
+    assert (key, headers["uniroute-max-cost-usd"]) == (b"p-1", "0.97")
+    assert [call[1] for call in body_of(usage)["calls"]] == ["ok"]
+    assert body_of(usage)["cost_usd"] == pytest.approx(0.03)
+
+
+def test_a_prompt_whose_caller_was_told_is_not_redriven(settings: Settings) -> None:
+    """It would have a second reply."""
+    keep_failed(settings, "both")
+    [(letter, reason)] = handle_letters(settings, Filter(error_class="bad_response"), "redriven")[1]
+
+    assert (letter.message.key, reason[:31]) == (b"p-1", "its caller has had an error rep")
+    assert committed(settings, Topics(settings.topic_prefix).dispatch("a")) == []
+
+
+def test_who_answered_has_not_failed(settings: Settings) -> None:
+    """Of a cascade the LLM that answered may be asked again, and a scorer is no LLM."""
+    calls = json.dumps([["b", "ok", 0.5], ["scorer", "timeout", 0.5], ["a", "server", 0.5]])
+    letter = dead_letter(
+        message("p-9", settings, {**HEADERS, "uniroute-calls": calls}),
+        error_class="auth",
+        sentence="no",
+        attempts=1,
+        topic_prefix=settings.topic_prefix,
+    )
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    producer.send(letter.topic, key=letter.key, value=letter.value, headers=list(letter.headers))
+    producer.close()
+
+    assert [one.failed for one in read_letters(settings, Filter(error_class="auth"))] == [frozenset("a")]

@@ -296,7 +296,7 @@ def test_poison_with_a_legal_reply_topic_is_answered(message: Message, error_cla
     error = read_error(reply)
 
     assert (letter.topic, letter.key, letter.value) == ("uniroute.dlq.prompts", message.key, message.value)
-    assert headers["uniroute-dlq-class"] == error_class
+    assert (headers["uniroute-dlq-class"], headers["uniroute-dlq-answered"]) == (error_class, "true")
     assert (headers["__dlq.errors.partition"], headers["__dlq.errors.offset"]) == ("2", "5")
     assert (reply.topic, reply.key) == ("uniroute.replies.app", b"p-1")
     assert (error["code"], error["type"]) == (error_class, "invalid_request_error")

@@ -12,7 +12,7 @@ from workers.executor.cascades import HeldAnswer
 from workers.executor.dispatches import Dispatch
 from workers.messages import CallFact, Headers, Record
 from workers.topics import MAX_RECORD_BYTES, Topics
-from workers.transactions.dead_letters import dead_letter
+from workers.transactions.dead_letters import ANSWERED_HEADER, BOOKED_HEADER, dead_letter
 
 #: What travels on from a dispatch to its reply.
 _CARRIED = (
@@ -149,7 +149,7 @@ def _with_headers(dispatch: Dispatch, changes: Mapping[str, bytes | None]) -> Di
 
 
 def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bill, topics: Topics) -> Record:
-    """Keep a dispatch that nobody answered, to be redriven, with what was tried."""
+    """Keep a dispatch that nobody answered, with what was tried: to be redriven where no caller was told."""
     letter = dead_letter(
         dispatch.message,
         error_class=error_class,
@@ -163,7 +163,13 @@ def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bi
         topic=letter.topic,
         key=letter.key,
         value=letter.value,
-        headers=(*kept, (messages.CALLS, encode_calls(bill.calls)), *_repeated(bill)),
+        headers=(
+            *kept,
+            (messages.CALLS, encode_calls(bill.calls)),
+            *_repeated(bill),
+            (BOOKED_HEADER, b"true"),
+            *(((ANSWERED_HEADER, b"true"),) if dispatch.on_failure == "both" else ()),
+        ),
     )
 
 

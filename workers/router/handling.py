@@ -34,7 +34,7 @@ from workers.settings import Settings
 from workers.storage.tenants import Tenant, find_tenant
 from workers.tenants import Held, Purses, Shortage, admit, lend_nothing, narrow
 from workers.topics import Topics
-from workers.transactions.dead_letters import dead_letter
+from workers.transactions.dead_letters import ANSWERED_HEADER, dead_letter
 
 _CANCELLED = PoisonError("cancelled", str(Cancelled()))
 _EXPIRED = PoisonError("expired", "the deadline passed before the prompt was routed")
@@ -252,6 +252,7 @@ class Router:
             reply_to = read_reply_topic(message, self._settings)
         except PoisonError:
             return [letter]  # the dead letter is the only answer that can be given
+        letter = replace(letter, headers=(*letter.headers, (ANSWERED_HEADER, b"true")))
         return [letter, error_reply(message, reply_to, error.error_class, error.sentence, now=self._now())]
 
     def _error_reply(self, prompt: Prompt, error: PoisonError) -> Record:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from routing.errors import InvalidInputError, UnknownLLMError, UnknownPriceError
 from routing.llms import LLM, Price
 from workers.errors import UsageError
+from workers.messages import SCORER
 from workers.storage.cell_counts import CellCounts
 from workers.storage.feedback import Feedback
 from workers.storage.lengths import LengthCounts
@@ -68,6 +69,8 @@ class Registration:
     def __post_init__(self) -> None:
         if len(self.llm.name.encode()) > MAX_NAME_BYTES:
             raise InvalidInputError("name", f"has more than {MAX_NAME_BYTES} bytes")
+        if self.llm.name == SCORER:
+            raise InvalidInputError("name", f"must not be {SCORER!r}: so a cascade's scorer is called")
         if not re.fullmatch(API_KEY_REF_PATTERN, self.api_key_ref):
             raise InvalidInputError(
                 "api_key_ref",

@@ -13,6 +13,8 @@ no name for is under ``uniroute-dlq-``:
 ``uniroute-dlq-class``          one word of a closed set, for programs
 ``uniroute-dlq-disposition``    ``rejected`` (no retry can mend it) or ``exhausted`` (retries were used up)
 ``uniroute-dlq-attempts``       as the delivery count, under a name that does not depend on the KIP
+``uniroute-dlq-answered``       ``true`` where the caller has had an error reply: it is not redriven
+``uniroute-dlq-booked``         ``true`` where what its calls cost is booked: redriven, it has a new bill
 ``uniroute-dlq-cut``            what did not fit the broker's limit, if anything: ``value 2000000 -> 998877``
 =============================== ==============================================================
 """
@@ -25,6 +27,8 @@ GROUP_HEADER = "__dlq.errors.group"
 CLASS_HEADER = "uniroute-dlq-class"
 DISPOSITION_HEADER = "uniroute-dlq-disposition"
 ATTEMPTS_HEADER = "uniroute-dlq-attempts"
+ANSWERED_HEADER = "uniroute-dlq-answered"
+BOOKED_HEADER = "uniroute-dlq-booked"
 CUT_HEADER = "uniroute-dlq-cut"
 
 _OWN_PREFIXES = ("__dlq.errors.", "uniroute-dlq-")

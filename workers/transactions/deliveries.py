@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from workers.messages import USAGE_EVENT, Message, Record
+from workers.messages import CALLS, REPEATED_CALLS, USAGE_EVENT, Message, Record
 from workers.topics import Topics
 from workers.transactions.dead_letters import (
+    ANSWERED_HEADER,
+    BOOKED_HEADER,
     CLASS_HEADER,
     GROUP_HEADER,
     cut_to_fit,
@@ -19,6 +21,8 @@ from workers.transactions.observer import LoopObserver
 from workers.transactions.work import Completion, Rejection
 
 _EVENT_HEADER = "ce_type"
+#: What says which calls were made.
+_CALLS = frozenset({CALLS, REPEATED_CALLS})
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +87,8 @@ class Deliveries:
             return Delivery(message=message, records=records)
         if fault is not None and completion.rejection is None:
             paid = [record for record in records if self._tells_usage(record, limits)]
-            records = [*(letters or [self._make_letter(message, fault)]), *paid]
+            made = letters or [_with_calls(self._make_letter(message, fault), records)]
+            records = [*(_mark(letter, booked=bool(paid)) for letter in made), *paid]
         elif fault is not None:
             records = [self._make_letter(message, fault)]
         limit = limits[letter_topic]
@@ -115,6 +120,22 @@ class Deliveries:
         if all(name != GROUP_HEADER for name, _ in letter.headers):
             letter = replace(letter, headers=(*letter.headers, (GROUP_HEADER, self._group.encode())))
         return cut_to_fit(letter, limit=limit)
+
+
+def _with_calls(letter: Record, records: Sequence[Record]) -> Record:
+    """Tell in a dead letter of the calls that were made for what cannot be produced."""
+    for record in records:
+        told = tuple(one for one in record.headers if one[0] in _CALLS) if _is_proper(record) else ()
+        if any(name == CALLS for name, _ in told):
+            kept = tuple(one for one in letter.headers if one[0] not in _CALLS)
+            return replace(letter, headers=(*kept, *told))
+    return letter
+
+
+def _mark(letter: Record, *, booked: bool) -> Record:
+    """Say of a dead letter that stands for a reply too: nobody had that; and whether the calls are booked."""
+    kept = tuple(one for one in letter.headers if one[0] not in {ANSWERED_HEADER, BOOKED_HEADER})
+    return replace(letter, headers=(*kept, (BOOKED_HEADER, b"true")) if booked else kept)
 
 
 def _find_fault(

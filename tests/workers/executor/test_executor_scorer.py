@@ -11,7 +11,6 @@ from routing.llms import Price
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.retries import RetryPolicy
 from workers.executor import CallableLLM, Executor
-from workers.executor.scoring import SCORER as STANDS_AS
 from workers.executor.scoring import read_score
 from workers.local.simulated.builtin import BuiltinSource
 from workers.local.simulated.faults import (
@@ -25,6 +24,7 @@ from workers.local.simulated.faults import (
 )
 from workers.local.simulated.scorer import SCORER, score_answer
 from workers.local.simulated.server import SimulatedServer
+from workers.messages import SCORER as STANDS_AS
 from workers.messages import Message, Record
 from workers.settings import Settings
 

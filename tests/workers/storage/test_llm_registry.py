@@ -185,6 +185,12 @@ def test_an_endpoint_that_cannot_be_called_is_refused(
     assert "0123secret" not in "".join(traceback.format_exception_only(caught.value))
 
 
+def test_the_name_of_the_scorer_is_refused(make_registration: Make) -> None:
+    """Among the calls of a reply the two could not be told apart."""
+    with pytest.raises(InvalidInputError, match="scorer"):
+        make_registration("scorer")
+
+
 def test_a_name_too_long_for_a_decision_id_is_refused(make_registration: Make) -> None:
     """101 letters of two bytes each are 202 bytes."""
     with pytest.raises(InvalidInputError, match="200 bytes"):
