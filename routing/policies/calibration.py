@@ -43,7 +43,7 @@ def calibrate_floor(candidates: Candidates, margin: float) -> Lagrangian:
 def calibrate_budget(candidates: Candidates, mean_cost_usd: float) -> Lagrangian:
     """Give the least lambda at which the mean predicted cost is at most ``mean_cost_usd``.
 
-    Where even the cheapest LLMs cost more, lambda is ``inf``. It is the warm start of ``Pacing``.
+    Where even the cheapest LLMs cost more, lambda is ``inf``.
     """
     if _mean_chosen(candidates, math.inf, candidates.costs) > mean_cost_usd:
         return Lagrangian(math.inf)
