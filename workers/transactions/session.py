@@ -144,8 +144,9 @@ class Session:
             for done in waiting
             if self._assignment.is_in_flight(done.message)
         }
-        self._note_withdrawn()
+        # In this order: one that is taken back and asks again meanwhile is begun in the next transaction.
         starting = self._take_starting()
+        self._note_withdrawn()
         self._held = []
         ending = self._stop_at is not None and bool(self._withdrawn)
         if not ready and not starting and not ending:

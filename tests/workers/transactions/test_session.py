@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -335,6 +335,37 @@ def test_a_call_that_is_not_made_is_taken_back() -> None:
 
     assert begun == {P0: (0, "r2:.AQI")}
     assert other == {P0: (0, "r2:.AQQ")}  # one bit each: only the third is begun (4)
+
+
+class HastyWork(InstantWork):
+    """Takes a call back, and asks again, while the session is between its two questions."""
+
+    hasty: bool = True
+
+    def starting(self) -> list[Starting]:
+        """Ask, and then take back and ask again."""
+        return self._answer(super().starting)
+
+    def withdrawn(self) -> list[Message]:
+        """Likewise."""
+        return self._answer(super().withdrawn)
+
+    def _answer(self, question: Callable[[], list[Any]]) -> list[Any]:
+        found = question()
+        if self.started and self.hasty:
+            self.hasty, self.withdrawing, self.asking = False, frozenset([0]), frozenset([0])
+        return found
+
+
+def test_a_call_that_is_taken_back_and_begun_anew_was_begun_once() -> None:
+    """However the two fall between the session's questions, nobody made the first."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0)]}), ([], {}), ([], {}), ([], {})],
+        work=HastyWork(asking=frozenset([0]), asleep=10**9),
+    )
+    bench.run()
+
+    assert bench.work.started == [(0, 0), (0, 0)]
 
 
 def test_what_is_taken_back_at_the_end_has_a_transaction_of_its_own() -> None:
