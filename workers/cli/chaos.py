@@ -13,7 +13,7 @@ from workers.cli.interrupts import INTERRUPTED, Interrupts
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from workers.local.chaos.options import Options
     from workers.storage.batches import Batch
@@ -74,9 +74,7 @@ def chaos(
     show_report(console, figures)
     if report is not None:
         report.write_text(json.dumps(figures, indent=2) + "\n")
-    if figures["lost"] or figures["duplicate_replies"] or figures["crashes_not_caused"]:
-        console.print("[red]A prompt was lost or ended twice, or a worker died by itself.[/red]")
-        raise typer.Exit(1)
+    _judge(console, figures)
 
 
 def _run_batch(
@@ -101,14 +99,14 @@ def _run_batch(
     console.print({name: value for name, value in figures.items() if name != "events"})
     if report is not None:
         report.write_text(json.dumps(figures, indent=2) + "\n")
-    broken = (
-        figures["lost"]
-        or figures["duplicated"]
-        or figures["spent_usd"] > figures["budget_usd"]
-        # A call that was begun may have died before it reached the LLM; one that did must be counted.
-        or figures["repeated_calls"] < figures["repeated_calls_seen_by_llms"]
-        or figures["status"] != "completed"
-    )
+    _judge(console, figures)
+
+
+def _judge(console: Console, figures: "Mapping[str, object]") -> None:
+    """Exit with code 1 where a promise is broken, and say which."""
+    from workers.local.chaos.accounts import find_broken
+
+    broken = find_broken(figures)
     if broken:
-        console.print("[red]A line was lost or ended twice, or calls or money do not add up.[/red]")
+        console.print(f"[red]Broken: {'; '.join(broken)}.[/red]")
         raise typer.Exit(1)

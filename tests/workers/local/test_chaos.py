@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from workers.local.chaos.accounts import Ends, count_repeated
+from workers.local.chaos.accounts import Ends, count_repeated, find_broken
 
 KEYS = {
     "prompts": int,
@@ -44,6 +44,33 @@ def test_a_call_made_again_is_a_second_first_try() -> None:
     ]
 
     assert count_repeated(calls) == 2
+
+
+WHOLE = {
+    "lost": 0,
+    "repeated_calls": 3,
+    "repeated_calls_seen_by_llms": 2,
+    "crashes_not_caused": 0,
+    "events": [{"recovered_in_s": 1.5}],
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "broken"),
+    [
+        ({"duplicate_replies": 0}, 0),
+        ({"duplicate_replies": 1}, 1),
+        ({"repeated_calls": 1}, 1),
+        ({"events": [{"recovered_in_s": None}]}, 1),
+        ({"crashes_not_caused": 1}, 1),
+        ({"acts": 1, "status": "completed", "events": [{"what": "a kill"}]}, 0),
+        ({"acts": 2, "status": "completed", "events": [{"what": "a kill"}]}, 1),
+        ({"acts": 1, "status": "failed", "spent_usd": 0.2, "budget_usd": 0.1}, 2),
+    ],
+)
+def test_each_broken_promise_is_named(figures: dict[str, Any], broken: int) -> None:
+    """A call that was made again and not counted, something that never recovered, an act that never came."""
+    assert len(find_broken({**WHOLE, **figures})) == broken
 
 
 def test_every_prompt_has_one_end() -> None:

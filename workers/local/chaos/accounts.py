@@ -1,5 +1,6 @@
 """What came of every prompt and every call, counted on the topics and by the simulated LLMs themselves."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,25 @@ def count_repeated(calls: Iterable[Mapping[str, Any]]) -> int:
     """
     first = Counter((call["prompt_id"], call["llm"]) for call in calls if call["callers_attempt"] == 1)
     return sum(count - 1 for count in first.values())
+
+
+def find_broken(figures: Mapping[str, Any]) -> list[str]:
+    """Name the promises that an endurance run of live prompts, or of a batch, found broken."""
+    broken = {
+        "a prompt was lost": figures["lost"] > 0,
+        "a prompt ended twice": figures.get("duplicate_replies", figures.get("duplicated", 0)) > 0,
+        # A call that was begun may have died before it reached the LLM; one that did must be counted.
+        "calls were made again and not counted": (
+            figures["repeated_calls"] < figures["repeated_calls_seen_by_llms"]
+        ),
+        "more was spent than the budget": figures.get("spent_usd", 0.0) > figures.get("budget_usd", math.inf),
+        "the batch did not complete": figures.get("status", "completed") != "completed",
+        "the batch ended before all was broken": len(figures["events"]) < figures.get("acts", 0),
+        "it did not recover": any(event.get("recovered_in_s", 0.0) is None for event in figures["events"]),
+    }
+    if "acts" not in figures:  # of a batch it is told alone
+        broken["a worker died by itself"] = figures["crashes_not_caused"] > 0
+    return [what for what, is_so in broken.items() if is_so]
 
 
 def _key(record: Any) -> str:  # noqa: ANN401 (kafka-python has no types)

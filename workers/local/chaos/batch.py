@@ -82,6 +82,7 @@ def run_batch_chaos(options: Options, *, say: Say, show: Show) -> Report:
             "budget_usd": budget,
             "spent_usd": float(batch.spent_usd),
             "crashes_not_caused": watch.crashes,
+            "acts": len(ROLES) * _KILLS + 2,
             "seconds": round(seconds, 3),
             "events": events,
         }
