@@ -88,6 +88,7 @@ class Decided:
         """USD that answering hardly exceeds: what is reserved.
 
         That is a call of the LLM or of one that stands in for it, or of all that a cascade may ask.
+        A scorer's calls are not in it: how long the answers are that it reads is not known yet.
         """
         together = sum(map(self._ceiling_usd, (self.llm, *self.asked_next)))
         return max(together, *map(self._ceiling_usd, (self.llm, *self.fallbacks)))
