@@ -4,7 +4,6 @@ from alembic import context
 from sqlalchemy import Connection
 
 from workers.settings import Settings
-from workers.storage import batch_tables, cost_tables, learning_tables  # noqa: F401  # declare their tables
 from workers.storage.migrate import connect, hold_migrator_lock
 from workers.storage.tables import Base
 

@@ -16,7 +16,12 @@ from sqlalchemy import Connection, create_engine, func, pool, select, text
 
 import workers
 from workers.errors import UsageError
-from workers.storage import batch_tables, cost_tables, learning_tables  # noqa: F401  # declare their tables
+from workers.storage import (  # noqa: F401  # declare their tables
+    batch_tables,
+    cost_tables,
+    learning_tables,
+    llm_journal,
+)
 from workers.storage.engine import KEEPALIVES, parse_url, translate_errors
 from workers.storage.tables import Base
 
