@@ -176,9 +176,11 @@ def test_a_policys_budget_holds_under_eight_routers(engine: Engine) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         learners = [pool.submit(learn) for _ in range(2)]
-        for router in [pool.submit(route, number) for number in range(8)]:
-            router.result()
-        ended.set()
+        try:
+            for router in [pool.submit(route, number) for number in range(8)]:
+                router.result()
+        finally:
+            ended.set()
         for learner in learners:
             learner.result()
     found = site.standing()
