@@ -157,9 +157,10 @@ def test_a_policys_budget_holds_under_eight_routers(engine: Engine) -> None:
             outputs = router.handle([ask(f"p-{number}-{serial}-{row}") for row in range(3)])
             decided = [records for records in outputs if len(records) > 1]
             for dispatch, _, reservation in decided:
-                costs.append(CALL_USD * rng.uniform(0.2, 1.0))
+                cost = CALL_USD * rng.uniform(0.2, 1.0)
+                costs.append(cost)
                 entries.put(consumed(reservation))
-                entries.put(answer(dispatch, costs[-1]))
+                entries.put(answer(dispatch, cost))
             refused += len(outputs) - len(decided)
             if refused > 3:
                 return
