@@ -1,6 +1,7 @@
 """Opens an artifact on the back end that a setting names, and refuses one whose vectors are wrong."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -33,6 +34,10 @@ from workers.embedding.transformers import TransformerEmbedder
 
 Backend = Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"]
 
+#: One thread at a time opens a back end and has it compute for the first time. OpenVINO sets up its bindings
+#: at its first inference: of two threads that do so at once, one waits for the other's set-up and holds the
+#: GIL that this set-up waits for, and the process stands still for ever.
+_FIRST_USE = threading.Lock()
 DEFAULT_FOLDER = Path("~/.cache/uniroute/embedders").expanduser()
 #: What a fingerprint can call its precision, and what computes that.
 ARITHMETICS: dict[str, tuple[Runtime, Precision]] = {
@@ -132,11 +137,12 @@ def _open(artifact: Artifact, backend: Backend, precision: Precision, threads: i
         raise BackendUnavailableError(
             backend, f"{artifact.folder} is a {artifact.manifest.kind} artifact; use auto"
         )
-    if artifact.manifest.kind == "static":
-        embedder: Embedder = StaticEmbedder(artifact)
-    else:
-        embedder = open_transformer(artifact, backend=backend, precision=precision, threads=threads)
-    _check_probe(embedder, artifact)
+    with _FIRST_USE:
+        if artifact.manifest.kind == "static":
+            embedder: Embedder = StaticEmbedder(artifact)
+        else:
+            embedder = open_transformer(artifact, backend=backend, precision=precision, threads=threads)
+        _check_probe(embedder, artifact)
     return embedder
 
 

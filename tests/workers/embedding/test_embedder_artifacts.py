@@ -1,12 +1,15 @@
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from routing.embedders import Embedder
 from routing.errors import FingerprintMismatchError, InvalidInputError
+from workers.embedding import loading
 from workers.embedding.artifacts import find_artifact, list_artifacts, read_artifact
 from workers.embedding.errors import ArtifactError, BackendUnavailableError
 from workers.embedding.loading import load_embedder, open_for, verify_artifact
@@ -171,3 +174,20 @@ def test_bf16_is_refused_where_it_would_be_emulated() -> None:
     check_bf16(["FP32", "BF16", "INT8"])
     with pytest.raises(BackendUnavailableError, match="use precision f32"):
         check_bf16(["FP32", "INT8"])
+
+
+def test_no_two_threads_open_at_once(tiny: Path) -> None:
+    """Router and batcher of one process both open the embedder when the first LLM joins.
+
+    OpenVINO sets up its bindings at its first inference, and stops a process whose threads do so together.
+    """
+    load_embedder(tiny)  # what is slow at first, the import, is done
+    opened: list[Embedder] = []
+    thread = threading.Thread(target=lambda: opened.append(load_embedder(tiny)))
+    with loading._FIRST_USE:
+        thread.start()
+        thread.join(2)  # many times what it takes
+        assert opened == []
+    thread.join()
+
+    assert len(opened) == 1
