@@ -130,15 +130,15 @@ def test_a_source_is_declared(cli: Cli) -> None:
 def test_rates_are_shown_compared_and_rolled_back(cli: Cli) -> None:
     """The rates of the first version are in force again, held, until they are released."""
     versions = [one["version"] for one in cli("rates", "history", "--json")]
-    third, second, _ = versions
-    before = cli("rates", "show", str(second), "--json")["rates"]
-    said = cli("rates", "rollback", str(second))
+    newest, *_, first = versions
+    before = cli("rates", "show", str(first), "--json")["rates"]
+    said = cli("rates", "rollback", str(first))
     now = cli("rates", "show", "--json")
 
     assert "rates release" in said
-    assert (now["rates"], now["held"]) == (before, second)
-    assert cli("rates", "diff", str(second), "--json")["llms"][0]["cells_moved"] == 0
-    moved = cli("rates", "diff", str(second), str(third), "--json")["llms"][0]
+    assert (now["rates"], now["held"]) == (before, first)
+    assert cli("rates", "diff", str(first), "--json")["llms"][0]["cells_moved"] == 0
+    moved = cli("rates", "diff", str(first), str(newest), "--json")["llms"][0]
     assert moved["llm"] == "a"
     assert moved["largest_move"] >= 0
     assert "in force" in cli("rates", "release")
