@@ -57,6 +57,11 @@ def refit(engine: Engine, *, reason: str, wait: bool = False, release: bool = Fa
             return None
         map_version = fitted.cluster_map.version
         belief = believe(session, map_version, names, sizes=fitted.cluster_map.sizes)
+        # Even where the rates stay: they do if all that is new comes from a source that is not believed.
+        for name in Sources(session).judge(belief.trust):
+            found = belief.trust[name]
+            Journal(session).write("source flagged", name, bias=found.bias, compared=found.compared)
+            log.warning("source_flagged", source=name, bias=found.bias)
         counts = belief.counts
         standings = LLMJournal(session).standings()
         probing = [name in standings and standings[name].cautious for name in names]
@@ -72,10 +77,6 @@ def refit(engine: Engine, *, reason: str, wait: bool = False, release: bool = Fa
         deviations = fitted.prior.deviations(counts.errors, counts.labels)
         if current is not None and held is not None and current.deviations is not None:
             deviations = _hold(deviations, names, current.deviations, current.llms)
-        for name in Sources(session).judge(belief.trust):
-            found = belief.trust[name]
-            Journal(session).write("source flagged", name, bias=found.bias, compared=found.compared)
-            log.warning("source_flagged", source=name, bias=found.bias)
         return ErrorRates(session).publish(
             map_version, names, rates, reason=reason, deviations=deviations, held=held
         )

@@ -127,10 +127,18 @@ def test_a_source_is_declared(cli: Cli) -> None:
     assert "is none of" in cli("feedback", "declare", "x", "--kind", "oracle")
 
 
+def test_a_source_is_flagged_though_the_rates_stay(cli: Cli) -> None:
+    """The liar's pieces move nothing, so no version came of them; its flag is shown all the same."""
+    found = cli("feedback", "sources", "--json")
+
+    assert [one["reason"] for one in cli("rates", "history", "--json")] == ["first", "start"]
+    assert (found["human"]["trust"], found["judge:liar"]["trust"]) == (1.0, 0.0)
+
+
 def test_rates_are_shown_compared_and_rolled_back(cli: Cli) -> None:
     """The rates of the first version are in force again, held, until they are released."""
     versions = [one["version"] for one in cli("rates", "history", "--json")]
-    newest, *_, first = versions
+    [newest, first] = versions
     before = cli("rates", "show", str(first), "--json")["rates"]
     said = cli("rates", "rollback", str(first))
     now = cli("rates", "show", "--json")
@@ -140,7 +148,7 @@ def test_rates_are_shown_compared_and_rolled_back(cli: Cli) -> None:
     assert cli("rates", "diff", str(first), "--json")["llms"][0]["cells_moved"] == 0
     moved = cli("rates", "diff", str(first), str(newest), "--json")["llms"][0]
     assert moved["llm"] == "a"
-    assert moved["largest_move"] >= 0
+    assert moved["largest_move"] > 0
     assert "in force" in cli("rates", "release")
     assert cli("rates", "show", "--json")["held"] is None
     assert "Nothing was held" in cli("rates", "release")

@@ -138,7 +138,9 @@ def run_routers(installation: Installation) -> Iterator[None]:
 def test_a_budget_holds_under_eight_routers_on_kafka(installation: Installation) -> None:
     """Eight members share the prompts; beyond the budget is paid what calls cost above their reservations.
 
-    Prompts come until some are refused: how many that takes depends on how soon calls are settled.
+    Prompts come until some are refused: how many that takes depends on how soon calls are settled. Eight
+    routers in one process may keep each other waiting for the books longer than a prompt is made to wait:
+    then its caller is told to send it again, and nothing is spent.
     """
     ids = make_ids(6 * PROMPTS)
     sent = 20
@@ -150,7 +152,7 @@ def test_a_budget_holds_under_eight_routers_on_kafka(installation: Installation)
     ):
         send(installation, ids[:sent])
         replies.read_until(lambda found: len(found.ids) >= 20, timeout_s=PATIENCE_S)
-        while sent < len(ids) and not Outcome.of(installation, replies.records).refused:
+        while sent < len(ids) and "budget_exhausted" not in Outcome.of(installation, replies.records).refused:
             send(installation, ids[sent : sent + PROMPTS])
             sent = min(sent + PROMPTS, len(ids))
             replies.read_until(lambda found, wanted=sent: len(found.ids) >= wanted, timeout_s=PATIENCE_S)
@@ -160,7 +162,7 @@ def test_a_budget_holds_under_eight_routers_on_kafka(installation: Installation)
         lent = session.scalar(text("SELECT count(DISTINCT slot) FROM budget_grants"))
 
     assert replies.ids == Counter(ids[:sent])
-    assert outcome.refused == {"budget_exhausted"}
+    assert outcome.refused - {"budget_unknown"} == {"budget_exhausted"}
     assert float(sum(outcome.costs)) <= outcome.budget + outcome.overrun
     assert len(outcome.costs) > PROMPTS / 4
     assert lent == ROUTERS
