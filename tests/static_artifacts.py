@@ -1,5 +1,6 @@
 """A static embedder artifact of a few kilobytes, written without any model: what worker processes open."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,27 @@ from workers.embedding.artifacts import PROBE_TEXT, TABLE, TOKENIZER, Manifest
 from workers.embedding.publishing import drafting, publish, utc_now, write_manifest
 from workers.embedding.static import StaticTable
 
-#: Every other word is the unknown one.
+#: Of the usual artifact.
 WORDS = ("[UNK]", "red", "green", "blue", "apple", "pear", "plum", "prompt", "router", "number", "what")
 DIMENSION = 8
 _MAX_LENGTH = 32
 
 
-def write_static_artifact(folder: Path, *, name: str = "words", seed: int = 0) -> Path:
-    """Write an artifact below ``folder``, a random vector per word, and give its path."""
-    tokenizer = Tokenizer(WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+def write_static_artifact(
+    folder: Path,
+    *,
+    name: str = "words",
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    dimension: int = DIMENSION,
+) -> Path:
+    """Write an artifact below ``folder``, a random vector per word, and give its path.
+
+    The first of ``words`` stands for every other one.
+    """
+    tokenizer = Tokenizer(WordLevel({word: row for row, word in enumerate(words)}, unk_token=words[0]))
     tokenizer.pre_tokenizer = Whitespace()
-    table = np.random.default_rng(seed).normal(size=(len(WORDS), DIMENSION)).astype(np.float16)
+    table = np.random.default_rng(seed).normal(size=(len(words), dimension)).astype(np.float16)
     with drafting(folder) as draft:
         np.save(draft / TABLE, table, allow_pickle=False)
         tokenizer.save(str(draft / TOKENIZER))
@@ -29,7 +40,7 @@ def write_static_artifact(folder: Path, *, name: str = "words", seed: int = 0) -
         manifest = Manifest(
             kind="static",
             name=name,
-            dimension=DIMENSION,
+            dimension=dimension,
             max_length=_MAX_LENGTH,
             pooling="mean",
             pad_id=0,

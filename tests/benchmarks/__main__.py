@@ -5,8 +5,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ def main() -> None:
         "names", nargs="*", choices=[[], *BENCHMARKS], help="which to run; all if none is named"
     )
     parser.add_argument("--report", type=Path, help="write the figures as JSON")
+    parser.add_argument(
+        "--lines", type=int, nargs="+", default=[5_000, 20_000], help="of batch: so many in each run"
+    )
     arguments = parser.parse_args()
+    BENCHMARKS["batch"] = partial(batch, arguments.lines)
     figures: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "python": platform.python_version()}}
     for name in arguments.names or BENCHMARKS:
         print(f"# {name}", flush=True)
@@ -157,6 +162,13 @@ def cascade() -> dict[str, Any]:
     }
 
 
+def batch(lines: Sequence[int] = (5_000, 20_000)) -> dict[str, Any]:
+    """Whole batches, one after the other; what a line takes should not depend on how many there are."""
+    from benchmarks import bench_batch
+
+    return {f"{count} lines": bench_batch.run(count) for count in lines}
+
+
 @contextmanager
 def _stack() -> Iterator[LocalStack]:
     with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
@@ -182,6 +194,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
         executor,
         limits,
         cascade,
+        batch,
     )
 }
 

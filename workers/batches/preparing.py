@@ -47,6 +47,7 @@ def prepare(handle: Handle) -> None:
     try:
         view = handle.view()
         vectors = embed(handle, lines, view)
+        handle.note("embedded", embedder=view.embedder.fingerprint.name)
         try:
             handle.keep_plan(plan(handle, lines, vectors, view, handle.purse(), at=0, reason="first"))
         finally:

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def run_batch_demo(
         return [_run_batch(stage, source, prompts, share, say=say, show=show) for share in budget_shares]
 
 
-def write_requests(path: Path, prompts: Sequence[Prompt]) -> None:
+def write_requests(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write OpenAI's batch file, a line for each prompt; ``model`` is left to the router."""
     with path.open("w", encoding="utf-8") as file:
         for prompt in prompts:

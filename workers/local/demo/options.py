@@ -27,3 +27,9 @@ class Options:
     kill_router: bool = False
     #: Decide everything again afterwards, from what was logged.
     replay_check: bool = False
+    #: The folder of the embedder's artifact; ``None`` for the MiniLM, which is exported where it is missing.
+    embedder: Path | None = None
+    #: Processes that the simulated LLMs are dealt out to.
+    llm_servers: int = 1
+    #: What the simulated LLMs take of the time that they would; 0 answers at once.
+    latency_scale: float = 1.0

@@ -86,11 +86,12 @@ class Stage:
         self._say = say
         self._environment = dict(environment or {})
         self._workers: dict[str, _Worker] = {}
+        self._llm_urls: list[str] = []
 
     def start(self) -> None:
         """Start Kafka, Postgres and the server of the simulated LLMs, and prepare the installation."""
         self._say(f"Starting a private Kafka, a private Postgres and {len(self._source.llms)} simulated LLMs")
-        llms = self._launch_llms()
+        servers = [self._launch_llms(number) for number in range(self._options.llm_servers)]
         #: Its Kafka and its Postgres.
         self.local = local = LocalStack(self._folder / "stack")
         self._stack.enter_context(local)
@@ -99,15 +100,17 @@ class Stage:
             database_url=local.endpoints.database_url,
             signing_key=SecretStr(secrets.token_urlsafe(32)),
             batches_folder=self._folder / "batches",
+            **self._embedders(),
         )
         install(self.settings)
         self.engine: Engine = make_engine(self.settings.database_url, application_name="uniroute-demo")
         self._stack.callback(self.engine.dispose)
-        llms.wait_until(lambda: _answers(f"{self._llm_url}/models"), timeout=_READY_SECONDS)
+        for server, url in zip(servers, self._llm_urls, strict=True):
+            server.wait_until(partial(_answers, f"{url}/models"), timeout=_READY_SECONDS)
 
     def open_embedder(self) -> None:
-        """Export the embedder artifact where there is none yet, and open it."""
-        artifact = self._export()
+        """Open the embedder; the MiniLM's artifact is exported first where there is none yet."""
+        artifact = self._options.embedder or self._export()
         self.embedder: Embedder = open_fastest(artifact, self.settings)
 
     def learn(self) -> None:
@@ -142,7 +145,7 @@ class Stage:
         begin(
             self.engine,
             self.settings,
-            Registration(llm=llm, base_url=self._llm_url, provider_model=llm.name),
+            Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
         )
         return probe(
             self.engine,
@@ -210,6 +213,7 @@ class Stage:
                     "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
                     "UNIROUTE_DATABASE_URL": settings.database_url,
                     "UNIROUTE_BATCHES_FOLDER": str(settings.batches_folder),
+                    "UNIROUTE_EMBEDDERS_FOLDER": str(settings.embedders_folder),
                     "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
                     "UNIROUTE_REFIT_INTERVAL_S": "1",
                     # Many processes share the cores, and the matrices are small.
@@ -230,28 +234,32 @@ class Stage:
 
     def read_calls(self) -> list[dict[str, Any]]:
         """Give every call that the simulated LLMs had, by their own account."""
-        address = f"{self._llm_url.removesuffix('/v1')}/calls"
-        with urllib.request.urlopen(address, timeout=30) as response:  # noqa: S310 (our own loopback address)
-            calls: list[dict[str, Any]] = json.load(response)["calls"]
+        calls: list[dict[str, Any]] = []
+        for url in self._llm_urls:
+            address = f"{url.removesuffix('/v1')}/calls"
+            with urllib.request.urlopen(address, timeout=30) as response:  # noqa: S310 (our own loopback)
+                calls += json.load(response)["calls"]
         return calls
 
     def set_faults(self, scenario: Scenario) -> None:
         """Replace what goes wrong with calls to the simulated LLMs; the scenario's clock starts anew."""
-        request = urllib.request.Request(  # noqa: S310 (our own loopback address)
-            f"{self._llm_url.removesuffix('/v1')}/faults", data=msgspec.json.encode(scenario), method="PUT"
-        )
-        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 (as above)
-            pass
+        for url in self._llm_urls:
+            request = urllib.request.Request(  # noqa: S310 (our own loopback address)
+                f"{url.removesuffix('/v1')}/faults", data=msgspec.json.encode(scenario), method="PUT"
+            )
+            with urllib.request.urlopen(request, timeout=30):  # noqa: S310 (as above)
+                pass
 
-    def _launch_llms(self) -> Service:
-        """Start the server of the simulated LLMs without waiting for it."""
+    def _launch_llms(self, number: int) -> Service:
+        """Start a server of the simulated LLMs without waiting for it; each one has them all."""
         port = choose_ports(1)[0]
         options = self._options
         source = ["--outcomes", str(options.outcomes)] if options.outcomes else ["--seed", str(options.seed)]
         if options.join == "worse":
             source.append("--worse")
         faults = ["--faults", str(options.faults.resolve())] if options.faults else []
-        server = Service("simulated-llms", self._folder, outlive=False)
+        name = "simulated-llms" if number == 0 else f"simulated-llms-{number}"
+        server = Service(name, self._folder, outlive=False)
         self._stack.callback(server.stop)
         server.start(
             Command(
@@ -261,6 +269,8 @@ class Stage:
                     "workers.local.simulated",
                     "--port",
                     str(port),
+                    "--latency-scale",
+                    str(options.latency_scale),
                     *source,
                     *faults,
                 ],
@@ -268,7 +278,7 @@ class Stage:
                 environment={},
             )
         )
-        self._llm_url = f"http://127.0.0.1:{port}/v1"
+        self._llm_urls.append(f"http://127.0.0.1:{port}/v1")
         return server
 
     def _export(self) -> Path:
@@ -289,6 +299,15 @@ class Stage:
     def _embed(self, prompts: Sequence[Prompt]) -> FloatMatrix:
         return cached_embeddings(self.embedder, [prompt.text for prompt in prompts])
 
+    def _address(self, llm: LLM) -> str:
+        """Give the server of an LLM: they are dealt out by their place in the pool."""
+        return self._llm_urls[self._column(llm) % len(self._llm_urls)]
+
+    def _embedders(self) -> dict[str, Any]:
+        """Say where artifacts lie, where one is given."""
+        given = self._options.embedder
+        return {} if given is None else {"embedders_folder": given.parent}
+
     def _column(self, llm: LLM) -> int:
         return [one.name for one in self._source.llms].index(llm.name)
 
@@ -296,7 +315,7 @@ class Stage:
         onboard(
             self.engine,
             self.settings,
-            Registration(llm=llm, base_url=self._llm_url, provider_model=llm.name),
+            Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
             embeddings=self._label_embeddings,
             scores=self._label_scores[:, self._column(llm)],
         )

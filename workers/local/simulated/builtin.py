@@ -1,6 +1,6 @@
 """The built-in answer source: drawn tasks, answered by the pool of simulated LLMs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
@@ -63,11 +63,18 @@ class BuiltinSource:
 
     def prompts(self, split: Split, n: int) -> tuple[Prompt, ...]:
         """Give the first ``n`` prompts of a split's sequence."""
+        return tuple(self.draw(split, n))
+
+    def draw(self, split: Split, n: int) -> Iterator[Prompt]:
+        """Give the same, one after the other: a million of them fill no memory."""
         if not 0 <= n <= SPLIT_SIZE:
             raise UsageError(f"a split of the built-in tasks gives 0 to {SPLIT_SIZE} prompts, not {n}")
-        start = _SPLITS[split] * SPLIT_SIZE
-        tasks = (draw_task(self._seed, index) for index in range(start, start + n))
-        return tuple(Prompt(prompt_id=t.prompt_id, text=t.prompt, family=t.family) for t in tasks)
+        return (self.prompt(split, place) for place in range(n))
+
+    def prompt(self, split: Split, place: int) -> Prompt:
+        """Give the prompt at a place, from 0, of a split's sequence."""
+        task = draw_task(self._seed, _SPLITS[split] * SPLIT_SIZE + place)
+        return Prompt(prompt_id=task.prompt_id, text=task.prompt, family=task.family)
 
     def knows(self, prompt_id: str) -> bool:
         """Whether the id is one of this seed's tasks."""

@@ -1,0 +1,218 @@
+"""Whole batches of generated lines: lines/s, seconds of each phase, memory and CPU of each process."""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from static_artifacts import write_static_artifact
+
+from workers.batches.folders import Store
+from workers.batches.requests import Options as BatchOptions
+from workers.batches.submission import keep_file, submit
+from workers.local.demo.batch import write_requests
+from workers.local.demo.options import Options
+from workers.local.demo.stage import Stage
+from workers.local.simulated.builtin import BuiltinSource
+from workers.storage.batches import Batch, Batches, JournalEntry
+from workers.storage.engine import transaction
+
+_TRAIN, _LABELS = 2_000, 400
+#: Of the static embedder: as many as usual ones have.
+_DIMENSION = 256
+_LLM_SERVERS = 2
+#: Of what the dearest LLM would cost, so that the budget binds.
+_BUDGET_SHARE = 0.5
+#: Lines whose cost is worked out to know that of all.
+_SAMPLED = 2_000
+_LOOK_EVERY_S = 0.5
+#: Every line is looked for; of so many one is held against what its LLM says to it.
+_CHECK_EVERY = 10
+
+
+def run(lines: int) -> dict[str, Any]:
+    """Run one batch on a private installation of one process per role, and check what came out.
+
+    The embedder is static, the LLMs are simulated and answer at once: what is measured is the way of a line
+    through planner, Kafka, executor and result files. ``processes`` gives each one's peak of memory and, as
+    ``cpu_us_per_line``, what it computed between submit and end; ``phases`` the seconds of each stage.
+    """
+    source = BuiltinSource(seed=0)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uniroute-bench-")))
+        stage = _set_stage(source, folder, stack)
+        best = source.truth([one.prompt_id for one in source.prompts("traffic", min(_SAMPLED, lines))])
+        budget = _BUDGET_SHARE * lines * float(best.costs_usd.mean(axis=0).max())
+        write_requests(folder / "requests.jsonl", source.draw("traffic", lines))
+        store = Store(stage.settings.batches_folder)
+        with (folder / "requests.jsonl").open("rb") as file:
+            kept = keep_file(file, filename="bench", purpose="batch", engine=stage.engine, store=store)
+        with _watching() as processes:
+            batch_id = submit(kept, BatchOptions(budget_usd=budget), engine=stage.engine).batch.id
+            batch, journal = _await(stage, batch_id)
+        phases = _phases(batch, journal)
+        found = _check(store, batch, source)
+        return {
+            "lines": lines,
+            "status": batch.status,
+            "completed": batch.completed,
+            "failed": batch.failed,
+            **found,
+            "budget_usd": budget,
+            "spent_usd": float(batch.spent_usd),
+            "plans": sum(entry.event == "planned" for entry in journal),
+            "lines_per_s": round(lines / sum(phases.values()), 1),
+            "phases": {name: round(seconds, 2) for name, seconds in phases.items()},
+            "processes": [one.describe(lines) for one in processes if one.cpu_s > 1 or one.peak_mib > 100],
+        }
+
+
+def _set_stage(source: BuiltinSource, folder: Path, stack: ExitStack) -> Stage:
+    words = sorted({word for prompt in source.draw("train", _TRAIN) for word in prompt.text.split()})
+    artifact = write_static_artifact(folder / "embedders", words=("[UNK]", *words), dimension=_DIMENSION)
+    options = Options(
+        train=_TRAIN, labels=_LABELS, embedder=artifact, llm_servers=_LLM_SERVERS, latency_scale=0.0
+    )
+    stage = Stage(options, source, folder=folder, stack=stack, say=print)
+    stage.start()
+    stage.open_embedder()
+    stage.launch_roles(("router", "executor", "learner", "batcher"))
+    stage.learn()
+    stage.join_late_llm()
+    stage.await_roles()
+    return stage
+
+
+def _await(stage: Stage, batch_id: str) -> tuple[Batch, Sequence[JournalEntry]]:
+    while True:
+        with transaction(stage.engine) as session:
+            batches = Batches(session)
+            batch = batches.get(batch_id)
+            if batch.ended:
+                return batch, batches.journal(batch_id, last=1_000)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _phases(batch: Batch, journal: Sequence[JournalEntry]) -> dict[str, float]:
+    """Give the seconds of each stage: they add up to all of it."""
+    first = {entry.event: entry.at for entry in reversed(journal)}
+    ends = {
+        "ingest": first["validated"],
+        "embed": first.get("embedded", first["validated"]),
+        "plan": batch.in_progress_at,
+        "run": batch.finalizing_at,
+        "finalize": batch.ended_at,
+    }
+    seconds, before = {}, batch.created_at
+    for name, end in ends.items():
+        if end is None:
+            raise ValueError(f"the batch has no {name}: it is {batch.status}")
+        seconds[name] = (end - before).total_seconds()
+        before = end
+    return seconds
+
+
+def _check(store: Store, batch: Batch, source: BuiltinSource) -> dict[str, int]:
+    """Count lines that are missing, came out twice, or hold another answer than their LLM's."""
+    folder, seen = store.batch(batch.id), bytearray(batch.total + 1)
+    twice = wrong = 0
+    for path in (folder.output, folder.errors):
+        with path.open("rb") as file:
+            for raw in file:
+                entry = json.loads(raw)
+                number = entry["line"]
+                twice += seen[number]
+                seen[number] = 1
+                if path == folder.output and number % _CHECK_EVERY == 0:
+                    wrong += not _is_right(entry, source)
+    return {"missing": batch.total - sum(seen), "duplicated": twice, "wrong_answers": wrong}
+
+
+def _is_right(entry: dict[str, Any], source: BuiltinSource) -> bool:
+    prompt = source.prompt("traffic", entry["line"] - 1)
+    said = entry["response"]["body"]["choices"][0]["message"]["content"]
+    told = source.answer(entry["uniroute"]["llm"], prompt.prompt_id, prompt.text).text
+    return bool(entry["custom_id"] == prompt.prompt_id and said == told)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What one process of the run took so far."""
+
+    name: str
+    process: psutil.Process
+    cpu_before_s: float
+    cpu_s: float = 0.0
+    peak_mib: float = 0.0
+
+    def look(self) -> None:
+        with self.process.oneshot():
+            times = self.process.cpu_times()
+            self.cpu_s = times.user + times.system - self.cpu_before_s
+            self.peak_mib = max(self.peak_mib, self.process.memory_info().rss / 2**20)
+
+    def describe(self, lines: int) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "peak_rss_mib": round(self.peak_mib),
+            "cpu_us_per_line": round(1e6 * self.cpu_s / lines),
+        }
+
+
+@dataclass(slots=True)
+class _Family:
+    """This process and all those that it started, as they come and go."""
+
+    known: dict[int, _Process] = field(default_factory=dict)
+
+    def look(self) -> None:
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            try:
+                if process.pid not in self.known:
+                    times = process.cpu_times()
+                    self.known[process.pid] = _Process(_name(process), process, times.user + times.system)
+                self.known[process.pid].look()
+            except psutil.NoSuchProcess:
+                continue  # it has ended since it was listed
+
+
+@contextmanager
+def _watching() -> Iterator[list[_Process]]:
+    """Watch all processes of the run; the list is complete when the block ends."""
+    family, found = _Family(), []
+    family.look()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            family.look()
+
+    thread = threading.Thread(target=watch, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+        family.look()
+        found += sorted(family.known.values(), key=lambda one: -one.cpu_s)
+
+
+def _name(process: psutil.Process) -> str:
+    """Name a process by what it runs."""
+    words = process.cmdline()
+    if "serve" in words:
+        return words[words.index("serve") + 1]
+    for mark, name in (("kafka.Kafka", "kafka"), ("workers.local.simulated", "simulated LLMs")):
+        if mark in words:
+            return name
+    if process.pid == psutil.Process().pid:
+        return "benchmark"
+    return process.name()
