@@ -198,11 +198,7 @@ class ErrorCountRow(Base):
     __table_args__ = (
         CheckConstraint("cell >= 0", name="cell"),
         _amount("label_weight"),
-        _amount("feedback_weight"),
         CheckConstraint("label_errors >= 0 AND label_errors <= label_weight", name="label_errors"),
-        CheckConstraint(
-            "feedback_errors >= 0 AND feedback_errors <= feedback_weight", name="feedback_errors"
-        ),
         {"comment": "evidence per map, LLM and cell; every write adds"},
     )
 
@@ -211,13 +207,6 @@ class ErrorCountRow(Base):
     cell: Mapped[int] = mapped_column(Integer, primary_key=True, comment="column of the map's centroids")
     label_errors: Mapped[float] = mapped_column(server_default="0", comment="from labelled prompts")
     label_weight: Mapped[float] = mapped_column(server_default="0", comment="number of labels, weighted")
-    # Written by the version before only; ``feedback_counts`` has taken their place.
-    feedback_errors: Mapped[float] = mapped_column(
-        server_default="0", comment="from feedback on live traffic"
-    )
-    feedback_weight: Mapped[float] = mapped_column(
-        server_default="0", comment="number of feedbacks, weighted"
-    )
 
 
 class ErrorRateVersionRow(Base):
