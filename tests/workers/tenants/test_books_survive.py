@@ -17,9 +17,9 @@ from exactly_once import CommittedReader, make_ids, produce
 from installations import Installation
 from sqlalchemy import text
 
-from workers.app import build_router
 from workers.local.simulated.process import ServerProcess
 from workers.local.stack import LocalStack
+from workers.roles import build_router
 from workers.storage.engine import transaction
 from workers.storage.ledger import Ledger
 from workers.storage.snapshots import load_state
