@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.clusters import Placement
+from routing.clusters import Placement, Share, split_observation
 from routing.errors import InvalidInputError, NoCandidateError
 from routing.policies import (
     Allowed,
@@ -68,6 +68,8 @@ class Decisions:
     #: The LLMs' names, ascending.
     names: tuple[str, ...]
     map_version: str
+    #: Cells of each resolution of that map.
+    sizes: tuple[int, ...]
     versions: Versions
 
     def __len__(self) -> int:
@@ -92,6 +94,10 @@ class Decisions:
         if name is None:
             raise NoCandidateError(self.removed(row))
         return name
+
+    def shares(self, row: int) -> tuple[Share, ...]:
+        """Give the cells that feedback on one prompt is split over; see ``split_observation``."""
+        return split_observation(self.weights[row], self.cells[row], self.sizes)
 
     def candidates(self, row: int) -> Candidates:
         """Give what the policy saw of one prompt: a batch of one."""
@@ -212,6 +218,7 @@ def decide_placed(
         allowed=allowed,
         names=snapshot.names,
         map_version=snapshot.cluster_map.version,
+        sizes=snapshot.cluster_map.sizes,
         versions=snapshot.versions,
     )
 

@@ -12,6 +12,7 @@ from installations import SIGNING_KEY, Installation
 from kafka import KafkaProducer
 from sqlalchemy import func, select
 
+from routing.clusters import PARTS, Share
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.messages import FeedbackEvent
 from workers.storage.cluster_maps import ClusterMaps
@@ -22,7 +23,7 @@ from workers.storage.tables import FeedbackRow
 LLMS, SOURCES = ("left", "right"), ("checker", "human", "judge:one")
 _PATIENCE_S = 600.0
 #: Source, LLM and cell; errors and labels.
-Fold = dict[tuple[str, str, int], tuple[Fraction, int]]
+Fold = dict[tuple[str, str, int], tuple[Fraction, Fraction]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ def _make(
     for number in range(pieces):
         llm, source = LLMS[rng.integers(2)], SOURCES[rng.integers(3)]
         cells = (int(rng.integers(2)), 2 + int(rng.integers(3)))
+        shares = split(cells, int(rng.integers(1, 128))) if number % 2 else ()
         score = float(rng.random())
         token = signer.sign(
             DecisionFacts(
@@ -83,6 +85,7 @@ def _make(
                 llm=llm,
                 map_version=version,
                 cells=cells,
+                shares=shares,
                 propensity=1.0,
                 decided_at=int(time.time()),
             )
@@ -94,10 +97,21 @@ def _make(
             )
             values.append((token.encode(), msgspec.json.encode(event)))
         error = Fraction(round((1.0 - score) * 2**20), 2**20)
-        for cell in cells:
-            errors, labels = expected.get((source, llm, cell), (Fraction(), 0))
-            expected[source, llm, cell] = (errors + error, labels + 1)
+        for cell, parts in shares or [(cell, PARTS) for cell in cells]:
+            errors, labels = expected.get((source, llm, cell), (Fraction(), Fraction()))
+            share = Fraction(parts, PARTS)
+            expected[source, llm, cell] = (errors + error * share, labels + share)
     return values, expected
+
+
+def split(cells: tuple[int, int], parts: int) -> tuple[Share, ...]:
+    """Split an observation over two cells of each of two resolutions, of 2 and 3 cells."""
+    return (
+        (cells[0], PARTS - parts),
+        (1 - cells[0], parts),
+        (cells[1], parts),
+        (2 + (cells[1] - 1) % 3, PARTS - parts),
+    )
 
 
 def _send(
@@ -135,6 +149,6 @@ def _read(installation: Installation) -> Fold:
     )
     with transaction(installation.engine) as session:
         return {
-            (source, llm, cell): (Fraction(errors), int(labels))
+            (source, llm, cell): (Fraction(errors), Fraction(labels))
             for source, llm, cell, errors, labels in session.execute(query)
         }

@@ -2,15 +2,17 @@
 
 Layout, big-endian, before base64url without padding::
 
-    version  u8 = 1        key id  u8
+    version  u8 = 1 or 2   key id  u8
     time     u32           seconds since 1970, when the decision was made
     propensity  f32        in (0, 1]
     map      8 bytes       the first half of the cluster map's version
     cells    u8 count, then one u16 per resolution
+    shares   in version 2: u8 count, then for each a cell, u16, and its 128ths of an observation, u8
     llm      u8 length, UTF-8
     prompt   u8 length, UTF-8
     mac      16 bytes      HMAC-SHA256 over all before it, truncated to 128 bits
 
+Version 1 is that of a prompt that lies wholly in its cells, as every prompt does under a hard map.
 Feedback that quotes a token the signing key did not make is refused, whoever sends it.
 """
 
@@ -22,11 +24,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from routing.clusters import Share
 from workers.errors import PoisonError, UsageError
 from workers.settings import Settings
 
-_VERSION = 1
+_WHOLE, _SPLIT = 1, 2
+_VERSIONS = (_WHOLE, _SPLIT)
 _HEAD = struct.Struct(">BBIf8s")
+_SHARE = struct.Struct(">HB")
 _MAC_BYTES = 16
 _MIN_KEY_BYTES = 16
 _UNREADABLE = "it is no decision id: quote it as the reply gave it"
@@ -44,6 +49,9 @@ class DecisionFacts:
     map_version: str
     #: The prompt's cell in each of the map's resolutions.
     cells: tuple[int, ...]
+    #: The cells that an observation of the prompt is split over, each with its parts of ``PARTS`` in its
+    #: resolution; empty where each of ``cells`` counts it whole.
+    shares: tuple[Share, ...] = ()
     #: Probability with which the policy chose the LLM; in (0, 1].
     propensity: float
     #: Seconds since 1970, when the decision was made.
@@ -69,9 +77,15 @@ class DecisionSigner:
     def sign(self, facts: DecisionFacts) -> str:
         """Give the token of a decision."""
         head = _HEAD.pack(
-            _VERSION, self._current, facts.decided_at, facts.propensity, bytes.fromhex(facts.map_version)
+            _SPLIT if facts.shares else _WHOLE,
+            self._current,
+            facts.decided_at,
+            facts.propensity,
+            bytes.fromhex(facts.map_version),
         )
         cells = struct.pack(f">B{len(facts.cells)}H", len(facts.cells), *facts.cells)
+        if facts.shares:
+            cells += bytes([len(facts.shares)]) + b"".join(_SHARE.pack(*share) for share in facts.shares)
         body = head + cells + _short_text(facts.llm) + _short_text(facts.prompt_id)
         return base64.urlsafe_b64encode(body + self._mac(body, self._current)).rstrip(b"=").decode()
 
@@ -88,7 +102,7 @@ class DecisionSigner:
         except (UnicodeEncodeError, binascii.Error) as error:
             raise PoisonError("malformed_decision", "the decision id is not base64url text") from error
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        if len(body) < _HEAD.size or body[0] != _VERSION or body[1] not in self._keys:
+        if len(body) < _HEAD.size or body[0] not in _VERSIONS or body[1] not in self._keys:
             raise PoisonError(
                 "malformed_decision", "the decision id is cut short, or of another version or key"
             )
@@ -126,7 +140,7 @@ def read_facts(token: str) -> DecisionFacts:
         raise PoisonError(
             "malformed_decision", "it is no decision id: quote it as the reply gave it"
         ) from error
-    if raw[0] != _VERSION or not facts.llm or not facts.prompt_id:
+    if raw[0] not in _VERSIONS or not facts.llm or not facts.prompt_id:
         raise PoisonError("malformed_decision", _UNREADABLE)
     return facts
 
@@ -145,6 +159,11 @@ def _read(body: bytes) -> DecisionFacts:
     count = body[_HEAD.size]
     cells = struct.unpack_from(f">{count}H", body, _HEAD.size + 1)
     at = _HEAD.size + 1 + 2 * count
+    shares: tuple[Share, ...] = ()
+    if body[0] == _SPLIT:
+        end = at + 1 + _SHARE.size * body[at]
+        shares = tuple(_SHARE.iter_unpack(body[at + 1 : end]))
+        at = end
     llm_end = at + 1 + body[at]
     prompt_end = llm_end + 1 + body[llm_end]
     return DecisionFacts(
@@ -152,6 +171,7 @@ def _read(body: bytes) -> DecisionFacts:
         llm=body[at + 1 : llm_end].decode(),
         map_version=map_version.hex(),
         cells=cells,
+        shares=shares,
         propensity=propensity,
         decided_at=decided_at,
     )

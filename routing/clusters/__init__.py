@@ -5,7 +5,7 @@ from routing.clusters.files import unpack_arrays
 from routing.clusters.kmeans import fit_cluster_map
 from routing.clusters.learned import LearnedMap, soften_map
 from routing.clusters.learning import Training, fit_learned_map
-from routing.clusters.placement import Placement, PromptMap
+from routing.clusters.placement import PARTS, Placement, PromptMap, Share, split_observation
 from routing.clusters.selection import (
     Selection,
     fit_temperature,
@@ -16,11 +16,13 @@ from routing.clusters.selection import (
 from routing.errors import InvalidInputError
 
 __all__ = [
+    "PARTS",
     "ClusterMap",
     "LearnedMap",
     "Placement",
     "PromptMap",
     "Selection",
+    "Share",
     "Training",
     "fit_cluster_map",
     "fit_learned_map",
@@ -30,6 +32,7 @@ __all__ = [
     "select_size",
     "select_temperature",
     "soften_map",
+    "split_observation",
 ]
 
 

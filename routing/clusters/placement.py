@@ -1,6 +1,8 @@
 """Where prompts lie in a map: soft weights that choose, hard cells that count."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +14,12 @@ from routing.errors import InvalidInputError
 #: Weights are whole multiples of 2**-24: exact in float32, and their products with error rates on a grid of
 #: 2**-28 are exact in float64, so that no sum of them depends on the order of summation (see ``snapshot``).
 WEIGHT_BITS = 24
+#: Parts that one observation is split into: a power of two, so that sums of parts are exact in any order.
+PARTS = 128
+#: Cells of each resolution that may share an observation.
+_MOST_SHARING = 3
+#: A cell and its parts of one observation.
+Share = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,28 @@ class PromptMap(Protocol):
     def to_bytes(self) -> bytes:
         """Give the map as a file's content."""
         ...
+
+
+def split_observation(
+    weights: NDArray[np.float32], cells: NDArray[np.int32], sizes: Sequence[int]
+) -> tuple[Share, ...]:
+    """Split one observation of a prompt over cells by their weights: its responsibilities, as in soft EM.
+
+    ``weights`` (C,) and ``cells`` (R,) are the prompt's placement. Each resolution has ``PARTS`` parts: the
+    (up to) three heaviest cells get theirs in proportion to their weights, rounded down, and the heaviest
+    what is left. A prompt whose weight lies wholly in its own cells, as under a hard map, gives ``()``: each
+    of its cells counts it whole.
+    """
+    held, first = weights.tolist(), 0
+    shares: list[Share] = []
+    for size in sizes:
+        heaviest = nlargest(_MOST_SHARING, range(first, first + size), key=held.__getitem__)
+        total = sum(held[cell] for cell in heaviest)
+        dealt = [int(PARTS * held[cell] / total) for cell in heaviest]
+        dealt[0] += PARTS - sum(dealt)
+        shares += [(cell, parts) for cell, parts in zip(heaviest, dealt, strict=True) if parts]
+        first += size
+    return () if [cell for cell, _ in shares] == cells.tolist() else tuple(shares)
 
 
 def round_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from routing.clusters import ClusterMap, LearnedMap, fit_cluster_map, load_map, soften_map
+from routing.clusters import (
+    PARTS,
+    ClusterMap,
+    LearnedMap,
+    fit_cluster_map,
+    load_map,
+    soften_map,
+    split_observation,
+)
 from routing.embedders import Fingerprint
 from routing.errors import InvalidInputError
 
@@ -42,6 +50,36 @@ def test_soft_weights_by_hand() -> None:
 
     assert weights.dtype == np.float32
     assert weights[0] == pytest.approx([0.5, 0.4403985, 0.0596015], abs=1e-7)
+
+
+def test_an_observation_is_split_by_weight() -> None:
+    """128 parts a resolution: one cell gets all; of two, .119203 * 128 = 15.3 and the heavier the rest."""
+    placed = PLANE.place(np.array([[1, 0]], dtype=np.float32))
+
+    assert split_observation(placed.weights[0], placed.cells[0], PLANE.sizes) == ((0, 128), (1, 113), (2, 15))
+
+
+def test_a_hard_map_splits_nothing() -> None:
+    """Each cell counts the whole observation; no share is spelled out."""
+    hard = PLANE.with_temperature(math.inf)
+    placed = hard.place(unit_rows(50, 2))
+
+    assert {
+        split_observation(*row, hard.sizes) for row in zip(placed.weights, placed.cells, strict=True)
+    } == {()}
+
+
+def test_a_split_observation_is_one_observation() -> None:
+    """Whatever the weights, the parts of each resolution add up, and no more than three cells share them."""
+    rows = unit_rows(60)
+    soft = fit_cluster_map(rows, sizes=(2, 7), temperature=3.0, fingerprint=fingerprint(16), seed=0)
+    placed = soft.place(rows)
+    for weights, cells in zip(placed.weights, placed.cells, strict=True):
+        shares = split_observation(weights, cells, soft.sizes)
+
+        assert sum(parts for cell, parts in shares if cell < 2) == PARTS
+        assert sum(parts for cell, parts in shares if cell >= 2) == PARTS
+        assert len(shares) <= 2 + 3
 
 
 def test_cells_are_the_nearest_centroids() -> None:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.decision_ids import DecisionFacts, DecisionSigner, read_facts
 from workers.errors import PoisonError, UsageError
 
 KEY = b"0123456789abcdef"
@@ -21,6 +23,17 @@ def test_a_token_says_what_was_signed() -> None:
     signer = DecisionSigner({0: KEY}, current=0)
 
     assert signer.verify(signer.sign(FACTS)) == FACTS
+
+
+def test_a_split_token_says_its_shares() -> None:
+    """Of a soft map the token carries the cells that share the observation; 3 bytes each."""
+    signer = DecisionSigner({0: KEY}, current=0)
+    split = replace(FACTS, shares=((0, 128), (7, 100), (8, 28), (154, 128)))
+    token = signer.sign(split)
+
+    assert signer.verify(token) == split
+    assert read_facts(token) == split
+    assert (len(signer.sign(FACTS)), len(token)) == (75, 92)  # 56 bytes and 13 more, in base64
 
 
 def test_a_token_fits_a_header_and_a_url() -> None:

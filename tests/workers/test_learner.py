@@ -101,6 +101,7 @@ def sign(
     llm: str = "a",
     *,
     cell: int = 0,
+    shares: tuple[tuple[int, int], ...] = (),
     map_version: str = MAP.version,
     signer: DecisionSigner = SIGNER,
     prompt_id: str | None = None,
@@ -112,6 +113,7 @@ def sign(
         llm=llm,
         map_version=map_version,
         cells=(cell,),
+        shares=shares,
         propensity=1.0,
         decided_at=decided_at,
     )
@@ -172,6 +174,26 @@ def test_feedback_is_counted_in_its_decisions_cell(engine: Engine) -> None:
     assert records == [[], [], []]
     assert counts.errors.tolist() == [[0.75, 0.0], [0.0, 1.0]]
     assert counts.labels.tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+def test_feedback_under_a_soft_map_is_split(engine: Engine) -> None:
+    """3/4 and 1/4 of one label and of its error; a correction moves both; a refold gives the same bits."""
+    token = sign(shares=((0, 96), (1, 32)))
+    learner = make_learner(engine)
+    learner.handle([feedback("f-1", decision_id=token, score=0.0), feedback("f-2", score=0.5)])
+    first = read_counts(engine, "a")
+    again = feedback("f-3", timestamp_ms=1_800_000_001_000, decision_id=token, score=0.5, correction=True)
+    learner.handle([again])
+    counts = read_counts(engine, "a")
+    with transaction(engine) as session:
+        CellCounts(session).refold()
+
+    assert first.errors[:, 0].tolist() == [0.75 + 0.5, 0.25]
+    assert first.labels[:, 0].tolist() == [0.75 + 1.0, 0.25]
+    assert counts.errors[:, 0].tolist() == [0.375 + 0.5, 0.125]
+    assert counts.labels[:, 0].tolist() == [1.75, 0.25]
+    assert np.array_equal(read_counts(engine, "a").errors, counts.errors)
+    assert np.array_equal(read_counts(engine, "a").labels, counts.labels)
 
 
 def test_feedback_sent_twice_counts_once(engine: Engine) -> None:

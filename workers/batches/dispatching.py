@@ -260,6 +260,7 @@ class Dispatcher:
                 llm=decisions.require_llm(row),
                 map_version=decisions.map_version,
                 cells=tuple(decisions.cells[row].tolist()),
+                shares=decisions.shares(row),
                 propensity=float(decisions.propensities[row]),
                 decided_at=int(now.timestamp()),
             )

@@ -23,7 +23,7 @@ from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts, CountKey, lock_counting, round_error
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
-from workers.storage.feedback import Correction, Feedback, FeedbackEntry
+from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portion_cells
 from workers.storage.llms import LLMs
 from workers.storage.sources import Source, Sources
 from workers.storage.watches import Watches
@@ -213,18 +213,21 @@ def _refuse(
 
 
 def _add(counts: CellCounts, fresh: Sequence[FeedbackEntry], corrections: Sequence[Correction]) -> None:
-    rows = [(entry, round_error(entry.score), cell) for entry in fresh for cell in entry.cells]
-    changes: list[tuple[CountKey, float]] = []
+    """Split each piece over its cells; a correction moves what the piece that it corrects was split into."""
+    rows: list[tuple[CountKey, float, float]] = []
+    for entry in fresh:
+        error = round_error(entry.score)
+        rows += [
+            ((entry.map_version, entry.llm, entry.source, entry.epoch, cell), error * share, share)
+            for cell, share in portion_cells(entry.cells, entry.shares)
+        ]
     for one in corrections:
         entry, change = one.entry, round_error(one.entry.score) - round_error(one.before)
-        changes += [
-            ((entry.map_version, entry.llm, entry.source, one.epoch, cell), change) for cell in one.cells
+        rows += [
+            ((entry.map_version, entry.llm, entry.source, one.epoch, cell), change * share, 0.0)
+            for cell, share in one.portions
         ]
-    added = [
-        ((entry.map_version, entry.llm, entry.source, entry.epoch, cell), error, 1.0)
-        for entry, error, cell in rows
-    ]
-    counts.add_feedback(added + [(key, change, 0.0) for key, change in changes])
+    counts.add_feedback(rows)
 
 
 @dataclass(frozen=True, slots=True)

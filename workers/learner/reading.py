@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from routing.clusters import ClusterMap
+from routing.clusters import ClusterMap, Share, split_observation
 from routing.embedders import Embedder, Fingerprint
 from routing.errors import InvalidInputError
 from workers import messages
@@ -75,15 +75,23 @@ class Placer:
         with self._lock:
             if self._held is None or self._held.fingerprint != cluster_map.fingerprint:
                 self._held = self._open(cluster_map.fingerprint)
-            rows = cluster_map.cells(self._held.encode([one.event.prompt for one in asked]))
+            placed = cluster_map.place(self._held.encode([one.event.prompt for one in asked]))
         return [
-            _place(one, cluster_map.version, tuple(cells))
-            for one, cells in zip(asked, rows.tolist(), strict=True)
+            _place(
+                one,
+                cluster_map.version,
+                tuple(cells.tolist()),
+                split_observation(weights, cells, cluster_map.sizes),
+            )
+            for one, weights, cells in zip(asked, placed.weights, placed.cells, strict=True)
         ]
 
 
-def _place(asked: Asked, map_version: str, cells: tuple[int, ...]) -> FeedbackEntry | PoisonError:
+def _place(
+    asked: Asked, map_version: str, own: tuple[int, ...], split: tuple[Share, ...]
+) -> FeedbackEntry | PoisonError:
     event = asked.event
+    cells, shares = _count_in(own, split)
     try:
         return FeedbackEntry(
             feedback_id=event.feedback_id,
@@ -92,6 +100,7 @@ def _place(asked: Asked, map_version: str, cells: tuple[int, ...]) -> FeedbackEn
             llm=event.llm,
             map_version=map_version,
             cells=cells,
+            shares=shares,
             score=event.score,
             source=event.source,
             tenant=event.tenant or None,
@@ -101,14 +110,23 @@ def _place(asked: Asked, map_version: str, cells: tuple[int, ...]) -> FeedbackEn
         return PoisonError("bad_feedback", str(error))
 
 
+def _count_in(own: tuple[int, ...], split: tuple[Share, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the cells that a piece counts in, and its shares of them; none where each counts it whole."""
+    if not split:
+        return own, ()
+    return tuple(cell for cell, _ in split), tuple(parts for _, parts in split)
+
+
 def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
+    cells, shares = _count_in(facts.cells, facts.shares)
     return FeedbackEntry(
         feedback_id=event.feedback_id,
         decision_id=_spell_once(event.decision_id),
         prompt_id=facts.prompt_id,
         llm=facts.llm,
         map_version=facts.map_version,
-        cells=facts.cells,
+        cells=cells,
+        shares=shares,
         score=event.score,
         source=event.source,
         tenant=event.tenant or None,

@@ -85,12 +85,12 @@ class Observer:
     def _follow(
         self, kept: KeptWatch, pieces: Sequence[FeedbackEntry], expected: Expectations, column: int
     ) -> tuple[KeptWatch, str]:
-        cells = np.array([one.cells for one in pieces])
+        rates = expected.rates[:, column]
         watch, alarm = follow_llm(
             self._rule,
             kept.watch,
             [1.0 - one.score for one in pieces],
-            np.clip(expected.rates[cells, column].mean(axis=1), 0.0, 1.0),
+            np.clip([_expected_error(rates, one) for one in pieces], 0.0, 1.0),
             level=float(expected.levels[column]),
             evidence=float(expected.evidence[column]),
         )
@@ -109,6 +109,12 @@ class Observer:
         if held is None or (held.map_version, held.rates_version) != (map_version, version):
             self._held = _read_expectations(session, map_version)
         return self._held
+
+
+def _expected_error(rates: NDArray[np.float64], piece: FeedbackEntry) -> float:
+    """Give the mean rate (C,) of the cells of a piece, each as far as it counts the piece."""
+    cells = list(piece.cells)
+    return float(np.average(rates[cells], weights=piece.shares or None))
 
 
 def _by_llm(fresh: Sequence[FeedbackEntry], expected: Expectations) -> dict[str, list[FeedbackEntry]]:

@@ -179,15 +179,15 @@ def _show_feedback(session: Session, found: RegisteredLLM, conditions: Condition
     labels = CellCounts(session).read(version, [name], n_cells=n_cells, evidence=("label",))
     column = fitted.prior.error_rates(labels.errors, labels.labels)[:, 0]
     rows = session.execute(
-        select(FeedbackRow.cells, FeedbackRow.score).where(
+        select(FeedbackRow.cells, FeedbackRow.shares, FeedbackRow.score).where(
             FeedbackRow.llm == name,
             FeedbackRow.map_version == version,
             FeedbackRow.disposition == "counted",
             FeedbackRow.received_at >= since,
         )
     ).all()
-    errors = np.array([1.0 - score for _, score in rows])
-    predicted = np.array([column[cells].mean() for cells, _ in rows])
+    errors = np.array([1.0 - score for _, _, score in rows])
+    predicted = np.array([np.average(column[cells], weights=shares or None) for cells, shares, _ in rows])
     if len(rows) < max(2, conditions.feedback):
         return _Shown(
             problem=f"it has {len(rows)} pieces of live feedback of {conditions.feedback}",

@@ -234,6 +234,7 @@ class Router:
                 llm=decisions.names[decisions.llms[row]],
                 map_version=decisions.map_version,
                 cells=tuple(decisions.cells[row].tolist()),
+                shares=decisions.shares(row),
                 propensity=float(decisions.propensities[row]),
                 decided_at=int(now.timestamp()),
             )

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import collate, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
+from routing.clusters import PARTS
 from routing.errors import InvalidInputError
 from routing.quality.counts import ErrorCounts
 from workers.storage.learning_tables import FeedbackCountRow
@@ -20,7 +21,7 @@ CountKey = tuple[str, str, str, int, int]
 Value = TypeVar("Value", str, int)
 #: What is kept of an LLM's counts when it is noticed to have changed. A power of two: no sum loses a bit.
 KEEP_AFTER_CHANGE = 2.0**-4
-#: Errors are counted in multiples of this, so that sums are exact in any order.
+#: Errors are rounded to multiples of this before they are split, so that sums are exact in any order.
 GRAIN = 2.0**-20
 
 _ADD_LABELS = text(
@@ -38,11 +39,15 @@ _ADD_FEEDBACK = text(
     "ON CONFLICT (map_version, llm, source, epoch, cell) DO UPDATE SET "
     "errors = feedback_counts.errors + excluded.errors, labels = feedback_counts.labels + excluded.labels"
 )
-#: What the feedback that counts adds up to; ``record`` and this round alike, half to even.
+#: What the feedback that counts adds up to; ``record`` and this round alike, half to even, before a piece is
+#: split. Errors are multiples of ``GRAIN / PARTS``, and sums of them exact up to 2**26 labels of a cell.
 _FOLD = (
-    "SELECT map_version, llm, source, epoch, cell, "
-    "sum(round((1 - score) * 1048576)) / 1048576 AS errors, count(*)::float8 AS labels "
-    "FROM feedback, unnest(cells) AS cell WHERE disposition = 'counted' "
+    "SELECT map_version, llm, source, epoch, cell, "  # noqa: S608 - our own numbers
+    f"sum(round((1 - score) * 1048576) * share) / (1048576 * {PARTS}) AS errors, "
+    f"sum(share) / {PARTS}::float8 AS labels "
+    "FROM feedback, unnest(cells, CASE WHEN shares = '{{}}' "
+    f"THEN array_fill({PARTS}, ARRAY[cardinality(cells)]) ELSE shares END) AS part (cell, share) "
+    "WHERE disposition = 'counted' "
     "AND map_version IN (SELECT version FROM cluster_maps) AND llm IN (SELECT name FROM llms) {only}"
     "GROUP BY map_version, llm, source, epoch, cell"
 )

@@ -11,6 +11,7 @@ from sqlalchemy import Text, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
+from routing.clusters import PARTS
 from routing.errors import InvalidInputError
 from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
 
@@ -34,8 +35,10 @@ class FeedbackEntry:
     llm: str
     #: Version of the cluster map whose cells follow.
     map_version: str
-    #: The prompt's cell in each of the map's resolutions.
+    #: The cells it counts in: the prompt's in each of the map's resolutions, or those it is split over.
     cells: tuple[int, ...]
+    #: For each of ``cells``, the parts of ``PARTS`` that it counts there; empty where each counts it whole.
+    shares: tuple[int, ...] = ()
     #: Quality in 0..1: 1 is right.
     score: float
     #: Trust in the source; 1 is one label's worth.
@@ -63,12 +66,21 @@ class FeedbackEntry:
             raise InvalidInputError("score", f"{self.score} is not within 0..1")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise InvalidInputError("weight", f"{self.weight} is not a finite number of at least 0")
+        if self.shares and len(self.shares) != len(self.cells):
+            raise InvalidInputError("shares", f"{len(self.shares)} of {len(self.cells)} cells")
         if self.event_time.tzinfo is None:
             raise InvalidInputError("event_time", "has no time zone")
         if self.disposition not in DISPOSITIONS:
             raise InvalidInputError(
                 "disposition", f"{self.disposition!r} is none of {', '.join(DISPOSITIONS)}"
             )
+
+
+def portion_cells(cells: Sequence[int], shares: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    """Give each cell with its share, in (0, 1], of the observation; ``shares`` may be empty: all whole."""
+    if not shares:
+        return tuple((cell, 1.0) for cell in cells)
+    return tuple((cell, parts / PARTS) for cell, parts in zip(cells, shares, strict=True))
 
 
 def _check_text(field: str, value: str | None) -> None:
@@ -86,6 +98,7 @@ def _check_text(field: str, value: str | None) -> None:
 _COLUMNS = tuple(one.name for one in fields(FeedbackEntry) if one.name != "decided_at")
 _TYPES = dict.fromkeys(_COLUMNS, "text") | {
     "cells": "int[]",
+    "shares": "int[]",
     "score": "float8",
     "weight": "float8",
     "event_time": "timestamptz",
@@ -102,7 +115,8 @@ _INSERT = text(
 )
 _FIND = text(
     "SELECT feedback.feedback_id, feedback.decision_id, feedback.source, feedback.score, "
-    "feedback.event_time, feedback.correction, feedback.disposition, feedback.epoch, feedback.cells "
+    "feedback.event_time, feedback.correction, feedback.disposition, feedback.epoch, feedback.cells, "
+    "feedback.shares "
     "FROM feedback JOIN json_to_recordset(CAST(:keys AS json)) AS keys (decision_id text, source text) "
     "ON feedback.decision_id = keys.decision_id AND feedback.source = keys.source "
     'ORDER BY feedback.decision_id COLLATE "C", feedback.source COLLATE "C" FOR UPDATE OF feedback'
@@ -126,7 +140,7 @@ class Correction:
     before: float
     #: Of the piece that it corrects, in whose counts it stands.
     epoch: int
-    cells: tuple[int, ...]
+    portions: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +238,7 @@ class Feedback:
                 entry=latest[key],
                 before=stored[key].score,
                 epoch=stored[key].epoch,
-                cells=tuple(stored[key].cells),
+                portions=portion_cells(stored[key].cells, stored[key].shares),
             )
             for key in sorted(latest)
             if stored[key].disposition == "counted"
@@ -302,7 +316,7 @@ class Feedback:
         )
         for row in rows:
             values = {name: getattr(row, name) for name in _COLUMNS}
-            yield FeedbackEntry(**{**values, "cells": tuple(row.cells)})
+            yield FeedbackEntry(**{**values, "cells": tuple(row.cells), "shares": tuple(row.shares)})
 
 
 def _overtakes(one: FeedbackEntry, held: Any) -> bool:  # noqa: ANN401 (a row)

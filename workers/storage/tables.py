@@ -257,7 +257,10 @@ class FeedbackRow(Base):
     prompt_id: Mapped[str]
     llm: Mapped[str]
     map_version: Mapped[str]
-    cells: Mapped[list[int]] = mapped_column(comment="the prompt's cell in each resolution of that map")
+    cells: Mapped[list[int]] = mapped_column(comment="the prompt's cells of that map that it counts in")
+    shares: Mapped[list[int]] = mapped_column(
+        server_default="{}", comment="128ths that each of the cells counts of it; empty: each all of it"
+    )
     score: Mapped[float] = mapped_column(comment="quality, 0 wrong to 1 right")
     weight: Mapped[float] = mapped_column(comment="trust in the source")
     source: Mapped[str]
