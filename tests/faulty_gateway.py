@@ -1,4 +1,8 @@
-"""An LLM's endpoint that does with the key it is shown whatever gateways have been seen to do."""
+"""An LLM's endpoint that does with the key it is shown whatever gateways have been seen to do.
+
+Its faults are those of the simulated LLMs' own scenario, with the key in every body and in the headers, and a
+few more that only a gateway has.
+"""
 
 import asyncio
 import json
@@ -7,6 +11,19 @@ from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 
 from aiohttp import web
+
+from workers.local.simulated.faults import (
+    EVERY_FAULT,
+    Fault,
+    Hang,
+    HugeBody,
+    Latency,
+    MissingUsage,
+    RateLimit,
+    ServerError,
+    read_scenario,
+)
+from workers.local.simulated.sending import Payload, send
 
 CANARY = "sk-canary-7f3a9c51d2"
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,7 +60,43 @@ async def garble(_request: web.Request) -> web.StreamResponse:
     return web.Response(body=f'{{"choices": ["{CANARY}"'.encode(), content_type="application/json")
 
 
+def complete(request: web.Request, *, usage: bool = True, padding: int = 0) -> bytes:
+    """Write a completion that quotes the key."""
+    told = f"0.9 {request.headers['authorization']}"
+    body = {
+        "id": told,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": told + "x" * padding}}],
+        **({"usage": {"prompt_tokens": 5, "completion_tokens": 2}} if usage else {}),
+    }
+    return json.dumps(body).encode()
+
+
+def simulate(fault: Fault) -> Respond:
+    """Do what the simulated LLMs do of this fault, with the key in whatever is sent."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        told = request.headers["authorization"]
+        match fault:
+            case RateLimit(retry_after_s=seconds):
+                headers = {"x-echo": told} | ({} if seconds is None else {"retry-after": f"{seconds:g}"})
+                return web.Response(status=429, text=f'{{"error": {{"message": "{told}"}}}}', headers=headers)
+            case ServerError(status=status):
+                return await echo(status)(request)
+            case Hang(hang_s=seconds):
+                await asyncio.sleep(seconds)
+        padding = int(fault.megabytes * 1e6) if isinstance(fault, HugeBody) else 0
+        body = complete(request, usage=not isinstance(fault, MissingUsage), padding=padding)
+        response, _ = await send(request, Payload(body=body, content_type="application/json"), fault)
+        return response
+
+    return respond
+
+
+#: An answer without a fault, which quotes the key all the same.
+answer = simulate(Latency())
+SIMULATED = [simulate(fault) for fault in read_scenario(EVERY_FAULT).fault]
 FAULTS = [
+    *SIMULATED,
     *(echo(status) for status in (400, 401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504)),
     *(echo(400, code=code) for code in ("context_length_exceeded", "content_filter")),
     echo(200),
@@ -60,7 +113,7 @@ async def serving(respond: Respond) -> AsyncIterator[str]:
     """Answer every call so; gives the base URL."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", respond)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -18,6 +18,9 @@ from workers.calls.keys import resolve_key
 from workers.calls.pressure import read_pressure
 from workers.calls.usage import Usage
 
+_SHORTEST_SECRET = 8
+_COVERED = b"***"
+
 
 class _Said(msgspec.Struct):
     """A choice's message; what it holds is the caller's to read."""
@@ -58,7 +61,8 @@ class EndpointCaller:
     """Keeps one connection pool per endpoint; all calls of a process share it.
 
     ``call`` raises ``CallError`` and nothing else for whatever an endpoint does, or a body or a key holds. No
-    sentence of it quotes the key.
+    sentence of it quotes the key, and in an answer that does it is covered by asterisks: answers are held,
+    cached, kept in dead letters and sent to callers.
     """
 
     def __init__(self, *, timeout_s: float, max_connections: int) -> None:
@@ -100,7 +104,8 @@ class EndpointCaller:
                         }
                     },
                 )
-            return _read_answer(response.content, pressure_s=read_pressure(response.headers))
+            content = _cover(response.content, client.api_key) if endpoint.api_key_ref else response.content
+            return _read_answer(content, pressure_s=read_pressure(response.headers))
         except AnswerTooLargeError as error:
             raise CallError("bad_response", str(error), usage=error.usage, paid=True) from error
         except (UnknownEncodingError, zlib.error) as error:
@@ -145,6 +150,15 @@ def _write_request(body: dict[str, Any], endpoint: Endpoint) -> bytes:
         return msgspec.json.encode(request)
     except (ValueError, RecursionError) as error:
         raise CallError("bad_request", f"the body cannot be sent on: {type(error).__name__}") from error
+
+
+def _cover(content: bytes, key: str) -> bytes:
+    """Cover the key in an answer; one too short to be a secret may be any word of it."""
+    if len(key) < _SHORTEST_SECRET:
+        return content
+    for form in {key.encode(), msgspec.json.encode(key)[1:-1]}:
+        content = content.replace(form, _COVERED)
+    return content
 
 
 def _read_answer(content: bytes, *, pressure_s: float) -> Answer:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from faulty_gateway import CANARY, FAULTS, Respond, echo, serving
+from faulty_gateway import CANARY, FAULTS, Respond, answer, echo, serving
 from scripted_calls import NOW, PRICE, StartsAtOnce, dispatch
 
 from workers.calls.endpoints import Endpoint, EndpointCaller
@@ -15,10 +15,13 @@ from workers.executor import CallableLLM, Executor
 from workers.messages import Record
 from workers.settings import Settings
 
+#: A scenario's latency alone, and answers without their usage: they are answers all the same.
+ANSWERED = 2
+
 
 async def handle(respond: Respond, reference: str, on_failure: str) -> list[Record]:
     """Handle one dispatch against an endpoint."""
-    caller = EndpointCaller(timeout_s=5.0, max_connections=4)
+    caller = EndpointCaller(timeout_s=1.0, max_connections=4)
     async with serving(respond) as url:
         endpoint = Endpoint(llm="a", base_url=url, provider_model="a", api_key_ref=reference)
         executor = Executor(
@@ -51,10 +54,18 @@ def test_a_key_is_in_no_record_and_no_log(
     records = [record for made in asyncio.run(run()) for record in made]
     captured = capfd.readouterr()
 
-    assert len(records) == 3 * len(FAULTS)
+    assert len(records) == 3 * len(FAULTS) - ANSWERED  # an answer leaves no dead letter
     assert CANARY not in captured.out + captured.err
     assert not any(CANARY.encode() in (record.value or b"") for record in records)
     assert not any(CANARY.encode() in value for record in records for _, value in record.headers)
+
+
+def test_a_key_that_an_answer_quotes_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer stays one; each place of the key holds asterisks."""
+    monkeypatch.setenv("CANARY_KEY", CANARY)
+    [reply, _] = asyncio.run(handle(answer, "env:CANARY_KEY", "reply"))
+
+    assert json.loads(reply.value or b"")["choices"][0]["message"]["content"] == "0.9 Bearer ***"
 
 
 @pytest.mark.parametrize("content", [b"", b"two\nlines", b"\xff\xfe", None])
