@@ -2,15 +2,14 @@
 
 import json
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
+from benchmarks.families import Family, watching
 from static_artifacts import write_static_artifact
 
 from workers.batches.folders import Store
@@ -53,9 +52,9 @@ def run(lines: int) -> dict[str, Any]:
         store = Store(stage.settings.batches_folder)
         with (folder / "requests.jsonl").open("rb") as file:
             kept = keep_file(file, filename="bench", purpose="batch", engine=stage.engine, store=store)
-        with _watching() as processes:
+        with watching() as processes:
             batch_id = submit(kept, BatchOptions(budget_usd=budget), engine=stage.engine).batch.id
-            batch, journal = _await(stage, batch_id)
+            batch, journal, quarters = _await(stage, batch_id, processes)
         phases = _phases(batch, journal)
         found = _check(store, batch, source)
         return {
@@ -69,7 +68,8 @@ def run(lines: int) -> dict[str, Any]:
             "plans": sum(entry.event == "planned" for entry in journal),
             "lines_per_s": round(lines / sum(phases.values()), 1),
             "phases": {name: round(seconds, 2) for name, seconds in phases.items()},
-            "processes": [one.describe(lines) for one in processes if one.cpu_s > 1 or one.peak_mib > 100],
+            "quarters": quarters,
+            "processes": processes.describe(lines),
         }
 
 
@@ -89,14 +89,31 @@ def _set_stage(source: BuiltinSource, folder: Path, stack: ExitStack) -> Stage:
     return stage
 
 
-def _await(stage: Stage, batch_id: str) -> tuple[Batch, Sequence[JournalEntry]]:
+def _await(
+    stage: Stage, batch_id: str, processes: Family
+) -> tuple[Batch, Sequence[JournalEntry], list[dict[str, float]]]:
+    """Wait for the end; give lines/s and CPU of each quarter of the lines too."""
+    marks = [(time.monotonic(), 0, processes.cpu_s)]
     while True:
         with transaction(stage.engine) as session:
             batches = Batches(session)
             batch = batches.get(batch_id)
-            if batch.ended:
-                return batch, batches.journal(batch_id, last=1_000)
+            journal = batches.journal(batch_id, last=1_000) if batch.ended else []
+        done = batch.completed + batch.failed
+        if batch.ended or done >= batch.total * len(marks) / 4 > 0:
+            marks.append((time.monotonic(), done, processes.cpu_s))
+        if batch.ended:
+            return batch, journal, [_compare(*pair) for pair in pairwise(marks)]
         time.sleep(_LOOK_EVERY_S)
+
+
+def _compare(before: tuple[float, int, float], after: tuple[float, int, float]) -> dict[str, float]:
+    lines = max(1, after[1] - before[1])
+    return {
+        "lines": after[1] - before[1],
+        "lines_per_s": round(lines / (after[0] - before[0]), 1),
+        "cpu_us_per_line": round(1e6 * (after[2] - before[2]) / lines),
+    }
 
 
 def _phases(batch: Batch, journal: Sequence[JournalEntry]) -> dict[str, float]:
@@ -139,80 +156,3 @@ def _is_right(entry: dict[str, Any], source: BuiltinSource) -> bool:
     said = entry["response"]["body"]["choices"][0]["message"]["content"]
     told = source.answer(entry["uniroute"]["llm"], prompt.prompt_id, prompt.text).text
     return bool(entry["custom_id"] == prompt.prompt_id and said == told)
-
-
-@dataclass(slots=True)
-class _Process:
-    """What one process of the run took so far."""
-
-    name: str
-    process: psutil.Process
-    cpu_before_s: float
-    cpu_s: float = 0.0
-    peak_mib: float = 0.0
-
-    def look(self) -> None:
-        with self.process.oneshot():
-            times = self.process.cpu_times()
-            self.cpu_s = times.user + times.system - self.cpu_before_s
-            self.peak_mib = max(self.peak_mib, self.process.memory_info().rss / 2**20)
-
-    def describe(self, lines: int) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "peak_rss_mib": round(self.peak_mib),
-            "cpu_us_per_line": round(1e6 * self.cpu_s / lines),
-        }
-
-
-@dataclass(slots=True)
-class _Family:
-    """This process and all those that it started, as they come and go."""
-
-    known: dict[int, _Process] = field(default_factory=dict)
-
-    def look(self) -> None:
-        me = psutil.Process()
-        for process in (me, *me.children(recursive=True)):
-            try:
-                if process.pid not in self.known:
-                    times = process.cpu_times()
-                    self.known[process.pid] = _Process(_name(process), process, times.user + times.system)
-                self.known[process.pid].look()
-            except psutil.NoSuchProcess:
-                continue  # it has ended since it was listed
-
-
-@contextmanager
-def _watching() -> Iterator[list[_Process]]:
-    """Watch all processes of the run; the list is complete when the block ends."""
-    family, found = _Family(), []
-    family.look()
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_LOOK_EVERY_S):
-            family.look()
-
-    thread = threading.Thread(target=watch, name="watch", daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-        family.look()
-        found += sorted(family.known.values(), key=lambda one: -one.cpu_s)
-
-
-def _name(process: psutil.Process) -> str:
-    """Name a process by what it runs."""
-    words = process.cmdline()
-    if "serve" in words:
-        return words[words.index("serve") + 1]
-    for mark, name in (("kafka.Kafka", "kafka"), ("workers.local.simulated", "simulated LLMs")):
-        if mark in words:
-            return name
-    if process.pid == psutil.Process().pid:
-        return "benchmark"
-    return process.name()

@@ -164,7 +164,7 @@ class Collector:
             self.tally.duplicated += 1
             return
         note_paid(self.paid, row, reply)
-        custom_id, _ = self._lines.read(row)
+        custom_id = self._lines.custom_id(row)
         entry, error = reply_entry(self._batch_id, self._lines.number(row), custom_id, reply)
         self._write(row, entry, failed=error is not None)
 
@@ -174,7 +174,7 @@ class Collector:
             return
         self._dead.add(row)
         self.tally.add_money(with_cost(letter), again=False)
-        custom_id, _ = self._lines.read(row)
+        custom_id = self._lines.custom_id(row)
         problem = PoisonError(
             letter.text_header(CLASS_HEADER) or "dead_letter",
             letter.text_header("__dlq.errors.message") or "the dispatch is a dead letter",

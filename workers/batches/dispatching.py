@@ -227,7 +227,7 @@ class Dispatcher:
         )
 
     def _prompt(self, row: int) -> Prompt:
-        _, body = self._lines.read(row)
+        body = self._lines.body(row)
         return make_prompt(body, self._lines.number(row), self._wishes, self._settings)
 
     def _records(self, decided: Decided, amount: Decimal, *, limited: bool) -> list[Record]:

@@ -93,11 +93,13 @@ def make_plan(
     *,
     number: int = 1,
     reason: str = "first",
+    most: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Plan:
     """Plan ``rows`` of the batch.
 
-    Up to 20,000 lines are assigned one by one; more are summed up first. The joint assignment's price of a
+    Up to 20,000 lines are assigned one by one; more are summed up first, or a sample of ``most`` of them. The
+    joint assignment's price of a
     USD is the lambda by which each line is decided, and the price of an LLM's capacity its surcharge.
     """
     looked_at = sum_up(
@@ -108,39 +110,28 @@ def make_plan(
             snapshot=snapshot,
             candidates=goal.candidates,
             stopped=stopped,
+            most=most,
         )
     )
-    summed = looked_at.lines
-    found = _find_prices(summed, goal, snapshot)
-    error_per_usd = found.error_per_usd
-    surcharges = tuple(sorted(found.surcharges.items()))
-    policy = goal.policy or Lagrangian(error_per_usd, surcharges)
-    chosen = _choose(summed, policy, snapshot)
-    sizes, served = summed.sizes, chosen >= 0
-    picked = np.maximum(chosen, 0)[:, None]
-    costs = goal.correction * np.take_along_axis(summed.costs, picked, axis=1)[:, 0] * sizes * served
-    errors = np.take_along_axis(summed.errors, picked, axis=1)[:, 0] * sizes * served
-    cheapest = np.where(summed.open, summed.costs, np.inf).min(axis=1, initial=np.inf)
-    n = int((sizes * served).sum())
-    quality = 1.0 - float(errors.sum()) / max(1, n)
-    spread = _Z95 * math.sqrt(max(quality * (1 - quality), 0.0) / max(1, n))
+    found = _find_prices(looked_at.lines, goal, snapshot)
+    outcome = _expect(looked_at.lines, found, goal, snapshot)
     return Plan(
         number=number,
-        error_per_usd=None if goal.policy is not None else error_per_usd,
+        error_per_usd=None if goal.policy is not None else found.error_per_usd,
         policy=goal.policy_name,
         lines=len(rows),
         unservable=looked_at.unservable,
         input_tokens=looked_at.input_tokens,
-        lines_usd=float(costs.sum()),
-        total_usd=goal.spent_usd + float(costs.sum()),
-        floor_usd=goal.correction * float((cheapest * sizes).sum()),
-        quality=quality,
-        quality_interval=(max(0.0, quality - spread), min(1.0, quality + spread)),
-        llms=_share(snapshot.names, chosen, sizes, costs),
+        lines_usd=outcome.usd,
+        total_usd=goal.spent_usd + outcome.usd,
+        floor_usd=outcome.floor_usd,
+        quality=outcome.quality,
+        quality_interval=outcome.quality_interval,
+        llms=outcome.llms,
         binds=found.binds,
         short_usd=found.short_usd,
         surcharges=found.surcharges,
-        seconds=goal.capacities.seconds(looked_at, chosen, snapshot.names),
+        seconds=goal.capacities.seconds(looked_at, outcome.chosen, snapshot.names),
         correction=goal.correction,
         reason=reason,
         versions={"map": snapshot.cluster_map.version, **_versions(snapshot)},
@@ -151,16 +142,6 @@ def _versions(snapshot: Snapshot) -> dict[str, str]:
     return {"rates": snapshot.versions.error_rates, "prices": snapshot.versions.prices}
 
 
-def _share(
-    names: tuple[str, ...], chosen: NDArray[np.int64], sizes: NDArray[np.int64], costs: NDArray[np.float64]
-) -> dict[str, dict[str, float]]:
-    return {
-        name: {"lines": float(sizes[chosen == column].sum()), "usd": float(costs[chosen == column].sum())}
-        for column, name in enumerate(names)
-        if np.any(chosen == column)
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     """The prices by which lines are decided, what binds, and by how many USD the budget is short."""
@@ -169,6 +150,51 @@ class _Found:
     surcharges: dict[str, float] = field(default_factory=dict)
     binds: str | None = None
     short_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """What is expected of lines that are decided by some prices."""
+
+    #: The column of each group's LLM, shape (G,); -1 for none.
+    chosen: NDArray[np.int64]
+    usd: float
+    floor_usd: float
+    quality: float
+    quality_interval: tuple[float, float]
+    llms: dict[str, dict[str, float]]
+
+
+def _expect(summed: AssignmentLines, found: _Found, goal: Goal, snapshot: Snapshot) -> _Outcome:
+    """Decide the groups by the goal's policy, else by the prices, and sum up what that comes to."""
+    policy = goal.policy or Lagrangian(found.error_per_usd, tuple(sorted(found.surcharges.items())))
+    chosen = _choose(summed, policy, snapshot)
+    sizes, served = summed.sizes, chosen >= 0
+    picked = np.maximum(chosen, 0)[:, None]
+    costs = goal.correction * np.take_along_axis(summed.costs, picked, axis=1)[:, 0] * sizes * served
+    errors = np.take_along_axis(summed.errors, picked, axis=1)[:, 0] * sizes * served
+    cheapest = np.where(summed.open, summed.costs, np.inf).min(axis=1, initial=np.inf)
+    n = int((sizes * served).sum())
+    quality = 1.0 - float(errors.sum()) / max(1, n)
+    spread = _Z95 * math.sqrt(max(quality * (1 - quality), 0.0) / max(1, n))
+    return _Outcome(
+        chosen=chosen,
+        usd=float(costs.sum()),
+        floor_usd=goal.correction * float((cheapest * sizes).sum()),
+        quality=quality,
+        quality_interval=(max(0.0, quality - spread), min(1.0, quality + spread)),
+        llms=_share(snapshot.names, chosen, sizes, costs),
+    )
+
+
+def _share(
+    names: tuple[str, ...], chosen: NDArray[np.int64], sizes: NDArray[np.int64], costs: NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    return {
+        name: {"lines": float(sizes[chosen == column].sum()), "usd": float(costs[chosen == column].sum())}
+        for column, name in enumerate(names)
+        if np.any(chosen == column)
+    }
 
 
 def _find_prices(summed: AssignmentLines, goal: Goal, snapshot: Snapshot) -> _Found:

@@ -11,6 +11,7 @@ from workers.batches.ingest import Lines, StoppedError, ingest
 from workers.batches.planning import Goal, Plan, make_plan, read_plan
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes, make_prompt
+from workers.batches.summing import SAMPLED_LINES
 from workers.batches.vectors import Vectors
 from workers.errors import UsageError
 from workers.policies import DEFAULT_POLICY
@@ -84,7 +85,7 @@ class Texts:
         """Embed some more lines."""
         rows = range(vectors.count, min(vectors.count + _EMBED_LINES, len(self.lines)))
         prompts = [
-            make_prompt(self.lines.read(row)[1], self.lines.number(row), self.wishes, self.settings)
+            make_prompt(self.lines.body(row), self.lines.number(row), self.wishes, self.settings)
             for row in rows
         ]
         vectors.append(embedder, [prompt.request.prompt_text for prompt in prompts])
@@ -124,6 +125,7 @@ def plan(
         ),
         number=1 if before is None else before.number + 1,
         reason=reason,
+        most=None if before is None else SAMPLED_LINES,
         stopped=handle.is_stopped,
     )
 

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _LOOK_REPLIES = 64
 #: A learner publishes lengths when an LLM has gained a fifth and ten.
 _GROWTH, _LEAST_NEWS = 1.2, 10.0
 _LAMBDAS = np.concatenate([[0.0], np.geomspace(1e-2, 1e6, 300)])
+
+_REQUESTS = "requests.jsonl"
 
 CONVENTIONS = {
     "protocol": "map and prior of error rates from train; error rates from at most 400 val labels per LLM; "
@@ -137,58 +139,94 @@ def rehearse_recorded(
     first = replace(
         recorded.teach(taught), lengths=None, output_tokens=recorded.output_tokens[taught].mean(axis=0)
     )
-    rows = np.random.default_rng(seed).permutation(rows)
-    scores, costs = recorded.scores[rows], recorded.costs[rows]
-    best = int(scores.mean(axis=0).argmax())
-    embedder = _KnownTexts(texts, embeddings, recorded.cluster_map.fingerprint)
-    tokens = np.array([count_tokens(texts[row]) for row in rows])
-    known = _decide(recorded, rows, tokens, first, 0.0)
-    found = []
+    stage = _Stage(
+        recorded=recorded,
+        rows=np.random.default_rng(seed).permutation(rows),
+        texts=texts,
+        first=first,
+        embedder=_KnownTexts(texts, embeddings, recorded.cluster_map.fingerprint),
+        settings=settings,
+    )
     with tempfile.TemporaryDirectory(prefix="uniroute-rehearsal-") as name:
-        file = Path(name) / "requests.jsonl"
-        _write(file, [texts[row] for row in rows])
-        for share in shares:
-            budget = share * float(costs[:, best].sum())
-            learning = _Learning(recorded, first, rows, embedder)
-            played = rehearse(
-                file,
-                Options(budget_usd=budget),
-                view=learning.view,
-                answer=learning.answer,
-                folder=Path(name) / f"{share}",
-                settings=settings,
-            )
-            spent, quality = _settle(played, first.names, scores, costs)
-            at_first, in_the_end = (
-                _quality_at(recorded, rows, tokens, snapshot, spent)
-                for snapshot in (first, learning.snapshot)
-            )
-            found.append(
-                {
-                    "budget_share": share,
-                    "budget_usd": budget,
-                    "spent_usd": spent,
-                    "predicted_usd": played.plans[0].total_usd,
-                    "quality": quality,
-                    "lambda_quality": at_first,
-                    "lambda_quality_learned": in_the_end,
-                    "greedy_quality": _greedy(known, scores, budget),
-                    "completed": played.tally.completed,
-                    "failed": played.tally.failed,
-                    "plans": len(played.plans),
-                }
-            )
+        _write(Path(name) / _REQUESTS, [texts[row] for row in stage.rows])
+        found = [_rehearse_share(stage, share, folder=Path(name)) for share in shares]
+    best = stage.best
     return {
         "dataset": recorded.dataset,
-        "lines": len(rows),
+        "lines": len(stage.rows),
         "llms": len(recorded.llms),
         "labels": len(taught),
         "seed": seed,
         "best_single": first.names[best],
-        "best_single_quality": float(scores[:, best].mean()),
-        "best_single_usd": float(costs[:, best].sum()),
+        "best_single_quality": float(stage.scores[:, best].mean()),
+        "best_single_usd": float(stage.costs[:, best].sum()),
         "budgets": found,
         "conventions": CONVENTIONS,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """What the rehearsals of all budgets share."""
+
+    recorded: Recorded
+    #: In the order of the file.
+    rows: Rows
+    #: Of all prompts of ``recorded``.
+    texts: Sequence[str]
+    #: What is known before any answer.
+    first: Snapshot
+    embedder: _KnownTexts
+    settings: Settings
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        return self.recorded.scores[self.rows]
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        return self.recorded.costs[self.rows]
+
+    @property
+    def best(self) -> int:
+        """The column of the best single LLM."""
+        return int(self.scores.mean(axis=0).argmax())
+
+    @property
+    def tokens(self) -> NDArray[np.float64]:
+        return np.array([count_tokens(self.texts[row]) for row in self.rows])
+
+
+def _rehearse_share(stage: _Stage, share: float, *, folder: Path) -> dict[str, Any]:
+    """Rehearse one budget, and say what routing at one lambda and the greedy get for as much."""
+    budget = share * float(stage.costs[:, stage.best].sum())
+    learning = _Learning(stage.recorded, stage.first, stage.rows, stage.embedder)
+    played = rehearse(
+        folder / _REQUESTS,
+        Options(budget_usd=budget),
+        view=learning.view,
+        answer=learning.answer,
+        folder=folder / f"{share}",
+        settings=stage.settings,
+    )
+    spent, quality = _settle(played, stage.first.names, stage.scores, stage.costs)
+    known = _decide(stage.recorded, stage.rows, stage.tokens, stage.first, 0.0)
+    at_first, in_the_end = (
+        _quality_at(stage.recorded, stage.rows, stage.tokens, snapshot, spent)
+        for snapshot in (stage.first, learning.snapshot)
+    )
+    return {
+        "budget_share": share,
+        "budget_usd": budget,
+        "spent_usd": spent,
+        "predicted_usd": played.plans[0].total_usd,
+        "quality": quality,
+        "lambda_quality": at_first,
+        "lambda_quality_learned": in_the_end,
+        "greedy_quality": _greedy(known, stage.scores, budget),
+        "completed": played.tally.completed,
+        "failed": played.tally.failed,
+        "plans": len(played.plans),
     }
 
 

@@ -119,7 +119,7 @@ def _close_lines(handle: Handle, outcome: str) -> str:
             outcome = "expired"
         error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
         for row in rest:
-            custom_id, _ = lines.read(row)
+            custom_id = lines.custom_id(row)
             collector.write_undone(row, refused_entry(handle.id, lines.number(row), custom_id, error))
         collector.save()
         unsettled = outbox.position.reserved_usd - collector.tally.settled_usd

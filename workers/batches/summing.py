@@ -19,6 +19,8 @@ Matrix = NDArray[np.float64]
 
 #: Up to so many lines each is planned as it is; more are summed up in groups.
 SINGLE_LINES = 20_000
+#: A plan that is made anew looks at no more: nothing is dispatched meanwhile, and each USD is counted anyway.
+SAMPLED_LINES = 65_536
 _BLOCK = 4_096
 
 
@@ -33,6 +35,15 @@ class Asked:
     #: The LLMs that the tenant may use; ``None``: any.
     candidates: frozenset[str] | None = None
     stopped: Callable[[], bool] = lambda: False
+    #: Of more lines than this every so many-th is looked at, and stands for those beside it; ``None``: all.
+    most: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Lines that one line stands for; 1 where each is planned as it is."""
+        if self.most is None or len(self.rows) <= SINGLE_LINES:
+            return 1
+        return -(-len(self.rows) // self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,8 @@ def sum_up(asked: Asked) -> Summed:
     """Look at all lines, a block at a time.
 
     Up to 20,000 lines stay as they are; more are summed up by finest cell, length and what their limits
-    leave, so that the size does not grow with the file. Raises ``StoppedError``.
+    leave, so that the size does not grow with the file. Of a sample all counts are what it stands for. Raises
+    ``StoppedError``.
     """
     n_llms = len(asked.snapshot.names)
     blocks: list[_Block] = []
@@ -92,7 +104,10 @@ def sum_up(asked: Asked) -> Summed:
         )
         masks = np.concatenate([empty.astype(np.bool_), *(block.mask for block in blocks)])
     else:
-        counts = np.array([group.count for group in groups.values()], dtype=np.int64)
+        counts = asked.step * np.array([group.count for group in groups.values()], dtype=np.int64)
+        if len(counts):
+            # The last of a sample stands for fewer.
+            counts[counts.argmax()] -= counts.sum() + asked.step * unservable - len(asked.rows)
         errors, costs, both, seconds = (
             np.array([group.values[at] / group.count for group in groups.values()]).reshape(-1, n_llms)
             for at in range(4)
@@ -101,16 +116,17 @@ def sum_up(asked: Asked) -> Summed:
     return Summed(
         lines=AssignmentLines(errors=errors, costs=costs, tokens=both, counts=counts, allowed=masks),
         seconds=None if asked.snapshot.latencies is None else seconds,
-        unservable=unservable,
-        input_tokens=tokens,
+        unservable=asked.step * unservable,
+        input_tokens=asked.step * tokens,
     )
 
 
 def _predict(asked: Asked) -> Iterator[tuple[Decisions, Matrix]]:
-    for start in range(asked.rows.start, asked.rows.stop, _BLOCK):
+    step = asked.step
+    for start in range(asked.rows.start, asked.rows.stop, _BLOCK * step):
         if asked.stopped():
             raise StoppedError
-        block = slice(start, min(start + _BLOCK, asked.rows.stop))
+        block = slice(start, min(start + _BLOCK * step, asked.rows.stop), step)
         tokens, limits = asked.lines.tokens(block), asked.lines.limits(block)
         if asked.candidates is not None:
             allowed = Limits(candidates=asked.candidates)

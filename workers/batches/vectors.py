@@ -1,5 +1,6 @@
 """The embeddings of a batch's good lines, kept on disk so that each line is embedded once."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -37,19 +38,25 @@ class Vectors:
 
     def read(self, rows: slice) -> FloatMatrix:
         """Give some rows."""
-        start, stop, _ = rows.indices(self.count)
+        start, stop, step = rows.indices(self.count)
+        if step != 1:
+            return self.pick(range(start, stop, step))
         self._file.seek(start * self._row_bytes)
         raw = self._file.read(max(0, stop - start) * self._row_bytes)
-        if len(raw) != max(0, stop - start) * self._row_bytes:
-            raise PoisonError("lost_vectors", "the file of embeddings is shorter than it was")
-        return np.frombuffer(raw, dtype="<f4").reshape(-1, self._dimension).astype(np.float32)
+        return self._as_rows(raw, max(0, stop - start))
 
     def pick(self, rows: Sequence[int]) -> FloatMatrix:
         """Give rows in any order."""
         if not rows:
             return np.empty((0, self._dimension), dtype=np.float32)
-        return np.concatenate([self.read(slice(row, row + 1)) for row in rows])
+        raw = b"".join(os.pread(self._file.fileno(), self._row_bytes, row * self._row_bytes) for row in rows)
+        return self._as_rows(raw, len(rows))
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+    def _as_rows(self, raw: bytes, count: int) -> FloatMatrix:
+        if len(raw) != count * self._row_bytes:
+            raise PoisonError("lost_vectors", "the file of embeddings is shorter than it was")
+        return np.frombuffer(raw, dtype="<f4").reshape(-1, self._dimension).astype(np.float32)

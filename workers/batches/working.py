@@ -157,8 +157,8 @@ def hold_against(paid: Sequence[Paid], lines: Lines, vectors: Vectors, snapshot:
     rows = [one.row for one in known]
     decisions = decide_placed(
         snapshot.cluster_map.place(vectors.pick(rows)),
-        lines.index["tokens"][rows].astype(np.float64),
-        [lines.limits(slice(row, row + 1))[0] for row in rows],
+        lines.tokens(rows),
+        lines.limits(rows),
         snapshot,
         Lagrangian(0.0),
         rng=np.random.default_rng(0),

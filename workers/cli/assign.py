@@ -75,6 +75,27 @@ def assign(
     if engine is not None:
         _assign_lake(data, output, engine, policy=policy, column=column or [])
         return
+    if budget_usd is None:
+        from workers.errors import UsageError
+
+        raise UsageError("give --budget-usd, or --engine for a data lake")
+    _assign_recorded(
+        data, budget_usd, split, capacity=capacity, labels=labels, seed=seed, embedder=embedder, report=report
+    )
+
+
+def _assign_recorded(
+    data: Path,
+    budget_usd: float,
+    split: Split,
+    *,
+    capacity: Path | None,
+    labels: int,
+    seed: int,
+    embedder: str,
+    report: Path | None,
+) -> None:
+    """Assign the prompts of a folder of outcomes, and print what that comes to beside the greedy."""
     import numpy as np
     from rich.console import Console
 
@@ -85,8 +106,6 @@ def assign(
     from workers.simulation.assigning import assign_recorded, read_capacities
     from workers.simulation.recorded import learn_from
 
-    if budget_usd is None:
-        raise UsageError("give --budget-usd, or --engine for a data lake")
     if not (np.isfinite(budget_usd) and budget_usd >= 0):
         raise UsageError(f"--budget-usd: must be finite and at least 0, not {budget_usd}")
     with show_progress() as progress:

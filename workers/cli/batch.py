@@ -10,8 +10,12 @@ from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_t
 from workers.cli.rehearsal import rehearse
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from sqlalchemy import Engine
 
+    from workers.batches.requests import Options
+    from workers.batches.tables import Columns
     from workers.storage.batches import Batch
 
 command = typer.Typer(no_args_is_help=True, help="Run files of requests, route each line, keep to a budget.")
@@ -55,10 +59,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Hand in a file; a batcher (`uniroute serve batcher`) takes it up."""
-    from workers.batches.folders import Store
     from workers.batches.places import is_url
     from workers.batches.requests import Options, read_duration
-    from workers.batches.submission import submit as hand_in
     from workers.batches.tables import Columns
 
     options = Options(
@@ -68,18 +70,33 @@ def submit(
         order=order,
         output=None if output is None else output if is_url(output) else str(Path(output).resolve()),
     )
-    window, settings = read_duration(deadline), read_settings()
-    columns = Columns.read(column or [])
+    window, columns = read_duration(deadline), Columns.read(column or [])
     if dry_run:
-        with open_engine(settings) as engine:
-            print_plan(
-                plan_input(engine, file, columns, options, tenant=tenant, window=window), as_json=as_json
-            )
-        return
-    store = Store(settings.batches_folder)
+        with open_engine(read_settings()) as engine:
+            planned = plan_input(engine, file, columns, options, tenant=tenant, window=window)
+        print_plan(planned, as_json=as_json)
+    else:
+        _hand_in(file, columns, options, tenant=tenant, window=window, wait=wait, as_json=as_json)
+
+
+def _hand_in(
+    file: str,
+    columns: "Columns",
+    options: "Options",
+    *,
+    tenant: str,
+    window: "timedelta",
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Keep the file and make a batch of it; print its id, or show it until it has ended."""
+    from workers.batches.folders import Store
+    from workers.batches.submission import submit as make_batch
+
+    settings = read_settings()
     with open_engine(settings) as engine:
-        kept = keep_input(engine, store, file, columns, tenant=tenant)
-        submitted = hand_in(kept, options, engine=engine, window=window, tenant=tenant)
+        kept = keep_input(engine, Store(settings.batches_folder), file, columns, tenant=tenant)
+        submitted = make_batch(kept, options, engine=engine, window=window, tenant=tenant)
         if submitted.twins:
             typer.echo(f"The same content was submitted before, as {submitted.twins[0]}.", err=True)
         if wait:

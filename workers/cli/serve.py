@@ -42,4 +42,7 @@ def serve(
     telemetry.configure_logs(level=log_level.upper())
     roles = ROLES if role is Served.ALL else (role.value,)
     settings = read_settings(roles=roles, worker_slot=slot, web_port=web_port)
-    faust.Worker(create_app(settings), loglevel="warn", quiet=True).execute_from_commandline()
+    worker = faust.Worker(create_app(settings), loglevel="warn", quiet=True)
+    # Its handler would have every library write its DEBUG records: a twentieth of a busy process.
+    worker.spinner = None
+    worker.execute_from_commandline()

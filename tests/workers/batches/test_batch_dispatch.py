@@ -61,19 +61,27 @@ class Desk:
         return self.dispatcher.dispatch(rows, self.view, plan, purse)
 
 
+def write_lines(folder: BatchFolder, source: Path, count: int) -> tuple[Lines, Vectors]:
+    """Check and embed so many lines of one token each."""
+    with source.open("w") as file:
+        for number in range(count):
+            body = {"model": "auto", "messages": [{"role": "user", "content": f"{number % 10_000:04d}"}]}
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+    embedder = FakeEmbedder()
+    ingest(source, folder, WISHES, SETTINGS)
+    lines, vectors = Lines(folder), Vectors(folder, embedder.fingerprint)
+    texts = Texts(lines, WISHES, SETTINGS)
+    while vectors.count < len(lines):
+        texts.embed_next(vectors, embedder)
+    return lines, vectors
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """A desk with the lines checked and embedded."""
-    source = tmp_path / "in.jsonl"
-    with source.open("w") as file:
-        for number in range(20):
-            body = {"model": "auto", "messages": [{"role": "user", "content": f"{number:04d}"}]}
-            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
-            file.write(json.dumps(line) + "\n")
-    folder, embedder = BatchFolder(tmp_path / "batch"), FakeEmbedder()
-    ingest(source, folder, WISHES, SETTINGS)
-    lines, vectors = Lines(folder), Vectors(folder, embedder.fingerprint)
-    Texts(lines, WISHES, SETTINGS).embed_next(vectors, embedder)
+    embedder = FakeEmbedder()
+    lines, vectors = write_lines(BatchFolder(tmp_path / "batch"), tmp_path / "in.jsonl", 20)
     cluster_map = fit_cluster_map(
         vectors.read(slice(0, 20)), fingerprint=embedder.fingerprint, sizes=(1,), seed=0
     )
@@ -132,6 +140,21 @@ def test_a_plan_says_what_the_budget_buys(desk: Desk) -> None:
     assert tight.total_usd == pytest.approx(20 * CHEAP)
     assert (free.quality, tight.quality) == (pytest.approx(0.9), pytest.approx(0.5))
     assert tight.floor_usd == pytest.approx(20 * CHEAP)
+
+
+def test_a_sample_of_many_lines_plans_as_all_of_them_do(desk: Desk, tmp_path: Path) -> None:
+    """20,100 lines, all alike: every 21st stands for 21 of them, the last for 3."""
+    many, vectors = write_lines(BatchFolder(tmp_path / "many"), tmp_path / "many.jsonl", 20_100)
+    goal, rows = Goal(budget_usd=20_100 * CHEAP + 1e-9), range(20_100)
+
+    whole = make_plan(many, vectors, rows, desk.view.snapshot, goal)
+    sample = make_plan(many, vectors, rows, desk.view.snapshot, goal, most=1_000)
+
+    many.close()
+    vectors.close()
+    assert whole.llms == {"cheap": {"lines": 20_100.0, "usd": pytest.approx(20_100 * CHEAP)}}
+    assert sample.llms == {"cheap": {"lines": 20_100.0, "usd": pytest.approx(20_100 * CHEAP)}}
+    assert (sample.lines, sample.binds, sample.quality) == (20_100, whole.binds, pytest.approx(whole.quality))
 
 
 def test_a_least_quality_is_met_at_the_least_cost(desk: Desk) -> None:

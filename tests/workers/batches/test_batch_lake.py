@@ -80,6 +80,7 @@ def test_each_row_gets_the_llm_that_its_prompt_would(tmp_path: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.filterwarnings("default")  # Ray warns of its own options when it sends them to its workers
 def test_ray_decides_as_this_machine_does(tmp_path: Path) -> None:
     """Bit for bit, in whatever blocks the rows came."""
     import ray  # noqa: PLC0415  # only where it is installed

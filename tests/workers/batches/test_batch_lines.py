@@ -130,8 +130,8 @@ def test_good_lines_are_found_by_row_and_by_number(tmp_path: Path) -> None:
     assert len(lines) == 2
     assert [lines.number(row) for row in range(2)] == [2, 3]
     assert (lines.find(2), lines.find(3), lines.find(1), lines.find(4)) == (0, 1, None, None)
-    assert lines.read(1)[0] == "två"
-    assert json.loads(lines.read(0)[1])["messages"][0]["content"] == "hello"
+    assert lines.custom_id(1) == "två"
+    assert json.loads(lines.body(0))["messages"][0]["content"] == "hello"
     assert lines.tokens(slice(0, 1)).tolist() == [1.25]
     lines.close()
 
