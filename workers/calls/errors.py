@@ -3,6 +3,7 @@
 import aiohttp
 import openai
 
+from workers.calls.pressure import read_wait
 from workers.calls.usage import Usage
 from workers.errors import WorkersError
 
@@ -77,18 +78,9 @@ def _classify_status(error: openai.APIStatusError, secret: str) -> CallError:
     if error_class == "auth":  # the endpoint's own words may quote a part of the key
         return CallError("auth", f"the endpoint answered {status}: check the key the LLM is registered with")
     sentence = f"the endpoint answered {status}: {_hide(error.message, secret)[:300]}"
-    return CallError(error_class, sentence, retry_after_s=_retry_after(error))
+    return CallError(error_class, sentence, retry_after_s=read_wait(error.response.headers))
 
 
 def _hide(text: str, secret: str) -> str:
     """Cover a secret that an endpoint echoes, before the text is cut: a part of it would be too much."""
     return text.replace(secret, "***") if secret else text
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    text = error.response.headers.get("retry-after", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None  # absent, or a date: the policy's own delay serves
-    return seconds if 0 <= seconds < float("inf") else None

@@ -9,6 +9,7 @@ from workers.calls.concurrency import Concurrency
 from workers.calls.errors import CallError
 from workers.calls.fairness import FairQueue
 from workers.calls.pacing import Pace
+from workers.calls.pressure import LONGEST_S
 from workers.topics import DEFAULT_LANE
 
 #: Turns of each lane while all of them wait: interactive goes first, and none waits for ever.
@@ -192,8 +193,8 @@ class Gate:
         self._pump()
 
     def block(self, seconds: float) -> None:
-        """Let nothing go for so long: the provider said that nothing is left until then."""
-        self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+        """Let nothing go for so long, ten minutes at most: nothing is left until then, the provider said."""
+        self._blocked_until = max(self._blocked_until, self._clock() + min(seconds, LONGEST_S))
 
     async def _wait(self, waiter: _Waiter) -> None:
         self._pump()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from workers.calls.endpoints import Endpoint, EndpointCaller
 from workers.calls.errors import CallError
+from workers.calls.pressure import read_pressure, read_wait
 
 KEY = "sk-secret-0123456789"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
@@ -140,15 +141,56 @@ def test_an_endpoint_that_is_not_there_is_a_connection_error() -> None:
         ("-1", None),
         ("inf", None),
         ("nan", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("soon", None),
+        ("Wed, 99 Oct 2026 07:28:00 GMT", None),
     ],
 )
-def test_retry_after_is_read_where_it_is_a_number(header: str, seconds: float | None) -> None:
-    """A date, or what is no time at all, is left to the policy's own delay."""
+def test_retry_after_is_read_where_it_is_a_time(header: str, seconds: float | None) -> None:
+    """A date that is past is no wait; what is no time at all is left to the policy's own delay."""
     with pytest.raises(CallError) as failure:
         call(refuse(429, retry_after=header))
 
     assert failure.value.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30.0),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0.5s"}, 360.5),
+        ({"x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-tokens": "6m0s"}, None),
+        (
+            {
+                "retry-after": "2",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "20ms",
+            },
+            2.0,
+        ),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1h"}, 600.0),
+        ({}, None),
+    ],
+)
+def test_a_refusal_says_how_long(headers: Mapping[str, str], seconds: float | None) -> None:
+    """By Retry-After, a date by the endpoint's own clock; else by its limits, and for ten minutes at most."""
+    assert read_wait(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [("1s", 1.0), ("20ms", 0.02), ("1m30s", 90.0), ("2", 2.0), ("soon", 0.0), ("1s later", 0.0), ("", 0.0)],
+)
+def test_what_is_left_of_limits_is_read(reset: str, seconds: float) -> None:
+    """Nothing is left of requests until their reset; tokens, of which there are some, do not matter."""
+    headers = {
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": reset,
+        "x-ratelimit-remaining-tokens": "5",
+        "x-ratelimit-reset-tokens": "9m",
+    }
+
+    assert read_pressure(headers) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

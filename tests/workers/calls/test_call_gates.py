@@ -277,6 +277,17 @@ def test_a_retry_after_holds_everybody_back() -> None:
     assert run_warped(run()) == pytest.approx(5.0)
 
 
+def test_no_refusal_holds_calls_back_for_ever() -> None:
+    """A provider that asks for a year is asked again after ten minutes."""
+
+    async def run() -> float:
+        gate = make_gate()
+        gate.leave(await gate.admit(), CallError("rate_limit", "wait", retry_after_s=3e7))
+        return await call(gate)
+
+    assert run_warped(run()) == pytest.approx(600.0)
+
+
 def test_a_turn_given_to_who_has_left_is_not_lost() -> None:
     """Cancelled in the instant of its turn, a call gives its place back."""
 
