@@ -147,15 +147,25 @@ class Snapshot:
     ) -> NDArray[np.float64]:
         """Give the USD, shape (n, H), that a call exceeds with probability 1 - ``CEILING_QUANTILE``.
 
-        It is what a caller's greatest cost is held against. ``most`` as in ``predict_tokens``; no answer is
-        longer. Without a length model nothing is known of the spread, and the expected USD are given.
+        It is what a caller's greatest cost is held against. ``most`` as in ``predict_longest``.
+        """
+        return self.predict_costs(input_tokens, self.predict_longest(weights, input_tokens, most))
+
+    def predict_longest(
+        self,
+        weights: NDArray[np.float32],
+        input_tokens: NDArray[np.float64],
+        most: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Give the tokens that an answer exceeds with probability 1 - ``CEILING_QUANTILE``, (n, H) or (H,).
+
+        ``most`` as in ``predict_tokens``; no answer is longer. Without a length model nothing is known of the
+        spread, and the expected tokens are given.
         """
         if self.lengths is None:
-            return self.predict_costs(input_tokens, self.predict_tokens(weights, input_tokens, most))
+            return self.predict_tokens(weights, input_tokens, most)
         tokens = self.lengths.quantile_tokens(weights, input_tokens, quantile=CEILING_QUANTILE)
-        if most is not None:
-            tokens = np.minimum(tokens, most[:, None])
-        return self.predict_costs(input_tokens, tokens)
+        return tokens if most is None else np.minimum(tokens, most[:, None])
 
     def predict_seconds(
         self,

@@ -115,6 +115,7 @@ class Bench:
     cache: AnswerCache | None = None
     #: Dispatch topics that do not exist, and how often calls were begun before.
     earlier: int = 0
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
     caller: ScriptedCaller = field(init=False)
     cancels: Cancels = field(default_factory=Cancels)
     states: list[tuple[str, str]] = field(default_factory=list)
@@ -139,7 +140,7 @@ class Bench:
             },
             retries=RetryPolicy(attempts=self.attempts, first_s=1.0),
             settings=Settings(call_timeout_s=60.0),
-            rng=random.Random(0),
+            rng=self.rng,
             gates=Gates(
                 topics=Topics(),
                 most=100,
@@ -157,12 +158,14 @@ class Bench:
         """The log knows at once."""
         return StartsAtOnce(self.earlier)
 
-    def handle(self, *messages: Message) -> list[Sequence[Record]]:
+    def handle(self, *messages: Message, start: StartsAtOnce | None = None) -> list[Sequence[Record]]:
         """Handle dispatches, all at once; with a cache in real time, because its store works in threads."""
 
         async def run() -> list[Sequence[Record]]:
             executor = self.build()
-            return list(await asyncio.gather(*(executor.handle(one, self.start) for one in messages)))
+            return list(
+                await asyncio.gather(*(executor.handle(one, start or self.start) for one in messages))
+            )
 
         return asyncio.run(run()) if self.cache else run_warped(run())
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ from routing.clusters import ClusterMap
 from routing.embedders import Fingerprint, FloatMatrix
 from routing.llms import LLM, Price
 from routing.snapshot import Snapshot, Versions
-from workers.cascades import wish_again
+from workers.cascades import Scorer, wish_again
 from workers.decision_ids import DecisionSigner
 from workers.messages import Message, Record
 from workers.router import NamedPolicy, Router, RoutingView
 from workers.settings import Settings
+from workers.storage.grants import Grant
 from workers.storage.tenants import Tenant
+from workers.tenants import Purses
 
 NOW = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
+RICH = Grant(id=1, day=NOW.date(), usd=Decimal(100))
 FINGERPRINT = Fingerprint(name="one", dimension=1, precision="f32", max_length=8, checksum="a")
 CURVE = {"confidences": [-1.0, 0.0], "chances": [0.5, 1.0]}
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -33,6 +37,13 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "fallbacks": ["c"],
     },
     "three": {"kind": "cascade", "llms": ["a", "b", "c"], "error_per_usd": 100, "calibration": CURVE},
+    "judged": {
+        "kind": "cascade",
+        "llms": ["b", "a"],
+        "accept": 0.8,
+        "confidence": "scorer",
+        "scorer": {"base_url": "http://scorer", "model": "s", "input_price": 100, "output_price": 1000},
+    },
     "kept": {"kind": "fixed", "llm": "a", "cache_seconds": 60, "on_failure": "both"},
 }
 
@@ -67,17 +78,21 @@ VIEW = RoutingView(
     ),
     embedder=OneEmbedder(),
     policies={name: NamedPolicy.build(name, 1, body) for name, body in POLICIES.items()},
-    tenants={"poor": Tenant(name="poor", usd_per_day=1.0, at_limit="degrade")},
+    tenants={
+        "poor": Tenant(name="poor", usd_per_day=1.0, at_limit="degrade"),
+        "rich": Tenant(name="rich", usd_per_day=100.0),
+    },
 )
 
 
 def route(policy: str, *headers: tuple[str, str], tenant: str = "") -> list[Record]:
-    """Route one prompt; a tenant that is named has nothing left."""
+    """Route one prompt; of the tenants that are named ``rich`` has something left."""
     router = Router(
         view=lambda: VIEW,
         signer=DecisionSigner({0: b"0123456789abcdef"}, current=0),
         settings=Settings(),
         rng=np.random.default_rng(0),
+        purses=Purses(lambda name, _day, _need: RICH if name == "rich" else None),
         now=lambda: NOW,
     )
     wishes = [("uniroute-reply-to", "uniroute.replies.app"), ("uniroute-policy", policy), *headers]
@@ -206,3 +221,30 @@ def test_a_cascade_that_is_redriven_is_wished_for_again() -> None:
 
     assert again == rule_of(dispatched("two"))
     assert wish_again(b"nonsense") is None
+
+
+def reserved(policy: str, *headers: tuple[str, str]) -> float:
+    """USD that are held of the budget of a tenant that has one."""
+    return float(dispatched(policy, *headers, tenant="rich")["reserved-usd"])
+
+
+def test_a_cascade_reserves_for_its_scorer() -> None:
+    """The LLMs' .0011 USD, and the scorer's call for the first answer, at 100 USD a million in and 1,000 out.
+
+    It is shown what it is told, the prompt's body of 72 bytes (18 tokens) and an answer of 98 tokens; it says
+    16 tokens at most.
+    """
+    scorer = Scorer(base_url="", model="", input_usd_per_mtok=100, output_usd_per_mtok=1000)
+    told = scorer.request_tokens(scorer.write_request([], {}))
+    held = reserved("judged")
+
+    assert held == pytest.approx(0.0011 + (told + 18 + 98) * 1e-4 + 16 * 1e-3)
+    assert reserved("two") == pytest.approx(0.0011)
+
+
+def test_a_scorer_that_judges_the_last_answer_too_is_reserved_for_it() -> None:
+    """Where a caller would rather have no answer than a bad one: two calls, twice as much."""
+    once = reserved("judged") - 0.0011
+    twice = reserved("judged", ("uniroute-cascade", '{"abstain_below": 0.1}')) - 0.0011
+
+    assert twice == pytest.approx(2 * once)

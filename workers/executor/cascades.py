@@ -60,7 +60,7 @@ class Cascade:
     @property
     def scorer(self) -> Scorer | None:
         """Who is asked how likely an answer is right; ``None`` where its own log probabilities tell."""
-        return self._spec.scorer if self._spec.measure == "scorer" else None
+        return self._spec.judge
 
     @property
     def by_gain(self) -> bool:
@@ -68,9 +68,9 @@ class Cascade:
         return self._spec.error_per_usd is not None
 
     @property
-    def abstains(self) -> bool:
-        """Whether an answer can be too unlikely to be given at all."""
-        return self._spec.abstain_below > 0
+    def weighs_all(self) -> bool:
+        """Whether the last LLM's answer is weighed too."""
+        return self._spec.weighs_all
 
     def ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Give a body that asks for what its answer is judged by, too."""

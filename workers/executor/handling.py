@@ -34,6 +34,7 @@ from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.topics import Topics
 from workers.transactions.call_work import Start
+from workers.transactions.work import Rejection, reject
 
 #: How long an LLM that a dispatch names may be missing from a registry that can be read.
 _REGISTRY_LAG_S = 10.0
@@ -103,7 +104,9 @@ class Executor:
         """Call and answer; ``start`` is awaited before the first call.
 
         Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
-        ``bad_header`` for a dispatch that cannot be read, ``unknown_topic`` where its reply has no topic.
+        ``bad_header`` for a dispatch that cannot be read, ``unknown_topic`` where its reply has no topic. An
+        error of ours that comes when calls are on the bill ends the dispatch, since to begin anew would pay
+        for them again: it is a dead letter then, and what it cost is booked.
         """
         dispatch = read_dispatch(message, self._settings)
         bill = Bill(
@@ -112,9 +115,23 @@ class Executor:
             repeated_earlier=dispatch.earlier_repeated,
         )
         try:
+            return await self._handle(dispatch, bill, start)
+        except Exception as error:
+            called = bill.attempts > len(dispatch.earlier_calls)
+            if not bill.calls or (isinstance(error, WaitableError) and not called):
+                raise
+            rejection = reject(error, attempts=1)
+            bill.outcome = rejection.error_class
+            return [
+                failure_letter(dispatch, rejection, bill, self._topics, answered=False),
+                usage_record(dispatch, bill, self._topics, now=self._now()),
+            ]
+
+    async def _handle(self, dispatch: Dispatch, bill: Bill, start: Start) -> Sequence[Record]:
+        try:
             with self._cancels.watch(dispatch.prompt_id):
                 value = await self._answer_once(dispatch, bill, start)
-                bill.chance = await self._weigh(dispatch, bill, value)
+                bill.chance = await self._weigh(dispatch, bill, value, start)
         except Cancelled as cancelled:
             return self._fail(dispatch, bill, _GaveUp("cancelled", str(cancelled)))
         except _GaveUp as given_up:
@@ -128,18 +145,23 @@ class Executor:
             return self._fail(dispatch, bill, given_up)
         return self._judge(dispatch, bill, value)
 
-    async def _weigh(self, dispatch: Dispatch, bill: Bill, value: bytes) -> float | None:
+    async def _weigh(self, dispatch: Dispatch, bill: Bill, value: bytes, start: Start) -> float | None:
         """Give the chance that an answer is right, where the prompt asked for it and somebody can tell."""
         cascade = dispatch.cascade
         if cascade is None:
             return None
         if cascade.scorer is None:
             return cascade.chance(dispatch.llm, cascade.confidence(value))
-        compared = cascade.abstains or (cascade.by_gain and dispatch.held is not None)
+        compared = cascade.weighs_all or (cascade.by_gain and dispatch.held is not None)
         if not compared and cascade.next_llm(None, self._askable(dispatch, bill)) is None:
             return None  # it is taken whatever anybody says of it
+
+        async def begin() -> None:
+            # The log knows already, but for an answer that was kept: then the scorer's is the first call.
+            bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
+
         score = await self._scorers.score(
-            cascade.scorer, dispatch, value, bill, timeout_s=self._time_left(dispatch)
+            cascade.scorer, dispatch, value, bill, timeout_s=self._time_left(dispatch), begin=begin
         )
         return cascade.chance(dispatch.llm, score)
 
@@ -213,7 +235,14 @@ class Executor:
         )
         if dispatch.on_failure == "reply" or given_up.error_class in _WANTED_ENDS:
             return [reply, usage]
-        letter = failure_letter(dispatch, given_up.error_class, given_up.sentence, bill, self._topics)
+        rejection = Rejection(
+            error_class=given_up.error_class,
+            sentence=given_up.sentence,
+            attempts=bill.attempts,
+            disposition="exhausted",
+        )
+        answered = dispatch.on_failure == "both"
+        letter = failure_letter(dispatch, rejection, bill, self._topics, answered=answered)
         return [letter, usage] if dispatch.on_failure == "dead-letter" else [reply, letter, usage]
 
     async def _find(self, name: str) -> CallableLLM:

@@ -13,6 +13,7 @@ from workers.executor.dispatches import Dispatch
 from workers.messages import CallFact, Headers, Record
 from workers.topics import MAX_RECORD_BYTES, Topics
 from workers.transactions.dead_letters import ANSWERED_HEADER, BOOKED_HEADER, dead_letter
+from workers.transactions.work import Rejection
 
 #: What travels on from a dispatch to its reply.
 _CARRIED = (
@@ -148,15 +149,20 @@ def _with_headers(dispatch: Dispatch, changes: Mapping[str, bytes | None]) -> Di
     return replace(dispatch, message=replace(dispatch.message, headers=(*kept, *added)))
 
 
-def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bill, topics: Topics) -> Record:
-    """Keep a dispatch that nobody answered, with what was tried: to be redriven where no caller was told."""
+def failure_letter(
+    dispatch: Dispatch, rejection: Rejection, bill: Bill, topics: Topics, *, answered: bool
+) -> Record:
+    """Keep a dispatch that nobody answered, with what was tried: redriven unless its caller was ``answered``.
+
+    It says that its calls are booked: a record of usage goes with it.
+    """
     letter = dead_letter(
         dispatch.message,
-        error_class=error_class,
-        sentence=sentence,
+        error_class=rejection.error_class,
+        sentence=rejection.sentence,
         attempts=bill.attempts,
         topic_prefix=topics.prefix,
-        disposition="exhausted",
+        disposition=rejection.disposition,
     )
     kept = tuple(header for header in letter.headers if header[0] not in _RETOLD)
     return Record(
@@ -168,7 +174,7 @@ def failure_letter(dispatch: Dispatch, error_class: str, sentence: str, bill: Bi
             (messages.CALLS, encode_calls(bill.calls)),
             *_repeated(bill),
             (BOOKED_HEADER, b"true"),
-            *(((ANSWERED_HEADER, b"true"),) if dispatch.on_failure == "both" else ()),
+            *(((ANSWERED_HEADER, b"true"),) if answered else ()),
         ),
     )
 

@@ -211,7 +211,8 @@ class Router:
         Raises ``PoisonError`` where so much is not left.
         """
         reserved = decided.reserved
-        if reserved is None or not decided.asked_next or decided.ceiling_usd <= reserved.held.usd:
+        may_call_more = decided.asked_next or decided.scoring_usd
+        if reserved is None or not may_call_more or decided.ceiling_usd <= reserved.held.usd:
             return reserved
         self._pacers.undo(reserved)
         found = self._pacers.reserve(reserved.policy, decided.ceiling_usd, reserved.expected_usd)

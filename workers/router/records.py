@@ -87,11 +87,27 @@ class Decided:
     def ceiling_usd(self) -> float:
         """USD that answering hardly exceeds: what is reserved.
 
-        That is a call of the LLM or of one that stands in for it, or of all that a cascade may ask.
-        A scorer's calls are not in it: how long the answers are that it reads is not known yet.
+        That is a call of the LLM or of one that stands in for it, or of all that a cascade may ask, with
+        those of its scorer.
         """
         together = sum(map(self._ceiling_usd, (self.llm, *self.asked_next)))
-        return max(together, *map(self._ceiling_usd, (self.llm, *self.fallbacks)))
+        alone = max(map(self._ceiling_usd, (self.llm, *self.fallbacks)))
+        return max(together, alone) + self.scoring_usd
+
+    @property
+    def scoring_usd(self) -> float:
+        """USD that the calls of a cascade's scorer hardly exceed; 0 where there is none."""
+        cascade = self.serving.cascade if self.may_cascade else None
+        scorer = None if cascade is None else cascade.judge
+        if cascade is None or scorer is None:
+            return 0.0
+        names = (self.llm, *self.asked_next)
+        # In order the last answer is taken whatever anybody says of it; by gain it is compared.
+        judged = names if cascade.weighs_all or cascade.error_per_usd is not None else names[:-1]
+        size = len(self.prompt.message.value or b"")
+        return sum(
+            scorer.ceiling_usd(prompt_bytes=size, answer_tokens=self._longest_tokens(name)) for name in judged
+        )
 
     @property
     def versions(self) -> messages.Versions:
@@ -115,6 +131,15 @@ class Decided:
 
     def _ceiling_usd(self, name: str) -> float:
         return float(self.decisions.ceilings[self.row, self.decisions.names.index(name)])
+
+    def _longest_tokens(self, name: str) -> float:
+        most = self.limits.max_output_tokens
+        tokens = self.snapshot.predict_longest(
+            self.decisions.weights[self.row : self.row + 1],
+            np.array([self.prompt.input_tokens]),
+            None if most is None else np.array([most], dtype=np.float64),
+        )
+        return float(tokens.reshape(-1)[self.decisions.names.index(name)])
 
 
 def dispatch_record(decided: Decided, topics: Topics) -> Record:

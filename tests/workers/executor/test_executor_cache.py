@@ -1,10 +1,11 @@
 """Equal prompts are answered once, for callers who ask for it."""
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
-from scripted_calls import Bench, Script, always, answer, body_of, dispatch, headers_of
+from scripted_calls import Bench, Script, always, answer, as_message, body_of, dispatch, headers_of
 from sqlalchemy import Engine
 
 from workers.calls.errors import CallError
@@ -131,3 +132,50 @@ def test_a_kept_answer_expires(engine: Engine) -> None:
     assert store.find(KEY) is None
     assert store.claim(KEY, seconds=60.0)
     assert time.monotonic() - began < 10
+
+
+#: A cascade whose scorer costs what the LLMs do: .03 USD a call.
+JUDGED = json.dumps(
+    {
+        "accept_at": 0.8,
+        "abstain_below": 0.05,
+        "measure": "scorer",
+        "confidences": [0.0, 1.0],
+        "chances": [0.0, 1.0],
+        "scorer": {
+            "base_url": "http://scorer",
+            "model": "s",
+            "input_usd_per_mtok": 1_000.0,
+            "output_usd_per_mtok": 1_000.0,
+        },
+    }
+)
+
+
+def test_a_scorer_of_a_kept_answer_is_a_call_like_any_other() -> None:
+    """The log knows of it before it is made; it is the prompt's first try, and the one call of its bill."""
+    made = bench(always(answer()))
+    made.scripts = {**made.scripts, "scorer": always(answer("0.9"))}
+    made.caller.scripts = made.scripts
+    made.earlier = 2
+    made.handle(dispatch(prompt_id="p-1", cache_seconds="60", cascade=JUDGED))
+    [[reply, usage]] = made.handle(dispatch(prompt_id="p-2", cache_seconds="60", cascade=JUDGED))
+    headers = headers_of(reply)
+
+    assert [one[:3] for one in made.caller.calls] == [
+        ("a", "p-1", 1),
+        ("scorer", "p-1", 2),
+        ("scorer", "p-2", 1),
+    ]
+    assert (headers["cache"], headers["repeated-calls"], headers["attempt"]) == ("hit", "2", "1")
+    assert float(headers["cost-usd"]) == pytest.approx(0.03)
+    assert (body_of(usage)["attempts"], body_of(usage)["cost_usd"]) == (1, pytest.approx(0.03))
+
+
+def test_a_scorer_counts_the_calls_of_the_prompt() -> None:
+    """What it is asked of a second LLM's answer is the fourth call, and not the first one again."""
+    made = Bench({"a": always(answer()), "b": always(answer()), "scorer": always(answer("0.1"))})
+    [[handed]] = made.handle(dispatch(fallbacks="b", cascade=JUDGED))
+    made.handle(as_message(handed))
+
+    assert [one[::2][:2] for one in made.caller.calls] == [("a", 1), ("scorer", 2), ("b", 1), ("scorer", 4)]

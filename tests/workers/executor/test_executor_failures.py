@@ -1,11 +1,23 @@
 """What becomes of a prompt whose LLM fails: retries, budgets, fallbacks, dead letters, cancels, deadlines."""
 
 import asyncio
+import random
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from scripted_calls import NOW, Bench, always, answer, as_message, body_of, calls_of, dispatch, headers_of
+from scripted_calls import (
+    NOW,
+    Bench,
+    StartsAtOnce,
+    always,
+    answer,
+    as_message,
+    body_of,
+    calls_of,
+    dispatch,
+    headers_of,
+)
 from warped_time import run_warped
 
 from workers.calls.errors import CallError
@@ -216,3 +228,54 @@ def test_an_endpoint_that_stays_away_is_given_up_in_the_end() -> None:
     replies = bench.handle(*(dispatch(prompt_id=f"p-{number}") for number in range(30)))
 
     assert {body_of(reply)["error"]["code"] for reply, _ in replies} == {"server"}
+
+
+class BrokenRandom(random.Random):
+    """A bug of ours that comes when a call is behind us: the wait before the next is drawn."""
+
+    def random(self) -> float:
+        """Fail."""
+        raise RuntimeError("a bug that quotes the prompt")
+
+
+@pytest.mark.parametrize("on_failure", ["reply", "both"])
+def test_a_bug_of_ours_after_a_paid_call_loses_no_bill(on_failure: str) -> None:
+    """A dead letter that says so, and the usage: 5 tokens in and 20 out may have cost .025 USD or so.
+
+    The call is not made again, and no caller was told, so that the letter can be redriven.
+    """
+    bench = Bench({"a": always(CallError("timeout", "late"))}, rng=BrokenRandom())
+    [[letter, usage]] = bench.handle(dispatch(on_failure=on_failure))
+    headers = headers_of(letter)
+
+    assert (letter.topic, headers["dlq-class"]) == ("uniroute.dlq.dispatch.a", "handler_error")
+    assert "quotes" not in headers["__dlq.errors.message"]
+    assert (headers["dlq-booked"], "dlq-answered" in headers) == ("true", False)
+    assert len(bench.caller.calls) == 1
+    assert body_of(usage)["outcome"] == "handler_error"
+    assert [call[1] for call in body_of(usage)["calls"]] == ["timeout"]
+    assert body_of(usage)["unsettled_usd"] > 0.02
+
+
+def test_a_bug_of_ours_before_any_call_is_tried_again() -> None:
+    """Nothing was paid: it comes out, and whoever called decides how often."""
+    bench = Bench({"a": always(answer())})
+
+    with pytest.raises(RuntimeError):
+        bench.handle(dispatch(), start=BrokenStart())
+
+
+def test_a_bug_of_ours_after_a_hand_on_books_what_was_paid_before() -> None:
+    """The LLM before cost .03 USD, which nobody has booked yet."""
+    earlier = '[["z","bad_response",1.0,10,20,0.03]]'
+    [[_, usage]] = Bench({"a": always(answer())}).handle(dispatch(calls=earlier), start=BrokenStart())
+
+    assert body_of(usage)["cost_usd"] == pytest.approx(0.03)
+
+
+class BrokenStart(StartsAtOnce):
+    """A bug of ours before the first call."""
+
+    async def __call__(self, *_topics: str) -> int:
+        """Fail."""
+        raise RuntimeError("a bug")
