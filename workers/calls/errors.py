@@ -1,5 +1,7 @@
 """What can go wrong with a call to an LLM, in nine classes."""
 
+import re
+
 import aiohttp
 import openai
 
@@ -10,12 +12,30 @@ from workers.errors import WorkersError
 #: Classes after which the same request may yet succeed.
 RETRYABLE = frozenset({"rate_limit", "timeout", "server", "connection", "bad_response"})
 
-_BY_STATUS = {401: "auth", 403: "auth", 408: "timeout", 429: "rate_limit", 504: "timeout"}
+_BY_STATUS = {
+    401: "auth",
+    402: "auth",
+    403: "auth",
+    # Nothing is served there, or not that model: no prompt is to blame.
+    404: "server",
+    405: "server",
+    410: "server",
+    408: "timeout",
+    429: "rate_limit",
+    504: "timeout",
+}
 _BY_CODE = {
     "context_length_exceeded": "context_window",
     "content_filter": "content_policy",
     "content_policy_violation": "content_policy",
+    "exceed_context_size_error": "context_window",
 }
+#: What servers without such codes say: vLLM, TGI, SGLang, Anthropic's and Mistral's adapters.
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|(prompt|input) is too (long|large)|too many (input )?tokens|"
+    r"must have less than \d+ tokens|`inputs` tokens",
+    re.IGNORECASE,
+)
 _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
 
@@ -70,7 +90,9 @@ def _was_disconnected(error: openai.APITimeoutError) -> bool:
 
 def _classify_status(error: openai.APIStatusError, secret: str) -> CallError:
     status = error.status_code
-    error_class = _BY_STATUS.get(status) or _BY_CODE.get(str(error.code))
+    error_class = _BY_STATUS.get(status) or _BY_CODE.get(str(error.code)) or _BY_CODE.get(str(error.type))
+    if error_class is None and _CLIENT_ERROR <= status < _SERVER_ERROR and _TOO_LONG.search(error.message):
+        error_class = "context_window"
     if error_class is None:
         error_class = "server" if status >= _SERVER_ERROR else "bad_request"
         if status < _CLIENT_ERROR:  # a redirect, which is not followed: the address is registered wrongly

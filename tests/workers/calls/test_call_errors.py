@@ -30,10 +30,12 @@ def answer(
     return respond
 
 
-def refuse(status: int, message: str = "no", *, code: str | None = None, **headers: str) -> Respond:
+def refuse(
+    status: int, message: str = "no", *, code: str | None = None, kind: str = "t", **headers: str
+) -> Respond:
     """Answer every request with an error in OpenAI's shape."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return answer(status, {"error": {"message": message, "type": "t", "code": code}}, headers=named)
+    return answer(status, {"error": {"message": message, "type": kind, "code": code}}, headers=named)
 
 
 async def drop(request: web.Request) -> web.StreamResponse:
@@ -88,9 +90,15 @@ def call(
         (refuse(400, code="context_length_exceeded"), "context_window", False),
         (refuse(400, code="content_filter"), "content_policy", False),
         (refuse(400, code="content_policy_violation"), "content_policy", False),
+        (refuse(400, "This model's maximum context length is 4096 tokens."), "context_window", False),
+        (refuse(413, "Input is too long: prompt is too long: 9 > 8"), "context_window", False),
+        (refuse(422, "`inputs` must have less than 1024 tokens. Given: 2000"), "context_window", False),
+        (refuse(400, kind="exceed_context_size_error"), "context_window", False),
         (refuse(401), "auth", False),
+        (refuse(402), "auth", False),
         (refuse(403), "auth", False),
-        (refuse(404), "bad_request", False),
+        (refuse(404), "server", True),
+        (refuse(410), "server", True),
         (refuse(408), "timeout", True),
         (refuse(413), "bad_request", False),
         (refuse(422), "bad_request", False),
