@@ -4,14 +4,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from workers.errors import UsageError
 
-#: How a reply is held against the answer. ``output`` is what a program prints, line by line.
+#: How a reply is held against the answer. ``output`` is what a program prints, line by line, as the reply
+#: says it: nothing is run.
 Checker = Literal["exact", "numeric", "choice", "regex", "json", "listing", "output"]
+#: ``judge``: an LLM says how likely the reply is right; it is shown the answer where there is one.
+Grader = Checker | Literal["judge"]
+#: A judge is shown no longer answer: it travels in a header.
+_MOST_JUDGED_BYTES = 3 * 1024
 
 _MARKER = re.compile(r"(?i)\b(?:answer|result|output)\b\**\s*(?:is|:|=)?\s*[:=]?\**\s*")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -25,15 +30,20 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A prompt with a right answer and the way to check a reply."""
 
     prompt: str
-    answer: str
-    checker: Checker = "exact"
+    #: Empty only for a judge.
+    answer: str = ""
+    checker: Grader = "exact"
     #: What a right answer matches in full, for the checker ``regex``.
     pattern: str = ""
 
     def check(self) -> None:
         """Raise ``UsageError`` for one whose own answer its checker would not take for right."""
-        if self.checker not in get_args(Checker):
-            raise UsageError(f"checker is {self.checker!r}: known are {', '.join(get_args(Checker))}")
+        if self.checker == "judge":
+            if len(self.answer.encode()) > _MOST_JUDGED_BYTES:
+                raise UsageError(f"a judge is shown answers of at most {_MOST_JUDGED_BYTES} bytes")
+            return
+        if not self.answer:
+            raise UsageError(f"the {self.checker} checker needs an answer")
         try:
             right = grade(self, self.answer)
         except (ValueError, re.error) as error:
@@ -50,7 +60,7 @@ class Checkable(Protocol):
         """A right answer."""
 
     @property
-    def checker(self) -> Checker:
+    def checker(self) -> Grader:
         """The way of checking."""
 
     @property
@@ -63,7 +73,10 @@ def grade(task: Checkable, reply: str) -> float:
 
     The final answer is what stands in ``\boxed{}``, in a code fence, after the last "answer is", on the last
     line, or is the whole reply; one of them being right is enough. Every reply, however odd, gets a score.
+    ``UsageError`` where a judge is to say so.
     """
+    if task.checker == "judge":
+        raise UsageError("no checker but a judge grades this prompt")
     return 1.0 if _CHECKS[task.checker](task, reply) else 0.0
 
 

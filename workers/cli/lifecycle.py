@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli.console import FAILED, AsJson, open_engine, print_json, print_table, read_settings
+from workers.cli.probes import (
+    JudgeInputPrice,
+    JudgeKey,
+    JudgeModel,
+    JudgeOutputPrice,
+    JudgeUrl,
+    read_graded,
+    read_judge,
+    read_traffic,
+)
 from workers.errors import UsageError
 from workers.storage.engine import transaction
 
@@ -23,12 +33,31 @@ def onboard(
     name: Name,
     *,
     labels: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help='JSON lines of {"prompt": ..., "answer": ..., "checker": exact, numeric, choice, regex, '
-            'json, listing or output}; with regex a "pattern".'
+            'json, listing, output or judge}; with regex a "pattern"; for a judge the answer may be left out.'
         ),
-    ],
+    ] = None,
+    from_traffic: Annotated[
+        bool,
+        typer.Option(
+            "--from-traffic",
+            help="Copies of the newest live prompts in place of labels, graded by the judge; no caller gets "
+            "their replies.",
+        ),
+    ] = False,
+    share: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Of live prompts, that may be copied.")
+    ] = 0.1,
+    max_usd: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop before probes and their judge cost more.")
+    ] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key: JudgeKey = "",
+    judge_input_price: JudgeInputPrice = None,
+    judge_output_price: JudgeOutputPrice = None,
     most: Annotated[int, typer.Option(min=1, help="Labels to use, at most.")] = 400,
     fewest: Annotated[int, typer.Option(min=1, help="Labels to use before it may stop.")] = 20,
     tenant: Annotated[str, typer.Option(help="Who pays for the probes.")] = "default",
@@ -39,22 +68,26 @@ def onboard(
     """Probe an LLM, `llm add`ed with --probe, until it is known well enough; it is a shadow then.
 
     Needs an executor that serves. Prompts are asked in an order that holds each cluster by its share, a batch
-    at a time, graded by their checkers, and no more than the routing decision needs.
+    at a time, graded by their checkers or by the judge, and no more than the routing decision needs. What
+    judging costs is told and booked beside what the answers cost.
     """
     import numpy as np
 
     from routing.learning import StoppingRule
-    from workers.cli.files import read_references
     from workers.decision_ids import make_signer
     from workers.embedding.loading import open_for
-    from workers.lifecycle import DispatchedProbes, probe
-    from workers.prompts import count_tokens
+    from workers.lifecycle import Probe, ProbeLane, probe
     from workers.storage.cluster_maps import ClusterMaps
 
-    settings, references = read_settings(), read_references(labels)
+    judge = read_judge(judge_url, judge_model, judge_key, judge_input_price, judge_output_price)
+    settings = read_settings()
     signer = make_signer(settings)
     rule = StoppingRule(fewest=min(fewest, most), most=most)
     with open_engine(settings) as engine:
+        if from_traffic:
+            asked = read_traffic(engine, settings, name, judge, labels=labels, most=most, share=share)
+        else:
+            asked = read_graded(labels, judge)
         with transaction(engine) as session:
             fitted = ClusterMaps(session).active()
         if fitted is None:
@@ -65,24 +98,28 @@ def onboard(
             threads=settings.embedder_threads,
             folder=settings.embedders_folder,
         )
-        embeddings = embedder.encode([one.prompt for one in references])
-        with DispatchedProbes(
+        embeddings = embedder.encode([one.text for one in asked])
+        cells = fitted.cluster_map.cells(embeddings).tolist()
+        probes = [
+            Probe(llm=name, body=one.body, cells=tuple(cells[row]), grade=one.grade, reference=one.reference)
+            for row, one in enumerate(asked)
+        ]
+        with ProbeLane(
             settings,
             signer,
-            name,
-            references,
-            cells=fitted.cluster_map.cells(embeddings),
             map_version=fitted.cluster_map.version,
             tenant=tenant,
+            judge=judge,
             patience_s=patience_s,
-        ) as probes:
+        ) as lane:
             found = probe(
                 engine,
                 name,
                 embeddings=embeddings,
-                input_tokens=np.array([count_tokens(one.prompt) for one in references], dtype=np.float64),
-                ask=probes.ask,
+                input_tokens=np.array([one.input_tokens for one in asked]),
+                ask=lambda rows: lane.ask([probes[row] for row in rows]),
                 rule=rule,
+                max_usd=max_usd,
                 seed=seed,
             )
     if as_json:
@@ -190,6 +227,8 @@ def _tell(found: "Probed") -> None:
         f"{found.llm}: {found.labels_now} labels used ({found.labels} in all), {found.failures} probes "
         f"without an answer, {found.cost_usd:.6f} USD; mean score {score}."
     )
+    if found.judge_usd:
+        typer.echo(f"The judge was paid {found.judge_usd:.6f} USD beside that.")
     typer.echo(f"Predicted error {found.error:.3f} [{low:.3f}, {high:.3f}]; it would win {found.share:.1%}.")
     typer.echo(
         "The routes are settled; it is a shadow: `uniroute llm promote` makes it a canary."

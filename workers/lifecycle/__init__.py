@@ -1,6 +1,6 @@
 """From an LLM's first probe to its retirement: what it takes to go a step on, and the way back."""
 
-from workers.lifecycle.dispatching import DispatchedProbes
+from workers.lifecycle.dispatching import Probe, ProbeLane
 from workers.lifecycle.draining import await_quiet, drain, retire
 from workers.lifecycle.probing import Ask, Graded, Probed, ProbesFailedError, begin, probe
 from workers.lifecycle.steps import Conditions, demote, promote
@@ -8,8 +8,9 @@ from workers.lifecycle.steps import Conditions, demote, promote
 __all__ = [
     "Ask",
     "Conditions",
-    "DispatchedProbes",
     "Graded",
+    "Probe",
+    "ProbeLane",
     "Probed",
     "ProbesFailedError",
     "await_quiet",

@@ -1,66 +1,99 @@
-"""Puts probes to an LLM as live prompts are: on its probe lane, through executors, and grades the replies."""
+"""Puts probes to LLMs as live prompts are: on the probe lane, through executors; and grades the replies."""
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
-import numpy as np
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
-from numpy.typing import NDArray
 
 from workers import messages
+from workers.cascades import CascadeSpec, Scorer
 from workers.client import Client, Reply
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
-from workers.graders import Reference, grade
 from workers.lifecycle.probing import Graded, ProbesFailedError
+from workers.messages import CallFact
+from workers.prompts import count_tokens
 from workers.settings import Settings
 from workers.topics import Topics
 
 _LANE = "probe"
 _SOURCE = "/onboarding"
 _POLL_MS = 200
-#: On dispatches and usage, in place of a policy's name and version.
-_POLICY = "onboarding@1"
+#: What probes are booked as, in place of a policy's name: by this their cost is told from that of replies.
+ONBOARDING = "onboarding"
+
+_calls = msgspec.json.Decoder(tuple[CallFact, ...])
 
 
-class DispatchedProbes:
-    """Asks one LLM, a batch of prompts at a time; use it as a context manager.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One prompt for one LLM, and how its answer is graded."""
 
-    A probe that has no answer within ``patience_s`` has none; executors drop it then too. What probes cost is
-    booked on ``tenant``.
+    llm: str
+    #: Of OpenAI's chat.completions; its ``model`` is replaced.
+    body: Mapping[str, Any]
+    #: Its cell in each resolution of the map.
+    cells: tuple[int, ...]
+    #: Gives the score of an answer's text; ``None`` where the judge does.
+    grade: Callable[[str], float] | None
+    #: A right answer, for the judge; empty where none is known.
+    reference: str = ""
+
+    @classmethod
+    def of_text(
+        cls,
+        llm: str,
+        text: str,
+        *,
+        cells: Sequence[int],
+        grade: Callable[[str], float] | None,
+        reference: str = "",
+    ) -> Self:
+        """Make one that is a single turn of a user."""
+        body = {"messages": [{"role": "user", "content": text}]}
+        return cls(llm=llm, body=body, cells=tuple(cells), grade=grade, reference=reference)
+
+
+class ProbeLane:
+    """Asks LLMs, a batch of prompts at a time; use it as a context manager.
+
+    A probe that has no answer within ``patience_s`` has none; executors drop it then too. No caller gets a
+    reply. What probes cost, the ``judge``'s calls too, is booked on ``tenant``, under the name ``purpose``
+    and the UTC day. Executors ask the judge: its key is theirs to read.
     """
 
     def __init__(
         self,
         settings: Settings,
         signer: DecisionSigner,
-        llm: str,
-        references: Sequence[Reference],
         *,
-        cells: NDArray[np.int32],
         map_version: str,
         tenant: str,
+        judge: Scorer | None = None,
+        purpose: str = ONBOARDING,
         patience_s: float = 120.0,
     ) -> None:
         self._settings = settings
         self._signer = signer
-        self._llm = llm
-        self._references = references
-        self._cells = cells
         self._map_version = map_version
         self._tenant = tenant
+        self._judge = judge
+        self._purpose = purpose
         self._patience_s = patience_s
         self._run = uuid.uuid4().hex[:12]
-        self._topic = Topics(settings.topic_prefix).dispatch(llm, _LANE)
+        self._sent = 0
+        self._topics = Topics(settings.topic_prefix)
 
     def __enter__(self) -> Self:
-        self._client = Client(app="onboarding", settings=self._settings, group=f"onboarding-{self._run}")
+        group = f"{self._purpose}-{self._run}"
+        self._client = Client(app="onboarding", settings=self._settings, group=group)
         try:
             self._producer = KafkaProducer(
                 bootstrap_servers=self._settings.kafka_bootstrap.split(","), enable_idempotence=True
@@ -76,16 +109,21 @@ class DispatchedProbes:
         self._producer.close()
         self._client.close()
 
-    def ask(self, rows: Sequence[int]) -> list[Graded | None]:
-        """Give the grade of each prompt's answer, ``None`` where there is none.
+    def ask(self, probes: Sequence[Probe]) -> list[Graded | None]:
+        """Give the grade of each probe's answer, ``None`` where there is none.
 
         Raises ``ProbesFailedError`` with the first reason where there is no answer at all.
         """
-        waiting = {f"probe-{self._run}-{row}": row for row in rows}
         now = datetime.now(UTC)
+        waiting: dict[str, int] = {}
         try:
-            for prompt_id, row in waiting.items():
-                self._producer.send(self._topic, **self._dispatch(prompt_id, row, now))
+            for row, probe in enumerate(probes):
+                prompt_id = f"probe-{self._run}-{self._sent}"
+                self._sent += 1
+                waiting[prompt_id] = row
+                self._producer.send(
+                    self._topics.dispatch(probe.llm, _LANE), **self._dispatch(prompt_id, probe, now)
+                )
             self._producer.flush()
         except KafkaError as error:
             raise WaitableError("Kafka", f"probes were not taken: {error}") from error
@@ -95,44 +133,82 @@ class DispatchedProbes:
         while len(found) < len(waiting) and time.monotonic() < end:
             for reply in self._client.poll(timeout_ms=_POLL_MS):
                 if (row := waiting.get(reply.prompt_id, -1)) >= 0:
-                    problem = (reply.error or problem) if not found else problem
-                    found[row] = self._grade(row, reply)
-        if not any(found.values()):
-            raise ProbesFailedError(f"{self._llm} answered none of {len(rows)} probes: {problem}")
-        return [found.get(row) for row in rows]
+                    graded = _grade(probes[row], reply)
+                    if not found and graded is None:
+                        problem = reply.error or "the judge gave no score: does it serve, and is it paid?"
+                    found[row] = graded
+        if probes and not any(found.values()):
+            asked = ", ".join(sorted({probe.llm for probe in probes}))
+            raise ProbesFailedError(f"{asked} answered none of {len(probes)} probes: {problem}")
+        return [found.get(row) for row in range(len(probes))]
 
-    def _grade(self, row: int, reply: Reply) -> Graded | None:
-        if reply.error is not None:
-            return None
-        return Graded(score=grade(self._references[row], reply.text), cost_usd=reply.cost_usd)
-
-    def _dispatch(self, prompt_id: str, row: int, now: datetime) -> dict[str, object]:
-        reference = self._references[row]
+    def _dispatch(self, prompt_id: str, probe: Probe, now: datetime) -> dict[str, object]:
         token = self._signer.sign(
             DecisionFacts(
                 prompt_id=prompt_id,
-                llm=self._llm,
+                llm=probe.llm,
                 map_version=self._map_version,
-                cells=tuple(self._cells[row].tolist()),
+                cells=probe.cells,
                 propensity=1.0,
                 decided_at=int(now.timestamp()),
             )
         )
+        value = msgspec.json.encode({**probe.body, "model": probe.llm})
+        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         return {
             "key": prompt_id.encode(),
-            "value": msgspec.json.encode(
-                {"model": self._llm, "messages": [{"role": "user", "content": reference.prompt}]}
-            ),
+            "value": value,
             "headers": [
                 *messages.event_headers(
                     event_id=prompt_id, event_type="uniroute.dispatch", source=_SOURCE, now=now
                 ),
                 (messages.REPLY_TO, self._client.reply_topic.encode()),
                 (messages.DECISION_ID, token.encode()),
-                (messages.LLM, self._llm.encode()),
+                (messages.LLM, probe.llm.encode()),
                 (messages.LANE, _LANE.encode()),
                 (messages.TENANT, self._tenant.encode()),
-                (messages.POLICY, _POLICY.encode()),
+                (messages.POLICY, f"{self._purpose}@1".encode()),
+                (messages.POLICY_PERIOD, str(int(day.timestamp())).encode()),
+                (messages.INPUT_TOKENS, repr(_count_tokens(probe.body)).encode()),
                 (messages.DEADLINE, (now + timedelta(seconds=self._patience_s)).isoformat().encode()),
+                *self._ask_judge(probe),
             ],
         }
+
+    def _ask_judge(self, probe: Probe) -> messages.Headers:
+        """Have the executor ask the judge, as it asks the scorer of a cascade that takes any answer."""
+        if probe.grade is not None or self._judge is None:
+            return ()
+        rule = CascadeSpec(
+            accept_at=0.0,
+            measure="scorer",
+            confidences=(0.0, 1.0),
+            chances=(0.0, 1.0),
+            scorer=msgspec.structs.replace(self._judge, reference=probe.reference),
+        )
+        return ((messages.CASCADE, msgspec.json.encode(rule)),)
+
+
+def _grade(probe: Probe, reply: Reply) -> Graded | None:
+    if reply.error is not None:
+        return None
+    if probe.grade is not None:
+        score = probe.grade(reply.text)
+    elif (told := reply.headers.get(messages.CHANCE)) is not None:
+        score = float(told)
+    else:
+        return None
+    answer_usd, judge_usd = _split_cost(reply)
+    return Graded(score=score, cost_usd=answer_usd, judge_usd=judge_usd, decision_id=reply.decision_id)
+
+
+def _split_cost(reply: Reply) -> tuple[float | None, float]:
+    """Give what the answer cost, ``None`` where nobody told, and what judging it cost."""
+    calls = _calls.decode(reply.headers.get(messages.CALLS, "[]"))
+    answers = [one.cost_usd for one in calls if one.llm != messages.SCORER and one.cost_usd is not None]
+    judged = sum(one.cost_usd or 0.0 for one in calls if one.llm == messages.SCORER)
+    return (sum(answers) if answers else None), judged
+
+
+def _count_tokens(body: Mapping[str, Any]) -> float:
+    return count_tokens("".join(str(turn.get("content") or "") for turn in body.get("messages", ())))

@@ -44,8 +44,12 @@ class Graded:
     """What came of one probe that was answered."""
 
     score: float
-    #: ``None`` where the endpoint did not tell its usage.
+    #: Of the answer; ``None`` where the endpoint did not tell its usage.
     cost_usd: float | None = None
+    #: Of judging it.
+    judge_usd: float = 0.0
+    #: By which feedback can be given on the answer.
+    decision_id: str = ""
 
 
 #: Puts prompts, by their place in the file, to the LLM; ``None`` for one that it gave no answer to.
@@ -68,6 +72,8 @@ class Probed:
     #: Of this run's answers.
     mean_score: float | None
     cost_usd: float
+    #: Of judging them.
+    judge_usd: float
     #: Predicted mean error over the prompts, with what holds it with 90 %.
     error: float
     error_interval: tuple[float, float]
@@ -94,15 +100,17 @@ def probe(
     input_tokens: NDArray[np.float64],
     ask: Ask,
     rule: StoppingRule | None = None,
+    max_usd: float | None = None,
     seed: int = 0,
 ) -> Probed:
     """Label a probed LLM on prompts with reference answers until the routes are settled; it is a shadow then.
 
     ``embeddings`` (n, d) and ``input_tokens`` (n,) are the prompts', in their order. They are asked so that
     any first few hold each cluster by its share of them; a run that was broken off goes on where it ended, if
-    it has the same prompts and ``seed``. Labels are counted batch by batch; the LLM's rates stay at the upper
-    end of their interval unless the rule stopped it. Raises ``UsageError`` for an LLM in another state or
-    where no map is in force, ``ProbesFailedError`` where the first batch got no answer.
+    it has the same prompts and ``seed``. No batch is asked that would pass ``max_usd`` if it costs what those
+    before it did; the first is asked unless that is 0. Labels are counted batch by batch; the LLM's rates
+    stay at the upper end of their interval unless the rule stopped it. Raises ``UsageError`` for an LLM in
+    another state or where no map is in force, ``ProbesFailedError`` where the first batch got no answer.
     """
     rule = rule or StoppingRule()
     with transaction(engine) as session:
@@ -118,7 +126,7 @@ def probe(
         known = _weigh(engine, fitted, name, embeddings, input_tokens, cost=_mean_cost(graded))
         more = bool(rule.wants_more([known.loss], [labels])[0])
         rows = order[asked : asked + (rule.batch if labels else rule.fewest)]
-        if not more or not rows:
+        if not more or not rows or not _affords(graded, len(rows), max_usd):
             break
         answers = ask(rows)
         asked += len(rows)
@@ -140,6 +148,7 @@ def probe(
         loss=known.loss,
         mean_score=float(np.mean([one.score for one in graded])) if graded else None,
         cost_usd=sum(one.cost_usd or 0.0 for one in graded),
+        judge_usd=sum(one.judge_usd for one in graded),
         error=known.error,
         error_interval=known.interval,
         share=known.share,
@@ -217,6 +226,14 @@ def _lambdas(policies: dict[str, tuple[int, dict[str, Any]]]) -> list[float]:
         if isinstance(policy, Lagrangian) and np.isfinite(policy.error_per_usd):
             found.append(policy.error_per_usd)
     return found
+
+
+def _affords(graded: Sequence[Graded], count: int, max_usd: float | None) -> bool:
+    """Tell whether so many probes more stay within the budget of a run."""
+    if max_usd is None or not graded:
+        return max_usd != 0.0
+    spent = sum((one.cost_usd or 0.0) + one.judge_usd for one in graded)
+    return spent * (1 + count / len(graded)) <= max_usd
 
 
 def _mean_cost(graded: Sequence[Graded]) -> float | None:

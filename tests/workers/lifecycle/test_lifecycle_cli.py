@@ -1,7 +1,10 @@
 """A new LLM's way in and out as an operator types it: a real executor and broker, a simulated LLM."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from installations import SIGNING_KEY, Installation
 from typer.testing import CliRunner
 
 from workers.cli.main import command
+from workers.client import Client
 from workers.local.simulated.process import ServerProcess, outcome_arguments
 from workers.local.simulated.tasks import draw_task
+from workers.reading import read_all
 
 pytestmark = pytest.mark.stack
 
@@ -139,4 +144,115 @@ def test_a_reference_that_cannot_be_checked_is_told(
     result = cli("llm", "onboard", "old", "--labels", file, code=1)
 
     assert "line 2" in str(result.exception)
+    assert problem in str(result.exception)
+
+
+@contextmanager
+def judge_serving(secret: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Serve a judge that finds answers right which hold the reference; give its address and what it read."""
+    asked: list[dict[str, Any]] = []
+
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told = json.loads(body["messages"][1]["content"])
+            asked.append(told)
+            allowed = self.headers["Authorization"] == f"Bearer {secret}"
+            right = told.get("reference", "Red") in told["answer"]["content"]
+            completion = {
+                "choices": [{"message": {"role": "assistant", "content": "1.0" if right else "0.25"}}],
+                "usage": {"prompt_tokens": 1000, "completion_tokens": 2, "total_tokens": 1002},
+            }
+            value = json.dumps(completion).encode()
+            self.send_response(200 if allowed else 401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(value)))
+            self.end_headers()
+            self.wfile.write(value)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_judge_grades_what_no_checker_does(installation: Installation, cli: Cli, tmp_path: Path) -> None:
+    """Labels leave answers to it, and live traffic has none: both are graded, told and booked by its price.
+
+    Each judgement costs 1,000 tokens at 10 USD a million and 2 at 20: .01004 USD. Its key reaches executors
+    by reference alone. Copies of live prompts go where their callers allow it, and nobody is sent a reply.
+    """
+    tasks = [draw_task(0, index) for index in range(8)]
+    references = tmp_path / "references.jsonl"
+    references.write_bytes(
+        b"\n".join(
+            msgspec.json.encode({"prompt": task.prompt, "answer": task.answer, "checker": "judge"})
+            for task in tasks
+        )
+    )
+    add = ("--input-price", "0.1", "--output-price", "0.1", "--provider-model", "sim-maestro", "--probe")
+    with (
+        ServerProcess.start(outcome_arguments(outcomes=None, seed=0)) as server,
+        judge_serving("a secret of the judge's") as (judge_url, asked),
+    ):
+        installation.serve("executor", environment={"JUDGE_KEY": "a secret of the judge's"})
+        judge = (
+            *("--judge-url", judge_url, "--judge-model", "j", "--judge-key", "env:JUDGE_KEY"),
+            *("--judge-input-price", 10, "--judge-output-price", 20),
+        )
+        cli("llm", "add", "labelled", "--base-url", server.base_url, *add)
+        cli("llm", "add", "copied", "--base-url", server.base_url, *add)
+        told = read(cli("llm", "onboard", "labelled", "--labels", references, *judge, "--json"))
+        with Client(app="callers", settings=installation.settings) as client:
+            for number, task in enumerate(tasks):
+                client.submit(task.prompt, candidates=["old"] if number < 3 else [])
+        seen = len(asked)
+        copied = read(cli("llm", "onboard", "copied", "--from-traffic", "--share", 1, *judge, "--json"))
+
+    assert told["labels"] + told["failures"] == 8
+    assert told["judge_usd"] == pytest.approx(0.01004 * told["labels"])
+    assert 0 < told["cost_usd"] < 0.01
+    assert 0.25 < told["mean_score"] <= 1
+    assert {one["reference"] for one in asked[:seen]} == {task.answer for task in tasks}
+    assert copied["labels"] + copied["failures"] == 5
+    assert all("reference" not in one for one in asked[seen:])
+    assert list(read_all(installation.settings, [f"{installation.settings.reply_prefix}callers"])) == []
+
+
+def test_a_budget_ends_probing(installation: Installation, cli: Cli, tmp_path: Path) -> None:
+    """The first 20 probes tell what a probe costs; the next 10 would pass the budget and are not asked."""
+    references = write_references(tmp_path / "references.jsonl", 60)
+    with ServerProcess.start(outcome_arguments(outcomes=None, seed=0)) as server:
+        installation.serve("executor")
+        cli(
+            *("llm", "add", "new", "--probe", "--base-url", server.base_url, "--provider-model"),
+            *("sim-maestro", "--input-price", "0", "--output-price", "0", "--fixed-price", "0.01"),
+        )
+        found = read(cli("llm", "onboard", "new", "--labels", references, "--max-usd", 0.25, "--json"))
+
+    assert found["labels"] == 20
+    assert found["cost_usd"] == pytest.approx(0.2)
+    assert not found["settled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "give --labels FILE, or --from-traffic"),
+        (("--from-traffic",), "name a judge"),
+        (("--from-traffic", "--judge-url", "http://j/v1"), "give --judge-model, --judge-input-price"),
+    ],
+)
+def test_who_grades_must_be_said(cli: Cli, arguments: tuple[str, ...], problem: str) -> None:
+    """Live prompts have no answers, and a judge is never free: it is told before anything is asked."""
+    result = cli("llm", "onboard", "old", *arguments, code=1)
+
     assert problem in str(result.exception)

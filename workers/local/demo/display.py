@@ -116,11 +116,16 @@ def show_report(console: Console, report: Report) -> None:
 
 def _describe_join(joined: dict[str, Any]) -> str:
     """Say in a sentence what came of the LLM that joined."""
-    what = f"{joined['llm']} (simulated) joined on {joined['labels_used']} labels"
+    what = (
+        f"{joined['llm']} (simulated) joined on {joined['labels_used']} labels, probed for "
+        f"{joined['labels_usd']:.6f} USD while {joined['prompts_while_probed']} prompts were sent"
+    )
+    if joined["held_s"]:
+        what += f" and the rest waited {joined['held_s']:.1f} s for it"
     if joined["adopted"]:
         return (
-            f"{what}; {joined['adopted_after_prompts']} prompts later it had its share of "
-            f"{joined['final_share']:.1%}, within a fifth, for good"
+            f"{what}; {joined['adopted_after_prompts']} routed prompts after it could be chosen it had its "
+            f"share of {joined['final_share']:.1%}, within a fifth, for good"
         )
     return (
         f"{what} and was not adopted: it had {joined['prompts_taken']} of {joined['prompts_since']} prompts, "

@@ -67,6 +67,7 @@ class Joining:
             "worse": self._worse,
             "labels_used": self._probed.labels,
             "labels_settled": self._probed.settled,
+            "labels_usd": self._probed.cost_usd,
             "prompts_since": len(records),
             "prompts_taken": len(taken),
             "final_share": final,

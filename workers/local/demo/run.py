@@ -66,7 +66,11 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
             error_rate_versions=_count(stage.engine, ErrorRateVersionRow),
             dead_letters=auditor.count_dead_letters(),
         )
-        report["joined"] = joining.describe()
+        report["joined"] = {
+            **joining.describe(),
+            "prompts_while_probed": traffic.sent_while_probed,
+            "held_s": round(traffic.held_s, 2),
+        }
         if options.replay_check:
             say("Deciding everything again from what was logged")
             report["replay"] = _replay(stage)

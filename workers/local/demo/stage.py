@@ -21,13 +21,14 @@ from sqlalchemy import Engine
 
 from routing.embedders import Embedder, FloatMatrix
 from routing.llms import LLM
+from workers.decision_ids import make_signer
 from workers.embedding.artifacts import find_artifact, list_artifacts
 from workers.embedding.cache import cached_embeddings
 from workers.embedding.errors import BackendUnavailableError
 from workers.embedding.loading import load_embedder
 from workers.errors import UsageError
 from workers.installation import install, set_policy
-from workers.lifecycle import Graded, Probed, begin, probe
+from workers.lifecycle import Probe, Probed, ProbeLane, begin, probe
 from workers.local.demo.options import Options
 from workers.local.demo.tuning import tune_error_per_usd
 from workers.local.ports import choose_ports
@@ -37,11 +38,14 @@ from workers.local.simulated.faults import Scenario
 from workers.local.stack import LocalStack
 from workers.onboarding import KnownErrors, fit_map, onboard
 from workers.policies import DEFAULT_POLICY
+from workers.prompts import count_tokens
 from workers.settings import LIVE_ROLES, Role, Settings
+from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import Registration
 from workers.storage.policies import Policies
 from workers.storage.snapshots import load_snapshot
+from workers.storage.tenants import DEFAULT_TENANT
 from workers.topics import create_topics, llm_topics
 
 _READY_SECONDS = 60.0
@@ -122,7 +126,8 @@ class Stage:
         self._label_embeddings = self._embed(labelled)
         truth = self._source.truth([prompt.prompt_id for prompt in labelled])
         self._label_scores = truth.scores
-        self._label_tokens = np.array([max(1.0, len(prompt.text.encode()) / 4) for prompt in labelled])
+        self._labelled = labelled
+        self._label_tokens = np.array([count_tokens(prompt.text) for prompt in labelled])
         early = [llm for llm in self._source.llms if llm.name != self._source.late_llm]
         columns = [self._column(llm) for llm in early]
         self._say(f"Fitting the map; learning {len(early)} simulated LLMs from {len(labelled)} labels")
@@ -139,22 +144,41 @@ class Stage:
         self._set_policy()
 
     def probe_late_llm(self) -> Probed:
-        """Register the LLM that was left out, and label it on as few prompts as settle the routes."""
+        """Register the LLM that was left out, and ask it as few labelled prompts as settle the routes.
+
+        They take the way that `uniroute llm onboard` has them take: its probe lane, and executors.
+        """
         llm = next(llm for llm in self._source.llms if llm.name == self._source.late_llm)
-        scores = self._label_scores[:, self._column(llm)]
         begin(
             self.engine,
             self.settings,
             Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
         )
-        return probe(
-            self.engine,
-            llm.name,
-            embeddings=self._label_embeddings,
-            input_tokens=self._label_tokens,
-            ask=lambda rows: [Graded(score=float(scores[row])) for row in rows],
-            seed=self._options.seed,
-        )
+        with transaction(self.engine) as session:
+            fitted = ClusterMaps(session).active()
+        if fitted is None:
+            raise UsageError("no cluster map is in force")
+        cells = fitted.cluster_map.cells(self._label_embeddings).tolist()
+        probes = [
+            Probe.of_text(
+                llm.name, prompt.text, cells=cells[row], grade=partial(self._source.grade, prompt.prompt_id)
+            )
+            for row, prompt in enumerate(self._labelled)
+        ]
+        with ProbeLane(
+            self.settings,
+            make_signer(self.settings),
+            map_version=fitted.cluster_map.version,
+            tenant=DEFAULT_TENANT,
+        ) as lane:
+            return probe(
+                self.engine,
+                llm.name,
+                embeddings=self._label_embeddings,
+                input_tokens=self._label_tokens,
+                ask=lambda rows: lane.ask([probes[row] for row in rows]),
+                seed=self._options.seed,
+            )
 
     def join_late_llm(self) -> None:
         """Register the LLM that was left out, from all of its labels."""

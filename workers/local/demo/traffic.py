@@ -114,6 +114,10 @@ class Traffic:
         self._settings = settings
         self.traces: dict[str, Trace] = {}
         self.seconds = 0.0
+        #: Prompts that were sent while the late LLM was probed, and how long the rest waited for that.
+        self.sent_while_probed = 0
+        self.held_s = 0.0
+        self._held_since: float | None = None
         self._joined = threading.Event()
 
     def run(
@@ -145,7 +149,7 @@ class Traffic:
                     self._take(client, reply, tally)
                     last = time.monotonic()
                 if joining is None and tally.answered * 2 >= tally.total:
-                    joining = pool.submit(self._join, join)
+                    joining = pool.submit(self._join, join, tally)
                 if joining is not None and joining.done():
                     joining.result()
                 if not disturbed and tally.answered >= tally.total * _KILL_AT:
@@ -166,12 +170,17 @@ class Traffic:
         for prompt_id, trace in self.traces.items():
             trace.replies = counts[prompt_id]
 
-    def _join(self, join: Callable[[], None]) -> None:
+    def _join(self, join: Callable[[], None], tally: Tally) -> None:
+        before = tally.submitted
         join()
+        self.sent_while_probed = tally.submitted - before
+        if self._held_since is not None:
+            self.held_s = time.monotonic() - self._held_since
         self._joined.set()
 
     def _may_submit(self, tally: Tally) -> bool:
         if tally.submitted >= tally.total * _HOLD_AT and not self._joined.is_set():
+            self._held_since = self._held_since or time.monotonic()
             return False
         return tally.submitted - tally.answered < self._options.concurrency
 
