@@ -55,7 +55,8 @@ def test_a_batch_is_followed_and_fetched_from_the_shell(bench: Bench, tmp_path: 
 
     assert watched.exit_code == 0
     assert (shown["status"], shown["completed"], shown["total"]) == ("completed", 25, 25)
-    assert [entry["event"] for entry in shown["journal"]][:3] == ["submitted", "validated", "planned"]
+    events = [entry["event"] for entry in shown["journal"]]
+    assert events[:4] == ["submitted", "validated", "embedded", "planned"]
     assert [Path(path).name for path in fetched] == [f"{batch_id}.output.jsonl", f"{batch_id}.errors.jsonl"]
     copied = (tmp_path / "out" / f"{batch_id}.output.jsonl").read_bytes()
     assert copied == Path(fetched[0]).read_bytes()
