@@ -12,11 +12,18 @@ from kafka.errors import KafkaError
 from workers import messages
 from workers.cascades import wish_again
 from workers.errors import UsageError, WaitableError
-from workers.messages import SCORER, CallFact, Headers, Message
+from workers.messages import SCORER, CallFact, Headers, Message, Record
 from workers.settings import Settings
 from workers.topics import MAX_RECORD_BYTES, Topics
 from workers.transactions.consumer import read_message
-from workers.transactions.dead_letters import ANSWERED_HEADER, BOOKED_HEADER, CLASS_HEADER, CUT_HEADER
+from workers.transactions.dead_letters import (
+    ANSWERED_HEADER,
+    BOOKED_HEADER,
+    CLASS_HEADER,
+    CUT_HEADER,
+    OFFSET_HEADER,
+    PARTITION_HEADER,
+)
 from workers.transactions.header_names import read_any_header_name
 
 Handling = Literal["redriven", "dropped"]
@@ -130,9 +137,9 @@ def handle_letters(
     whoever has not ended: however often and by how many it is asked, each is redriven once. It keeps its
     prompt id, and what is left of its deadline and its budget. With ``reroute`` a router decides it again,
     without the LLMs that gave it no answer; else it goes where it came from. What its caller was told the end
-    of is not redriven: a prompt has one reply.
+    of is not redriven: a prompt has one reply. What its calls cost is booked if it is not yet: by the next
+    bill where that goes on from it, else at once.
     """
-    topics = Topics(settings.topic_prefix)
     done: list[DeadLetter] = []
     refused: list[tuple[DeadLetter, str]] = []
     try:
@@ -155,19 +162,10 @@ def handle_letters(
                     if problem is not None:
                         refused.append((letter, problem))
                         continue
-                    if what == "redriven":
-                        topic, headers = _redriven(letter, topics, reroute=reroute)
-                        sent.append(
-                            producer.send(
-                                topic,
-                                key=letter.message.key,
-                                value=letter.message.value,
-                                headers=list(headers),
-                            )
-                        )
-                    sent.append(
-                        producer.send(topics.handled, key=letter.letter_id.encode(), value=what.encode())
-                    )
+                    sent += [
+                        producer.send(one.topic, key=one.key, value=one.value, headers=list(one.headers))
+                        for one in _handled(letter, settings, what, reroute=reroute)
+                    ]
                     done.append(letter)
                 for acknowledgement in sent:  # kafka-python commits without what was refused
                     acknowledgement.get(_WAIT_S)
@@ -177,6 +175,61 @@ def handle_letters(
     except KafkaError as error:
         raise WaitableError("Kafka", f"{type(error).__name__}: {error}") from error
     return done, refused
+
+
+def _handled(letter: DeadLetter, settings: Settings, what: Handling, *, reroute: bool) -> list[Record]:
+    """Give what handling a dead letter produces: itself where it is redriven, its bill, and a note."""
+    topics = Topics(settings.topic_prefix)
+    records = []
+    if what == "redriven":
+        topic, headers = _redriven(letter, topics, reroute=reroute)
+        records.append(
+            Record(topic=topic, key=letter.message.key, value=letter.message.value, headers=headers)
+        )
+    if letter.calls and not letter.booked and (reroute or what == "dropped"):
+        records.append(_bill(letter, settings))
+    return [
+        *records,
+        Record(topic=topics.handled, key=letter.letter_id.encode(), value=what.encode(), headers=()),
+    ]
+
+
+def _bill(letter: DeadLetter, settings: Settings) -> Record:
+    """Give the usage of calls that no record told of, under the id that its dispatch would have given it.
+
+    The learner dead-letters what it cannot book.
+    """
+    header = letter.message.text_header
+    origin = f"{letter.origin}/{header(PARTITION_HEADER)}/{header(OFFSET_HEADER)}"
+    known = [call.cost_usd for call in letter.calls if call.cost_usd is not None]
+    usage = messages.UsageRecord(
+        usage_id=origin,
+        prompt_id=letter.message.id_bytes.decode(errors="replace"),
+        decision_id=header(messages.DECISION_ID) or "",
+        llm=letter.llm,
+        outcome=letter.error_class,
+        attempts=len(letter.calls),
+        seconds=0.0,
+        tenant=header(messages.TENANT) or "",
+        lane=header(messages.LANE) or "",
+        cost_usd=sum(known) if known else None,
+        unsettled_usd=sum(call.unsettled_usd for call in letter.calls),
+        reserved_usd=_read_number(letter.message, messages.RESERVED_USD) or 0.0,
+        policy=header(messages.POLICY) or "",
+        expected_usd=_read_number(letter.message, messages.PREDICTED_COST_USD) or 0.0,
+        policy_period=int(_read_number(letter.message, messages.POLICY_PERIOD) or 0),
+        degraded=header(messages.DEGRADED) or "",
+        calls=letter.calls,
+    )
+    event = messages.event_headers(
+        event_id=origin, event_type=messages.USAGE_EVENT, source="/dlq", now=letter.at
+    )
+    return Record(
+        topic=Topics(settings.topic_prefix).usage,
+        key=letter.message.key,
+        value=messages.encode(usage),
+        headers=event,
+    )
 
 
 def _find_problem(letter: DeadLetter, *, reroute: bool) -> str | None:

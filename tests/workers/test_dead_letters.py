@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from exactly_once import CommittedReader, create_topics
@@ -41,7 +42,8 @@ def settings(kafka_bootstrap: str) -> Settings:
     """An installation with an LLM and three dead letters of it: p-0, p-1 and p-2."""
     made = Settings(kafka_bootstrap=kafka_bootstrap, topic_prefix=f"{uuid.uuid4().hex[:8]}.")
     topics = Topics(made.topic_prefix)
-    names = [topics.prompts, topics.dispatch("a"), topics.dead_letters(topics.dispatch("a")), topics.handled]
+    names = [topics.prompts, topics.dispatch("a"), topics.dead_letters(topics.dispatch("a"))]
+    names += [topics.handled, topics.usage]
     create_topics(kafka_bootstrap, {name: {} for name in names}, partitions=1)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
     for number, error_class in enumerate(["server", "server", "timeout"]):
@@ -121,6 +123,38 @@ def test_a_dead_letter_is_decided_anew(settings: Settings) -> None:
         "uniroute-excluded": "a,z",
         "uniroute-max-cost-usd": "0.75",
     }
+
+
+def bills(settings: Settings) -> list[dict[str, Any]]:
+    """What dead letters had booked, as the learner reads it."""
+    return [json.loads(value) for _, value, _ in committed(settings, Topics(settings.topic_prefix).usage)]
+
+
+def test_what_is_decided_anew_is_billed_for_what_nobody_booked(settings: Settings) -> None:
+    """The calls' .25 USD, under the id that the dispatch would have given it, for its decision."""
+    handle_letters(settings, Filter(error_class="timeout"), "redriven", reroute=True)
+    [bill] = bills(settings)
+
+    assert bill["usage_id"] == f"{Topics(settings.topic_prefix).dispatch('a')}/0/7"
+    assert (bill["decision_id"], bill["outcome"], bill["attempts"]) == ("token", "timeout", 2)
+    assert bill["cost_usd"] == 0.25
+    assert [call[1] for call in bill["calls"]] == ["server", "bad_response"]
+
+
+def test_what_is_dropped_is_billed_too(settings: Settings) -> None:
+    """Two letters, two bills; what is sent on as it was has its calls with it, and gets none."""
+    handle_letters(settings, Filter(error_class="timeout"), "redriven")
+    handle_letters(settings, Filter(error_class="server"), "dropped")
+
+    assert [bill["prompt_id"] for bill in bills(settings)] == ["p-0", "p-1"]
+
+
+def test_what_is_booked_is_billed_once(settings: Settings) -> None:
+    """The executor's own letter came with its bill."""
+    keep_failed(settings, "dead-letter")
+    handle_letters(settings, Filter(error_class="bad_response"), "redriven", reroute=True)
+
+    assert bills(settings) == []
 
 
 def test_dead_letters_are_chosen_by_class_llm_and_time(settings: Settings) -> None:

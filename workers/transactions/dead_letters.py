@@ -23,6 +23,8 @@ from workers.messages import Headers, Message, Record
 from workers.topics import MAX_RECORD_BYTES, Topics
 from workers.transactions.work import Disposition
 
+PARTITION_HEADER = "__dlq.errors.partition"
+OFFSET_HEADER = "__dlq.errors.offset"
 GROUP_HEADER = "__dlq.errors.group"
 CLASS_HEADER = "uniroute-dlq-class"
 DISPOSITION_HEADER = "uniroute-dlq-disposition"
@@ -59,8 +61,8 @@ def dead_letter(
     """
     reasons = [
         ("__dlq.errors.topic", message.topic),
-        ("__dlq.errors.partition", str(message.partition)),
-        ("__dlq.errors.offset", str(message.offset)),
+        (PARTITION_HEADER, str(message.partition)),
+        (OFFSET_HEADER, str(message.offset)),
         (GROUP_HEADER, group),
         ("__dlq.errors.delivery.count", str(attempts)),
         ("__dlq.errors.message", sentence[:_LONGEST_SENTENCE]),
