@@ -9,12 +9,14 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from workers.errors import UsageError
+from workers.programs import run_program
 
 #: How a reply is held against the answer. ``output`` is what a program prints, line by line, as the reply
 #: says it: nothing is run.
 Checker = Literal["exact", "numeric", "choice", "regex", "json", "listing", "output"]
+#: ``program``: the reply is a Python program, which is run, and its output is held against the answer.
 #: ``judge``: an LLM says how likely the reply is right; it is shown the answer where there is one.
-Grader = Checker | Literal["judge"]
+Grader = Checker | Literal["program", "judge"]
 #: A judge is shown no longer answer: it travels in a header.
 _MOST_JUDGED_BYTES = 3 * 1024
 
@@ -35,6 +37,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checker: Grader = "exact"
     #: What a right answer matches in full, for the checker ``regex``.
     pattern: str = ""
+    #: What a program is given to read, for ``program``.
+    stdin: str = ""
 
     def check(self) -> None:
         """Raise ``UsageError`` for one whose own answer its checker would not take for right."""
@@ -44,6 +48,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return
         if not self.answer:
             raise UsageError(f"the {self.checker} checker needs an answer")
+        if self.checker == "program":
+            return  # the answer is what a program prints, not a program
         try:
             right = grade(self, self.answer)
         except (ValueError, re.error) as error:
@@ -73,11 +79,22 @@ def grade(task: Checkable, reply: str) -> float:
 
     The final answer is what stands in ``\boxed{}``, in a code fence, after the last "answer is", on the last
     line, or is the whole reply; one of them being right is enough. Every reply, however odd, gets a score.
-    ``UsageError`` where a judge is to say so.
+    ``UsageError`` where a judge is to say so, or a program is to be run.
     """
-    if task.checker == "judge":
-        raise UsageError("no checker but a judge grades this prompt")
+    if task.checker == "judge" or task.checker == "program":  # noqa: PLR1714  # the type checker follows it
+        raise UsageError(f"no checker grades this prompt but a {task.checker}")
     return 1.0 if _CHECKS[task.checker](task, reply) else 0.0
+
+
+def grade_program(task: Reference, reply: str) -> float:
+    """Run the program in a reply's last fence, or the whole reply, and score what it prints: 1.0 or 0.0.
+
+    It is compared line by line, blanks at the ends of lines apart. See ``workers.programs`` for what a
+    program may do.
+    """
+    source = _FENCE.findall(reply)[-1:] or [reply]
+    printed = run_program(source[0], stdin=task.stdin)
+    return 1.0 if printed is not None and _lines(printed) == _lines(task.answer) else 0.0
 
 
 def _finals(reply: str) -> Iterator[str]:

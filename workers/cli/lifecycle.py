@@ -12,6 +12,7 @@ from workers.cli.probes import (
     JudgeModel,
     JudgeOutputPrice,
     JudgeUrl,
+    RunPrograms,
     read_graded,
     read_judge,
     read_traffic,
@@ -36,7 +37,8 @@ def onboard(
         Path | None,
         typer.Option(
             help='JSON lines of {"prompt": ..., "answer": ..., "checker": exact, numeric, choice, regex, '
-            'json, listing, output or judge}; with regex a "pattern"; for a judge the answer may be left out.'
+            'json, listing, output, program or judge}; with regex a "pattern", with program a "stdin"; for a '
+            "judge the answer may be left out."
         ),
     ] = None,
     from_traffic: Annotated[
@@ -58,6 +60,7 @@ def onboard(
     judge_key: JudgeKey = "",
     judge_input_price: JudgeInputPrice = None,
     judge_output_price: JudgeOutputPrice = None,
+    run_programs: RunPrograms = False,
     most: Annotated[int, typer.Option(min=1, help="Labels to use, at most.")] = 400,
     fewest: Annotated[int, typer.Option(min=1, help="Labels to use before it may stop.")] = 20,
     tenant: Annotated[str, typer.Option(help="Who pays for the probes.")] = "default",
@@ -87,7 +90,7 @@ def onboard(
         if from_traffic:
             asked = read_traffic(engine, settings, name, judge, labels=labels, most=most, share=share)
         else:
-            asked = read_graded(labels, judge)
+            asked = read_graded(labels, judge, run_programs=run_programs)
         with transaction(engine) as session:
             fitted = ClusterMaps(session).active()
         if fitted is None:

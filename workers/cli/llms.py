@@ -11,13 +11,14 @@ from routing.llms import DEFAULT_OUTPUT_TOKENS, LLM, Price
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_labels
 from workers.cli.lifecycle import demote, drain, journal, onboard, promote, remove
+from workers.cli.sampling import sample
 from workers.errors import UsageError
 from workers.storage.engine import transaction
 from workers.storage.llms import LLMs, Registration
 
 command = typer.Typer(no_args_is_help=True, help="Add, probe, try, list, change and remove LLMs.")
 
-for _step in (onboard, promote, demote, drain, remove, journal):
+for _step in (onboard, sample, promote, demote, drain, remove, journal):
     command.command(_step.__name__)(_step)
 
 

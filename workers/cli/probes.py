@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from routing.errors import UnknownLLMError
 from workers.cli.files import read_references
 from workers.errors import UsageError
-from workers.graders import grade
+from workers.graders import Reference, grade, grade_program
 from workers.prompts import count_tokens
 from workers.settings import Settings
 from workers.storage.engine import transaction
@@ -35,6 +35,14 @@ JudgeInputPrice = Annotated[
 ]
 JudgeOutputPrice = Annotated[
     float | None, typer.Option(min=0.0, help="USD per million output tokens of the judge.")
+]
+RunPrograms = Annotated[
+    bool,
+    typer.Option(
+        "--run-programs",
+        help="Run what LLMs wrote, for the checker program: with limits of time, memory and files, but as "
+        "this account and with its network. There is no sandbox.",
+    ),
 ]
 
 
@@ -77,23 +85,34 @@ class ToAsk:
     reference: str = ""
 
 
-def read_graded(labels: Path | None, judge: "Scorer | None") -> list[ToAsk]:
-    """Read prompts with their checkers; ``UsageError`` where one needs a judge and there is none."""
+def read_graded(labels: Path | None, judge: "Scorer | None", *, run_programs: bool) -> list[ToAsk]:
+    """Read prompts with their checkers; ``UsageError`` where one needs a judge, or leave to run programs."""
     if labels is None:
         raise UsageError("give --labels FILE, or --from-traffic with a judge")
     references = read_references(labels)
     if judge is None and any(one.checker == "judge" for one in references):
         raise UsageError(f"{labels} leaves answers to a judge: name it by --judge-url and the like")
+    if not run_programs and any(one.checker == "program" for one in references):
+        raise UsageError(
+            f"{labels} has programs run that LLMs write, which may do whatever this account may: allow it by "
+            "--run-programs, in a container or by an account that has nothing to lose"
+        )
     return [
         ToAsk(
             text=one.prompt,
             body={"messages": [{"role": "user", "content": one.prompt}]},
             input_tokens=count_tokens(one.prompt),
-            grade=None if one.checker == "judge" else partial(grade, one),
+            grade=_grade_by(one),
             reference=one.answer,
         )
         for one in references
     ]
+
+
+def _grade_by(one: Reference) -> Callable[[str], float] | None:
+    if one.checker == "judge":
+        return None
+    return partial(grade_program if one.checker == "program" else grade, one)
 
 
 def read_traffic(

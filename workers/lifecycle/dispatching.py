@@ -142,6 +142,10 @@ class ProbeLane:
             raise ProbesFailedError(f"{asked} answered none of {len(probes)} probes: {problem}")
         return [found.get(row) for row in range(len(probes))]
 
+    def score(self, graded: Graded, *, source: str) -> None:
+        """Give a grade as feedback on the answer, which the learner counts as it does any caller's."""
+        self._client.feedback(graded.decision_id, score=graded.score, source=source, tenant=self._tenant)
+
     def _dispatch(self, prompt_id: str, probe: Probe, now: datetime) -> dict[str, object]:
         token = self._signer.sign(
             DecisionFacts(

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from routing.snapshot import Snapshot
 from workers.lifecycle import Conditions, Probed, promote
@@ -22,6 +23,9 @@ from workers.topics import Topics
 _TRIED_ON = 0.1
 #: An LLM has its share once it stays so near the share that it has in the end.
 _NEAR = 0.2
+#: Prompts that a share is averaged over.
+_WINDOW = 100
+_ROUNDING = 1e-12
 #: Less is not adopted.
 _LEAST_SHARE = 0.01
 _WHY = "the demonstration skips what is left of its way"
@@ -50,18 +54,15 @@ class Joining:
     def describe(self) -> dict[str, Any]:
         """Give the figures, from the decisions that were logged since it could be chosen.
 
-        Its share is that of all these prompts which it would have by the error rates in force at a moment,
-        with nobody on trial: no luck of who came when is in it.
+        Its share at a prompt is that of all these prompts which it would have by what was known then, with
+        nobody on trial: no luck of who came when is in it. What is said of it is ``find_adoption``'s.
         """
         if self._probed is None:
             return {}
         llm = self._probed.llm
         records = self._read(llm)
         taken = [record for record in records if record.llm == llm]
-        shares = self._shares(records, llm)
-        final = shares[-1][1] if shares else 0.0
-        far = [first for first, share in shares if abs(share - final) > _NEAR * final]
-        after = next((first for first, _ in shares if not far or first > far[-1]), None)
+        final, after = find_adoption(self._shares(records, llm))
         return {
             "llm": llm,
             "worse": self._worse,
@@ -86,15 +87,15 @@ class Joining:
         offered = [record for record in decided if any(one.llm == llm for one in record.candidates)]
         return sorted(offered, key=lambda record: record.decided_at)
 
-    def _shares(self, records: Sequence[DecisionRecord], llm: str) -> list[tuple[int, float]]:
-        """Give, for each state that decided, how many prompts came before it, and the LLM's share in it."""
-        firsts: dict[tuple[object, ...], int] = {}
+    def _shares(self, records: Sequence[DecisionRecord], llm: str) -> NDArray[np.float64]:
+        """Give, for each prompt, the LLM's share of all of them by the state that decided it."""
+        places: dict[tuple[object, ...], list[int]] = {}
         for place, record in enumerate(records):
-            firsts.setdefault(state_of(record), place)
-        shares = []
-        for first in firsts.values():
-            snapshot = self._rebuild(records[first])
-            shares.append((first, float(np.mean([name == llm for name in _decide(records, snapshot)]))))
+            places.setdefault(state_of(record), []).append(place)
+        shares = np.zeros(len(records))
+        for decided in places.values():
+            chosen = _decide(records, self._rebuild(records[decided[0]]))
+            shares[decided] = np.mean([name == llm for name in chosen])
         return shares
 
     def _lost(self, taken: Sequence[DecisionRecord], llm: str) -> float:
@@ -117,6 +118,25 @@ class Joining:
         """Give the snapshot of a decision, with nobody on trial."""
         with transaction(self._stage.engine) as session:
             return replace(rebuild_snapshot(session, record), canaries={})
+
+
+def find_adoption(shares: NDArray[np.float64]) -> tuple[float, int | None]:
+    """Give an LLM's final share, and after how many prompts it was within a fifth of it for good.
+
+    ``shares`` (n,) holds, for each prompt since it could be chosen, its share by what was known then. The
+    final one is their mean over the second half. Each is averaged with up to 99 before it, because rates move
+    a little with every refit. ``None`` where it was farther off at the last prompt, or where there is none.
+    """
+    if not len(shares):
+        return 0.0, None
+    final = float(shares[len(shares) // 2 :].mean())
+    sums = np.concatenate([[0.0], np.cumsum(shares)])
+    ends = np.arange(1, len(shares) + 1)
+    begins = np.maximum(ends - _WINDOW, 0)
+    lately = (sums[ends] - sums[begins]) / (ends - begins)
+    far = np.flatnonzero(np.abs(lately - final) > _NEAR * final + _ROUNDING)
+    after = int(far[-1]) + 1 if len(far) else 0
+    return final, after if after < len(shares) else None
 
 
 def _decide(records: Sequence[DecisionRecord], snapshot: Snapshot) -> list[str | None]:
