@@ -52,6 +52,8 @@ class Decisions:
     #: Shape (n, C), float32: the weights that predicted the errors; ``decide_placed`` repeats the decision
     #: from them.
     weights: NDArray[np.float32]
+    #: Shape (n,): how far each prompt is from the nearest centroid; ``None`` of decisions made again.
+    distances: NDArray[np.float32] | None
     #: Shape (n, H): predicted error and expected USD of every LLM.
     errors: NDArray[np.float64]
     costs: NDArray[np.float64]
@@ -207,6 +209,7 @@ def decide_placed(
         draws=choices.draws,
         cells=placement.cells,
         weights=placement.weights,
+        distances=placement.distances,
         errors=errors,
         costs=costs,
         ceilings=ceilings,

@@ -271,6 +271,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str = ""
     #: LLMs that were on trial, by name: the share of prompts that each was offered to.
     canaries: dict[str, float] = {}
+    #: Of the prompt from the nearest centroid of the map's finest resolution; ``None`` where it was not kept.
+    distance: float | None = None
 
 
 class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

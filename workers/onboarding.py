@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 from threadpoolctl import threadpool_limits
 
-from routing.clusters import fit_cluster_map
+from routing.clusters import ClusterMap, fit_cluster_map
 from routing.clusters.kmeans import DEFAULT_TEMPERATURE
 from routing.embedders import Embedder, FloatMatrix
+from routing.learning import PromptMix
 from routing.quality.counts import count_errors
 from routing.quality.pool_prior import fit_pool_prior
 from routing.quality.temperatures import fit_soft_temperature
 from workers.errors import UsageError
-from workers.learner import refit
+from workers.learner import refit, watched_resolution
 from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
@@ -71,11 +72,19 @@ def fit_map(
         prior = fit_pool_prior(fitted.cells(known.embeddings), known.errors, sizes=fitted.sizes)
     with transaction(engine) as session:
         maps = ClusterMaps(session)
-        version = maps.add(fitted, prior)
+        version = maps.add(fitted, prior, mix=_mix_of(fitted, embeddings))
         if maps.active() is None:
             maps.activate(version)
     refit(engine, reason="a new cluster map", wait=True)
     return version
+
+
+def _mix_of(fitted: ClusterMap, embeddings: FloatMatrix) -> PromptMix:
+    """Sum up the prompts that a map was fitted on, as the learner does those that are routed."""
+    placed, middle = fitted.place(embeddings), len(fitted.sizes) // 2
+    watched = watched_resolution(fitted.sizes)
+    distances = np.zeros(0) if placed.distances is None else placed.distances
+    return PromptMix.of(placed.cells[:, middle] - watched.start, distances, size=fitted.sizes[middle])
 
 
 def activate_map(engine: Engine, version: str, *, even_blind: bool = False) -> None:

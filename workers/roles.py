@@ -235,7 +235,7 @@ def build_learner(settings: Settings, stack: ExitStack) -> TransactionLoop:
     stack.callback(stop.set)
     learner = Learner(engine=engine, signer=make_signer(settings), settings=settings)
     names = Topics(settings.topic_prefix)
-    topics = (names.feedback, names.usage)
+    topics = (names.feedback, names.usage, names.decisions)
     config = LoopConfig.from_settings(settings, role="learner", topics=topics)
     returns = Returns(engine, TopicProgress(settings, group_id=config.group_id))
     returning = threading.Thread(target=returns.run, args=(stop,), name="uniroute-returns", daemon=True)

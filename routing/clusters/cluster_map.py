@@ -80,12 +80,16 @@ class ClusterMap:
         X = check_embeddings(X, self.centroids.shape[1])
         weights = np.empty((len(X), len(self.centroids)), dtype=np.float32)
         cells = np.empty((len(X), len(self.sizes)), dtype=np.int32)
+        distances = np.empty(len(X), dtype=np.float32)
         for start in range(0, len(X), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            self._place_block(X[rows], weights[rows], cells[rows])
-        return Placement(weights, cells)
+            distances[rows] = self._place_block(X[rows], weights[rows], cells[rows])
+        return Placement(weights, cells, distances)
 
-    def _place_block(self, X: FloatMatrix, weights: NDArray[np.float32], cells: NDArray[np.int32]) -> None:
+    def _place_block(
+        self, X: FloatMatrix, weights: NDArray[np.float32], cells: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Fill weights and cells; give the distances to the nearest centroids of the last resolution."""
         products = X @ self.centroids.T
         nearness = products - self._half_squares
         hard = math.isinf(self.temperature)
@@ -94,6 +98,7 @@ class ClusterMap:
         else:
             np.multiply(products, np.float32(self.temperature) / self._lengths, out=weights)
         first = 0
+        columns = slice(0, 0)
         for resolution, size in enumerate(self.sizes):
             columns = slice(first, first + size)
             cells[:, resolution] = first + nearness[:, columns].argmax(axis=1)
@@ -103,6 +108,9 @@ class ClusterMap:
         if hard:
             np.put_along_axis(weights, cells.astype(np.intp), np.float32(1 / len(self.sizes)), axis=1)
         round_weights(weights)
+        squares = np.einsum("nd,nd->n", X, X) - 2 * nearness[:, columns].max(axis=1)
+        distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+        return distances
 
     def weights(self, X: FloatMatrix) -> NDArray[np.float32]:
         """Give the weights of unit rows ``X``: shape (n, C), float32, rows summing to 1."""

@@ -69,7 +69,8 @@ class LearnedMap:
 
     def place(self, X: FloatMatrix) -> Placement:
         """Give learned weights and k-means cells of unit rows ``X``, shape (n, d)."""
-        return Placement(self.weights(X), self.cells(X))
+        placed = self.cluster_map.place(X)
+        return Placement(self.weights(X), placed.cells, placed.distances)
 
     def weights(self, X: FloatMatrix) -> NDArray[np.float32]:
         """Give the weights of unit rows ``X``: shape (n, K), float32, rows summing to 1."""

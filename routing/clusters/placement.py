@@ -30,6 +30,9 @@ class Placement:
     weights: NDArray[np.float32]
     #: Shape (n, R): in each resolution, the column of the nearest centroid.
     cells: NDArray[np.int32]
+    #: Shape (n,), float32: Euclidean distance to the nearest centroid of the finest resolution; ``None`` of a
+    #: placement that was logged.
+    distances: NDArray[np.float32] | None = None
 
 
 class PromptMap(Protocol):

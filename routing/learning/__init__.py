@@ -4,7 +4,8 @@
 
     trust        sources held against each other; weights, caps, flags
     onboarding   which prompts to label for a new LLM, and when to stop
-    drift        an LLM that got worse or better; prompts that are no longer the map's
+    drift        an LLM that got worse or better
+    mixes        prompts that are no longer the map's
 
 Counts, estimates and forgetting are in ``routing.quality``; exploration is a policy; what a logged decision
 says of another policy is in ``routing.evaluation.off_policy``.
@@ -14,13 +15,11 @@ from routing.learning.drift import (
     Alarm,
     DriftRule,
     DriftState,
-    MixReport,
-    MixRule,
     Watch,
-    compare_mix,
     follow_llm,
     watch_errors,
 )
+from routing.learning.mixes import MixReport, MixRule, PromptMix, compare_mix
 from routing.learning.onboarding import (
     StoppingRule,
     cautious_rates,
@@ -46,6 +45,7 @@ __all__ = [
     "DriftState",
     "MixReport",
     "MixRule",
+    "PromptMix",
     "SourceTrust",
     "StoppingRule",
     "TrustRule",

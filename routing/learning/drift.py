@@ -1,11 +1,10 @@
-"""Noticing that an LLM, or the mix of prompts, is no longer what it was."""
+"""Noticing that an LLM is no longer what it was."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2, norm
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import Vector, as_errors
@@ -187,73 +186,3 @@ def _threshold(feedbacks: float, level: float, jump: float) -> float:
     """Give log A for a mean of ``feedbacks`` to a false alarm, less what a walk exceeds it by."""
     spread = jump / np.sqrt(max(level * (1 - level), _EDGE * (1 - _EDGE)))
     return float(max(0.0, np.log(feedbacks) - _OVERSHOOT * min(spread, 1.0)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixRule:
-    """When prompts are held to be others than the map was fitted on: beyond chance, and by so much."""
-
-    #: Of each of the two tests.
-    confidence: float = 0.999
-    #: Total variation distance between shares of clusters: the share of prompts that moved.
-    moved: float = 0.1
-    #: Increase of the distance to the nearest centroid, in standard deviations of one prompt's.
-    farther: float = 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixReport:
-    """How a window of prompts differs from those of the map."""
-
-    #: Total variation distance of the shares of clusters, less what chance explains; in [0, 1].
-    moved: float
-    #: Rise of the mean distance to the nearest centroid, in standard deviations of one prompt's.
-    farther: float
-    #: Of the shares, and of the distance, under no change.
-    shares_p: float
-    distance_p: float
-    #: Whether either is beyond chance and beyond the rule's size.
-    drifted: bool
-
-
-def compare_mix(
-    reference: ArrayLike,
-    recent: ArrayLike,
-    *,
-    reference_distances: ArrayLike,
-    recent_distances: ArrayLike,
-    rule: MixRule | None = None,
-) -> MixReport:
-    """Hold a window of prompts against those that the map was fitted on.
-
-    Parameters: prompts per cell of one resolution, ``reference`` and ``recent`` (K,); 1 - cosine to the
-    nearest centroid of each prompt, ``reference_distances`` (n,), at least 2, and ``recent_distances`` (m,).
-    Shares are compared by Pearson's two-sample chi-square, distances by Welch's z. An empty window has not
-    drifted.
-    """
-    rule = rule or MixRule()
-    old, new = np.asarray(reference, dtype=np.float64), np.asarray(recent, dtype=np.float64)
-    far, farther = (
-        np.asarray(values, dtype=np.float64) for values in (reference_distances, recent_distances)
-    )
-    if old.shape != new.shape or old.ndim != 1 or old.sum() <= 0 or far.size < 2:  # noqa: PLR2004 - a spread
-        raise InvalidInputError("reference", "counts of the same cells, and 2 distances, are needed")
-    if new.sum() <= 0 or not farther.size:
-        return MixReport(moved=0.0, farther=0.0, shares_p=1.0, distance_p=1.0, drifted=False)
-    seen = old + new > 0
-    old, new = old[seen], new[seen]
-    pooled = (old + new) / (old.sum() + new.sum())
-    statistic = sum(float((((n - n.sum() * pooled) ** 2) / (n.sum() * pooled)).sum()) for n in (old, new))
-    shares_p = float(chi2.sf(statistic, len(old) - 1)) if len(old) > 1 else 1.0
-    # What |difference| a cell shows by chance alone: sqrt(2 v / pi), v its variance.
-    chance = np.sqrt(2 / np.pi * pooled * (1 - pooled) * (1 / old.sum() + 1 / new.sum()))
-    gaps = np.abs(new / new.sum() - old / old.sum())
-    moved = float(max(0.0, 0.5 * (gaps - chance).sum()))
-    spread = float(far.std(ddof=1))
-    rise = float(farther.mean() - far.mean())
-    error = float(np.sqrt(far.var(ddof=1) / far.size + max(float(farther.var()), 1e-12) / farther.size))
-    distance_p = float(norm.sf(rise / error)) if error > 0 else 1.0
-    steps = rise / spread if spread > 0 else 0.0
-    limit = 1 - rule.confidence
-    drifted = (shares_p < limit and moved > rule.moved) or (distance_p < limit and steps > rule.farther)
-    return MixReport(moved=moved, farther=steps, shares_p=shares_p, distance_p=distance_p, drifted=drifted)

@@ -44,25 +44,27 @@ def count_errors(
 
     Parameters: ``cells`` (n, R) row numbers, one per resolution; ``llms`` (n,) column numbers;
     ``errors`` (n,) in [0, 1]; ``weights`` (n,) finite and not negative, the trust in each label, 1 when
-    omitted. No label at all gives zeros. Raises ``InvalidInputError`` for a value out of range, NaN
-    included.
+    omitted, or (n, R), what each of its cells counts of it. No label at all gives zeros. Raises
+    ``InvalidInputError`` for a value out of range, NaN included.
     """
     cells_, llms_ = _as_indices("cells", cells, 2, n_cells), _as_indices("llms", llms, 1, n_llms)
     errors_ = as_errors("errors", errors, shape=(len(llms_),))
     weights_ = np.ones(len(llms_)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights_.shape != llms_.shape or not np.all(np.isfinite(weights_) & (weights_ >= 0)):
+    if weights_.shape not in (llms_.shape, cells_.shape) or not np.all(
+        np.isfinite(weights_) & (weights_ >= 0)
+    ):
         raise InvalidInputError("weights", f"one finite number >= 0 per label is needed ({len(llms_)})")
     if len(cells_) != len(llms_):
         raise InvalidInputError("cells", f"{len(cells_)} rows for {len(llms_)} labels")
     flat = (cells_ * n_llms + llms_[:, None]).ravel()
-    repeats = cells_.shape[1]
+    each = np.broadcast_to(weights_[:, None] if weights_.ndim == 1 else weights_, cells_.shape)
 
-    def total(values: Vector) -> Matrix:
+    def total(values: Matrix) -> Matrix:
         sums = np.zeros(n_cells * n_llms)
-        sums += np.bincount(flat, weights=np.repeat(values, repeats), minlength=sums.size)
+        sums += np.bincount(flat, weights=values.ravel(), minlength=sums.size)
         return sums.reshape(n_cells, n_llms)
 
-    return ErrorCounts(errors=total(errors_ * weights_), labels=total(weights_))
+    return ErrorCounts(errors=total(errors_[:, None] * each), labels=total(each))
 
 
 def as_errors(field: str, values: ArrayLike, *, shape: tuple[int, ...]) -> Matrix:

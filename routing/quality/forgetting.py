@@ -8,6 +8,15 @@ from routing.quality.counts import ErrorCounts
 
 #: About 333 labels are remembered: 1 / (1 - .997).
 DEFAULT_RETENTION = 0.997
+#: Labels after which one weighs half: .997 ** 231 = .4996.
+DEFAULT_HALF_LIFE = 231.0
+
+
+def retention_of(half_life: float) -> float:
+    """Give what a label keeps at each newer one: half after ``half_life`` of them, above 0; 1 for ``inf``."""
+    if not half_life > 0:
+        raise InvalidInputError("half_life", f"must be above 0, not {half_life!r}")
+    return float(0.5 ** (1.0 / half_life))
 
 
 def forget_counts(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from routing.errors import InvalidInputError
-from routing.learning import DriftRule, DriftState, MixReport, Watch, compare_mix, follow_llm, watch_errors
+from routing.learning import DriftRule, DriftState, Watch, follow_llm, watch_errors
 
 
 def feed(
@@ -122,50 +122,3 @@ def test_a_rule_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     """Jumps are in (0, 1), alarms at most one a feedback."""
     with pytest.raises(InvalidInputError):
         DriftRule(**wrong)
-
-
-def mix(recent: list[int], rise: float = 0.0, *, times: int = 1) -> MixReport:
-    """Against (``times``) 500, 300 and 200 prompts whose distances have mean .5 and deviation .1."""
-    distances = 0.5 + 0.1 * np.tile([-1.0, 1.0], 500)
-    near = 0.5 + rise + 0.1 * np.tile([-1.0, 1.0], max(1, sum(recent) // 2))
-    reference = times * np.array([500, 300, 200])
-    return compare_mix(reference, recent, reference_distances=distances, recent_distances=near)
-
-
-def test_the_same_mix_has_not_drifted() -> None:
-    """The same shares: nothing moved."""
-    report = mix([250, 150, 100])
-
-    assert not report.drifted
-    assert report.moved == 0.0
-
-
-def test_a_fifth_of_the_prompts_that_moved_is_drift() -> None:
-    """Shares .5, .3, .2 become .3, .3, .4: total variation .2, a little less after chance."""
-    report = mix([150, 150, 200])
-
-    assert report.drifted
-    assert 0.15 < report.moved < 0.2
-
-
-def test_prompts_far_from_every_centroid_are_drift() -> None:
-    """The same shares, half a deviation farther."""
-    report = mix([250, 150, 100], rise=0.05)
-
-    assert report.drifted
-    assert report.farther == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_change_beyond_chance_but_small_is_none() -> None:
-    """.5 to .47 on 100,000 prompts is certain, and too little to matter."""
-    report = mix([47_000, 32_000, 21_000], times=100)
-
-    assert report.shares_p < 1e-6
-    assert not report.drifted
-
-
-def test_an_empty_window_has_not_drifted() -> None:
-    """No prompt, no evidence."""
-    report = compare_mix([5, 5], [0, 0], reference_distances=[0.1, 0.2], recent_distances=[])
-
-    assert not report.drifted

@@ -31,6 +31,7 @@ from workers.learner import (
     refit,
     roll_back_rates,
 )
+from workers.learner.believing import believe
 from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.storage import migrate
@@ -39,6 +40,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.error_rates import ErrorRates
 from workers.storage.journal import Journal
+from workers.storage.learning_rules import LearningRules
 from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import PublishedState, load_state
 from workers.storage.sources import Sources
@@ -341,6 +343,44 @@ def test_excluding_a_source_restores_the_counts_and_rates_of_a_run_without_it(en
         [entry] = Journal(session).read(subject="judge:liar")
     assert (entry.kind, entry.body["pieces"]) == ("feedback excluded", 30)
     assert include_source(engine, "judge:liar", apply=True).pieces == 31
+
+
+def test_older_days_are_forgotten_by_the_feedback_of_later_ones(engine: Engine) -> None:
+    """Half after ``half_life`` pieces, in whatever order the days come, and the same after a refold."""
+    day = 86_400
+    with transaction(engine) as session:
+        LearningRules(session).declare(8.0)
+    pieces = [
+        feedback(f"{n}-{piece}", decision_id=sign(decided_at=1_800_000_000 - n * day), score=0.0)
+        for n, count in enumerate((4, 4, 8))
+        for piece in range(count)
+    ]
+    make_learner(engine).handle(pieces[::-1])
+    beliefs = []
+    for _ in range(2):
+        with transaction(engine) as session:
+            beliefs.append(believe(session, MAP.version, ["a"], sizes=(2,)).counts)
+            CellCounts(session).refold()
+
+    # The newest day's 4, and what 4 newer pieces leave of the two days before: 2 ** -(4 / 8) of 4 + 8.
+    assert beliefs[0].labels[0, 0] == pytest.approx(4 + 12 * 2**-0.5)
+    assert np.array_equal(beliefs[0].labels, beliefs[1].labels)
+    assert np.array_equal(beliefs[0].errors, beliefs[1].errors)
+
+
+def test_only_what_is_believed_drives_out_what_is_older(engine: Engine) -> None:
+    """An implicit source's thousand pieces age nobody by more than its cap of the evidence."""
+    learner = make_learner(engine)
+    old = [sign(decided_at=1_800_000_000 - 3 * 86_400) for _ in range(70)]
+    learner.handle([feedback(f"h-{n}", decision_id=token, score=1.0) for n, token in enumerate(old)])
+    learner.handle([feedback(f"i-{n}", score=1.0, source="implicit") for n in range(1_000)])
+    with transaction(engine) as session:
+        found = believe(session, MAP.version, ["a"], sizes=(2,)).counts
+        lasting = believe(session, MAP.version, ["a"], sizes=(2,), half_life=float("inf")).counts
+
+    # 30 % of the evidence at most: 30 of 100 pieces, which age the 70 by 2 ** -(30 / 231).
+    assert lasting.labels[0, 0] == pytest.approx(100.0)
+    assert found.labels[0, 0] == pytest.approx(70 * 2 ** -(30 / 231) / 0.7)
 
 
 def test_an_llm_that_got_worse_is_told_of_once(engine: Engine) -> None:

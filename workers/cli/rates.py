@@ -165,6 +165,32 @@ def release() -> None:
     typer.echo("Nothing was held." if made is None else f"Version {made} is in force.")
 
 
+@command.command("forgetting")
+def forgetting(
+    *,
+    half_life: Annotated[
+        float | None,
+        typer.Option(help="Pieces of feedback on an LLM that halve what older ones weigh; inf forgets none."),
+    ] = None,
+) -> None:
+    """Show how fast older evidence is forgotten, or set it: rates then move towards the map's prior."""
+    from workers.learner import refit
+    from workers.storage.engine import transaction
+    from workers.storage.journal import Journal
+    from workers.storage.learning_rules import LearningRules
+
+    with open_engine(read_settings()) as engine:
+        with transaction(engine) as session:
+            rules = LearningRules(session)
+            if half_life is not None:
+                rules.declare(half_life)
+                Journal(session).write("forgetting declared", "all LLMs", half_life=str(half_life))
+            now = rules.half_life()
+        if half_life is not None:
+            refit(engine, reason=f"half-life {now:g}", wait=True)
+    typer.echo(f"{now:g} pieces of feedback on an LLM halve what older ones weigh.")
+
+
 def _get(session: "Session", version: int | None) -> "RatesVersion":
     from workers.storage.cluster_maps import ClusterMaps
     from workers.storage.error_rates import ErrorRates

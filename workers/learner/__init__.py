@@ -2,6 +2,7 @@
 
 from workers.learner.counting import CORRECTED, DUPLICATES, REFUSED, Learner
 from workers.learner.excluding import Difference, LLMDifference, exclude_source, include_source
+from workers.learner.mixing import MixWatch, watched_resolution
 from workers.learner.refitting import Refitter, prune_versions, refit, refit_lengths, roll_back_rates
 from workers.learner.watching import ALARMS
 
@@ -13,6 +14,7 @@ __all__ = [
     "Difference",
     "LLMDifference",
     "Learner",
+    "MixWatch",
     "Refitter",
     "exclude_source",
     "include_source",
@@ -20,4 +22,5 @@ __all__ = [
     "refit",
     "refit_lengths",
     "roll_back_rates",
+    "watched_resolution",
 ]

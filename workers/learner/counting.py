@@ -16,7 +16,8 @@ from workers.bookkeeping import Bookkeeper
 from workers.decision_ids import DecisionSigner
 from workers.embedding.loading import open_for
 from workers.errors import PoisonError, WaitableError, WorkersError
-from workers.learner.reading import Asked, FeedbackReader, Placer, refuse_entry
+from workers.learner.mixing import MixWatch
+from workers.learner.reading import Asked, FeedbackReader, Placer, day_of, refuse_entry
 from workers.learner.watching import Observer
 from workers.messages import Message, Record
 from workers.settings import Settings
@@ -73,12 +74,17 @@ class Learner:
         self._placer = Placer(open_embedder or self._open_embedder)
         self._observer = Observer()
         self._clock = clock
-        self._usage_topic = Topics(settings.topic_prefix).usage
+        self._mix = MixWatch(engine)
+        self._topics = Topics(settings.topic_prefix)
 
     def handle(self, batch: Sequence[Message]) -> list[list[Record]]:
         """Count and book what is new and give the dead letters of the rest, by message."""
-        usage = [row for row, message in enumerate(batch) if message.topic == self._usage_topic]
-        feedback = [row for row, message in enumerate(batch) if message.topic != self._usage_topic]
+        by_topic: dict[str, list[int]] = {self._topics.usage: [], self._topics.decisions: []}
+        for row, message in enumerate(batch):
+            by_topic.setdefault(message.topic, []).append(row)
+        usage, decisions = by_topic.pop(self._topics.usage), by_topic.pop(self._topics.decisions)
+        self._mix.watch([batch[row] for row in decisions])
+        feedback = sorted(row for rows in by_topic.values() for row in rows)
         records: list[list[Record]] = [[] for _ in batch]
         for rows, handle in ((usage, self._bookkeeper.handle), (feedback, self._count)):
             if rows:
@@ -143,7 +149,7 @@ class Learner:
         if fitted is None:
             raise WaitableError("a cluster map", "none is in force yet: run `uniroute map fit`")
         try:
-            return self._placer.place(asked, fitted.cluster_map)
+            return self._placer.place(asked, fitted.cluster_map, day=day_of(self._clock()))
         except (WorkersError, RoutingError) as error:
             if isinstance(error, WaitableError):
                 raise
@@ -218,13 +224,13 @@ def _add(counts: CellCounts, fresh: Sequence[FeedbackEntry], corrections: Sequen
     for entry in fresh:
         error = round_error(entry.score)
         rows += [
-            ((entry.map_version, entry.llm, entry.source, entry.epoch, cell), error * share, share)
+            ((entry.map_version, entry.llm, entry.source, entry.epoch, entry.day, cell), error * share, share)
             for cell, share in portion_cells(entry.cells, entry.shares)
         ]
     for one in corrections:
         entry, change = one.entry, round_error(one.entry.score) - round_error(one.before)
         rows += [
-            ((entry.map_version, entry.llm, entry.source, one.epoch, cell), change * share, 0.0)
+            ((entry.map_version, entry.llm, entry.source, one.epoch, one.day, cell), change * share, 0.0)
             for cell, share in one.portions
         ]
     counts.add_feedback(rows)

@@ -70,8 +70,10 @@ class Placer:
         self._held: Embedder | None = None
         self._lock = threading.Lock()
 
-    def place(self, asked: Sequence[Asked], cluster_map: ClusterMap) -> list[FeedbackEntry | PoisonError]:
-        """Give an entry for each, with the cells of its prompt."""
+    def place(
+        self, asked: Sequence[Asked], cluster_map: ClusterMap, *, day: int
+    ) -> list[FeedbackEntry | PoisonError]:
+        """Give an entry for each, with the cells of its prompt and the ``day`` it came."""
         with self._lock:
             if self._held is None or self._held.fingerprint != cluster_map.fingerprint:
                 self._held = self._open(cluster_map.fingerprint)
@@ -82,13 +84,14 @@ class Placer:
                 cluster_map.version,
                 tuple(cells.tolist()),
                 split_observation(weights, cells, cluster_map.sizes),
+                day,
             )
             for one, weights, cells in zip(asked, placed.weights, placed.cells, strict=True)
         ]
 
 
 def _place(
-    asked: Asked, map_version: str, own: tuple[int, ...], split: tuple[Share, ...]
+    asked: Asked, map_version: str, own: tuple[int, ...], split: tuple[Share, ...], day: int
 ) -> FeedbackEntry | PoisonError:
     event = asked.event
     cells, shares = _count_in(own, split)
@@ -105,6 +108,7 @@ def _place(
             source=event.source,
             tenant=event.tenant or None,
             event_time=asked.event_time,
+            day=day,
         )
     except InvalidInputError as error:
         return PoisonError("bad_feedback", str(error))
@@ -132,8 +136,14 @@ def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> Feed
         tenant=event.tenant or None,
         event_time=_read_time(message),
         decided_at=facts.decided_at,
+        day=day_of(facts.decided_at),
         correction=event.correction,
     )
+
+
+def day_of(seconds: float) -> int:
+    """Give the UTC day of a time in seconds since 1970, in days since then."""
+    return int(seconds // 86_400)
 
 
 def _spell_once(token: str) -> str:

@@ -1,5 +1,6 @@
 """Watches the feedback of every LLM for a change, against the error rates that were in force before it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import Session
 
 from routing.learning import DriftRule, follow_llm
+from workers.learner.believing import believe
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.error_rates import ErrorRates
@@ -29,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Expectations:
-    """What was expected of each LLM: rates in force, and the labels they rest on."""
+    """What was expected of each LLM when the rates in force were made, and the labels that rests on."""
 
     map_version: str
     rates_version: int
@@ -130,6 +132,9 @@ def _read_expectations(session: Session, map_version: str) -> Expectations | Non
     if fitted is None or rates is None:
         return None
     first, cells = fitted.cluster_map.sizes[0], sum(fitted.cluster_map.sizes)
+    # What forgets learns a change before it is noticed: nothing is forgotten here but what an alarm ended.
+    lasting = believe(session, map_version, rates.llms, sizes=fitted.cluster_map.sizes, half_life=math.inf)
+    predicted = fitted.prior.error_rates(lasting.counts.errors, lasting.counts.labels)
     counts = CellCounts(session)
     labels = counts.labels(map_version, rates.llms, n_cells=cells)
     epochs = Watches(session).epochs()
@@ -137,13 +142,13 @@ def _read_expectations(session: Session, map_version: str) -> Expectations | Non
         labels += one
     seen = labels.labels[:first]
     shares = seen.sum(axis=1) + 1.0
-    levels = (shares @ rates.rates[:first]) / shares.sum()
+    levels = (shares @ predicted[:first]) / shares.sum()
     return Expectations(
         map_version=map_version,
         rates_version=rates.version,
         since=rates.created_at,
         columns={name: column for column, name in enumerate(rates.llms)},
-        rates=rates.rates,
+        rates=predicted,
         levels=np.clip(levels, 0.0, 1.0),
         evidence=seen.sum(axis=0),
     )

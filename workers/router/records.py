@@ -299,4 +299,5 @@ def _describe(decided: Decided) -> DecisionRecord:
         reserved_usd=0.0 if decided.held is None else decided.held.usd,
         degraded=decided.degraded,
         canaries=dict(decided.snapshot.canaries),
+        distance=None if decisions.distances is None else float(decisions.distances[row]),
     )

@@ -81,7 +81,7 @@ class _Tracked:
         self.watch, alarm = follow_llm(
             self.rule, self.watch, errors, predicted, level=level, evidence=evidence
         )
-        fresh = self.stage.count(rows, errors[:, None])
+        fresh = self.stage.count_feedback(rows, np.zeros(len(rows), dtype=np.int64), errors, n_llms=1)
         self.counts = forget_counts(self.counts, [len(rows)]) + fresh
         self.lasting += fresh
         if alarm is not None:

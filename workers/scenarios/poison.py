@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from routing.evaluation import Trial
 from routing.learning import KIND_CAPS, KIND_WEIGHTS, combine_counts, estimate_trust
 from routing.learning.trust import SourceTrust
-from routing.quality.counts import ErrorCounts, count_errors
+from routing.quality.counts import ErrorCounts
 from workers.scenarios.findings import Measure, ScenarioFindings, mean_of, share_of
 from workers.scenarios.stage import Matrix, Rows, Run, Stage, Vector
 
@@ -178,9 +178,7 @@ def _by_source(stage: Stage, feedback: Feedback, n_llms: int) -> dict[str, Error
     for position, name in enumerate(sorted(SOURCES)):
         own = feedback.part(feedback.sources == position)
         if len(own.rows):
-            counts[name] = count_errors(
-                stage.cells[own.rows], own.llms, own.errors, n_cells=sum(stage.sizes), n_llms=n_llms
-            )
+            counts[name] = stage.count_feedback(own.rows, own.llms, own.errors, n_llms=n_llms)
     return counts
 
 

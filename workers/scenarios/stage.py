@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from routing.clusters import fit_cluster_map
+from routing.clusters import PARTS, fit_cluster_map, split_observation
 from routing.clusters.kmeans import DEFAULT_SIZES, DEFAULT_TEMPERATURE
 from routing.embedders import Fingerprint, FloatMatrix
 from routing.evaluation import Pool, Trial, draw_trials, follow_path, trace_path
@@ -83,6 +83,24 @@ class Stage:
             n_cells=sum(self.sizes),
             n_llms=n_llms,
         )
+
+    @cached_property
+    def _split(self) -> tuple[Rows, Matrix]:
+        """(n, P) each: the cells that feedback on a prompt is split over, and the share of each."""
+        split = [
+            split_observation(weights, cells, self.sizes) or tuple((int(cell), PARTS) for cell in cells)
+            for weights, cells in zip(self.weights, self.cells, strict=True)
+        ]
+        cells = np.zeros((len(split), max(len(shares) for shares in split)), dtype=np.int64)
+        parts = np.zeros(cells.shape)
+        for row, shares in enumerate(split):
+            cells[row, : len(shares)], parts[row, : len(shares)] = np.array(shares).T
+        return cells, parts / PARTS
+
+    def count_feedback(self, rows: Rows, llms: Rows, errors: Vector, *, n_llms: int) -> ErrorCounts:
+        """Count feedback (m,) as the learner does, split over the cells of its prompts."""
+        cells, shares = self._split
+        return count_errors(cells[rows], llms, errors, shares[rows], n_cells=sum(self.sizes), n_llms=n_llms)
 
     def predict(self, rows: Rows, rates: Matrix) -> Matrix:
         """Predict errors (m, U) from rates (C, U), rounded as a snapshot's are."""

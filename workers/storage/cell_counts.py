@@ -1,12 +1,13 @@
 """Error counts per map, LLM and cell, apart for labels and for each source of feedback; every write adds."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import collate, delete, func, select, text, update
+from sqlalchemy import Integer, cast, collate, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from routing.clusters import PARTS
@@ -16,13 +17,15 @@ from workers.storage.learning_tables import FeedbackCountRow
 from workers.storage.tables import ErrorCountRow
 
 Evidence = Literal["label", "feedback"]
-#: Map, LLM, source, epoch and cell.
-CountKey = tuple[str, str, str, int, int]
+#: Map, LLM, source, epoch, day and cell.
+CountKey = tuple[str, str, str, int, int, int]
 Value = TypeVar("Value", str, int)
 #: What is kept of an LLM's counts when it is noticed to have changed. A power of two: no sum loses a bit.
 KEEP_AFTER_CHANGE = 2.0**-4
 #: Errors are rounded to multiples of this before they are split, so that sums are exact in any order.
 GRAIN = 2.0**-20
+#: So that the logarithm of a power of two falls short of no whole number.
+_ROUNDING = 1e-9
 
 _ADD_LABELS = text(
     "INSERT INTO error_counts (map_version, llm, cell, label_errors, label_weight) "
@@ -33,23 +36,23 @@ _ADD_LABELS = text(
     "label_weight = error_counts.label_weight + excluded.label_weight"
 )
 _ADD_FEEDBACK = text(
-    "INSERT INTO feedback_counts (map_version, llm, source, epoch, cell, errors, labels) "
+    "INSERT INTO feedback_counts (map_version, llm, source, epoch, day, cell, errors, labels) "
     "SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS rows "
-    "(map_version text, llm text, source text, epoch int, cell int, errors float8, weight float8) "
-    "ON CONFLICT (map_version, llm, source, epoch, cell) DO UPDATE SET "
+    "(map_version text, llm text, source text, epoch int, day int, cell int, errors float8, weight float8) "
+    "ON CONFLICT (map_version, llm, source, epoch, day, cell) DO UPDATE SET "
     "errors = feedback_counts.errors + excluded.errors, labels = feedback_counts.labels + excluded.labels"
 )
 #: What the feedback that counts adds up to; ``record`` and this round alike, half to even, before a piece is
 #: split. Errors are multiples of ``GRAIN / PARTS``, and sums of them exact up to 2**26 labels of a cell.
 _FOLD = (
-    "SELECT map_version, llm, source, epoch, cell, "  # noqa: S608 - our own numbers
+    "SELECT map_version, llm, source, epoch, day, cell, "  # noqa: S608 - our own numbers
     f"sum(round((1 - score) * 1048576) * share) / (1048576 * {PARTS}) AS errors, "
     f"sum(share) / {PARTS}::float8 AS labels "
     "FROM feedback, unnest(cells, CASE WHEN shares = '{{}}' "
     f"THEN array_fill({PARTS}, ARRAY[cardinality(cells)]) ELSE shares END) AS part (cell, share) "
     "WHERE disposition = 'counted' "
     "AND map_version IN (SELECT version FROM cluster_maps) AND llm IN (SELECT name FROM llms) {only}"
-    "GROUP BY map_version, llm, source, epoch, cell"
+    "GROUP BY map_version, llm, source, epoch, day, cell"
 )
 _json = msgspec.json.Encoder()
 
@@ -81,14 +84,15 @@ class CellCounts:
         evidence: Evidence = "feedback",
         source: str | Sequence[str] = "human",
         epoch: int | Sequence[int] = 0,
+        day: int | Sequence[int] = 0,
     ) -> None:
         """Add ``errors[i]`` (a sum of weight * error) and ``weights[i]`` to the counts of a cell, for each i.
 
         Parameters: ``map_version`` one for all, or one per row; the rest of one length n; a cell may stand in
-        several rows. Errors lie within 0..weight. ``source`` and ``epoch`` tell feedback apart, one for all
-        or one per row. Rows are locked in the order (map, LLM, source, epoch, cell), so that learners side by
-        side wait for each other and never deadlock, if each calls this once a transaction. ``RefusedError``
-        for a map or an LLM that is not kept.
+        several rows. Errors lie within 0..weight. ``source``, ``epoch`` and ``day`` tell feedback apart, one
+        for all or one per row. Rows are locked in the order (map, LLM, source, epoch, day, cell), so that
+        learners side by side wait for each other and never deadlock, if each calls this once a transaction.
+        ``RefusedError`` for a map or an LLM that is not kept.
         """
         cells, errors_, weights_ = _as_columns(len(llm), cell, errors, weights)
         n = len(llm)
@@ -97,6 +101,7 @@ class CellCounts:
             llm,
             _repeat("source", source, n),
             _repeat("epoch", epoch, n),
+            _repeat("day", day, n),
             cells.tolist(),
             strict=True,
         )
@@ -114,7 +119,7 @@ class CellCounts:
             total[1] += weight
         if not totals:
             return
-        columns = ("map_version", "llm", "source", "epoch", "cell", "errors", "weight")
+        columns = ("map_version", "llm", "source", "epoch", "day", "cell", "errors", "weight")
         sent = [dict(zip(columns, (*key, *totals[key]), strict=True)) for key in sorted(totals)]
         statement = _ADD_LABELS if evidence == "label" else _ADD_FEEDBACK
         self._session.execute(statement, {"rows": _json.encode(sent).decode()})
@@ -155,35 +160,43 @@ class CellCounts:
         return found
 
     def by_source(
-        self,
-        map_version: str,
-        llms: Sequence[str],
-        *,
-        n_cells: int,
-        epochs: Mapping[str, int] | None,
-        without: Collection[str] = (),
+        self, map_version: str, llms: Sequence[str], *, n_cells: int, epochs: Mapping[str, int] | None
     ) -> dict[str, ErrorCounts]:
-        """Give the feedback of each source that gave any, (n_cells, n_llms), unweighted.
+        """Give the feedback of each source that gave any, (n_cells, n_llms), unweighted, of whatever day.
 
         ``epochs`` says how often each LLM was noticed to change, 0 where it is left out: what was counted so
-        many changes ago is scaled by ``KEEP_AFTER_CHANGE`` for each since; with ``None`` nothing is. Sources
-        in ``without`` are not read.
+        many changes ago is scaled by ``KEEP_AFTER_CHANGE`` for each since; with ``None`` nothing is.
+        """
+        return add_spans(self.by_span(map_version, llms, n_cells=n_cells, epochs=epochs))
+
+    def by_span(
+        self, map_version: str, llms: Sequence[str], *, n_cells: int, epochs: Mapping[str, int] | None
+    ) -> list[dict[str, ErrorCounts]]:
+        """Give ``by_source`` apart for each span of days, the oldest first.
+
+        Spans double: the newest day of the map's feedback, the two before it, the four before these, and so
+        on. So they stay few, and none is longer than the days that came after it, and one.
         """
         row = FeedbackCountRow
-        query = select(row.source, row.epoch, row.cell, row.llm, row.errors, row.labels).where(
-            row.map_version == map_version, row.llm.in_(llms)
+        newest = select(func.max(row.day)).where(row.map_version == map_version).scalar_subquery()
+        span = cast(func.floor(func.ln(newest - row.day + 1) / math.log(2) + _ROUNDING), Integer)
+        keys = (span.label("span"), row.source, row.epoch, row.cell, row.llm)
+        query = (
+            select(*keys, func.sum(row.errors), func.sum(row.labels))
+            .where(row.map_version == map_version, row.llm.in_(llms))
+            .group_by("span", row.source, row.epoch, row.cell, row.llm)
+            .order_by("span", row.epoch)
         )
-        if without:
-            query = query.where(row.source.not_in(without))
         place = {name: column for column, name in enumerate(llms)}
-        found: dict[str, ErrorCounts] = {}
-        for source, epoch, cell, llm, errors, labels in self._session.execute(query.order_by(row.epoch)):
+        spans: dict[int, dict[str, ErrorCounts]] = {}
+        for number, source, epoch, cell, llm, errors, labels in self._session.execute(query):
             _check_cell(cell, n_cells)
-            counts = found.setdefault(source, _no_counts(n_cells, len(llms)))
+            of_span = spans.setdefault(number, {})
+            counts = of_span.setdefault(source, _no_counts(n_cells, len(llms)))
             kept = 1.0 if epochs is None else KEEP_AFTER_CHANGE ** max(0, epochs.get(llm, 0) - epoch)
             counts.errors[cell, place[llm]] += kept * errors
             counts.labels[cell, place[llm]] += kept * labels
-        return dict(sorted(found.items()))
+        return [dict(sorted(spans[number].items())) for number in sorted(spans, reverse=True)]
 
     def shrink_labels(self, llm: str) -> None:
         """Scale what labels say of an LLM by ``KEEP_AFTER_CHANGE``: they describe what it was."""
@@ -211,7 +224,7 @@ class CellCounts:
         added = self._session.execute(
             text(
                 "WITH added AS (INSERT INTO feedback_counts "  # noqa: S608 - our own text
-                f"(map_version, llm, source, epoch, cell, errors, labels) {_FOLD.format(only=only)} "
+                f"(map_version, llm, source, epoch, day, cell, errors, labels) {_FOLD.format(only=only)} "
                 "RETURNING 1) SELECT count(*) FROM added"
             ),
             parameters,
@@ -225,9 +238,22 @@ class CellCounts:
             by_code_point = collate(row.map_version, "C")  # as Python sorts, in ``add``
             order = [by_code_point, row.cell]
             if row is FeedbackCountRow:
-                order[1:1] = [collate(FeedbackCountRow.source, "C"), FeedbackCountRow.epoch]
+                order[1:1] = [
+                    collate(FeedbackCountRow.source, "C"),
+                    FeedbackCountRow.epoch,
+                    FeedbackCountRow.day,
+                ]
             self._session.execute(select(row.cell).where(own).order_by(*order).with_for_update()).all()
             self._session.execute(delete(row).where(own).execution_options(synchronize_session=False))
+
+
+def add_spans(spans: Sequence[Mapping[str, ErrorCounts]]) -> dict[str, ErrorCounts]:
+    """Add up the counts of each source; sums of exact counts are exact."""
+    found: dict[str, ErrorCounts] = {}
+    for span in spans:
+        for source, counts in span.items():
+            found[source] = found[source] + counts if source in found else counts
+    return dict(sorted(found.items()))
 
 
 def lock_counting(session: Session, *, alone: bool) -> None:

@@ -6,8 +6,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from routing.clusters import ClusterMap
+from routing.learning import PromptMix
 from routing.quality.pool_prior import PoolPrior
 from workers.errors import UsageError
+from workers.storage.prompt_mixes import read_mix, write_mix
 from workers.storage.routing_state import RoutingState
 from workers.storage.tables import ClusterMapRow
 
@@ -27,8 +29,8 @@ class ClusterMaps:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(self, cluster_map: ClusterMap, prior: PoolPrior) -> str:
-        """Keep a map with its prior, inactive; give its version.
+    def add(self, cluster_map: ClusterMap, prior: PoolPrior, *, mix: PromptMix | None = None) -> str:
+        """Keep a map with its prior and the prompts it was fitted on, inactive; give its version.
 
         Adding the same again changes nothing. ``UsageError`` for a kept map with another prior: a prior is
         frozen with its map, or onboarding an LLM would move the numbers of the others.
@@ -44,6 +46,7 @@ class ClusterMaps:
             map=cluster_map.to_bytes(),
             prior=frozen,
             fingerprint=cluster_map.fingerprint.as_dict(),
+            mix=None if mix is None else write_mix(mix),
         )
         self._session.add(row)
         self._session.flush()
@@ -78,6 +81,11 @@ class ClusterMaps:
         """Give the map of a version; ``None`` where there is none."""
         row = self._session.get(ClusterMapRow, version)
         return None if row is None else _read(row)
+
+    def mix(self, version: str) -> PromptMix | None:
+        """Give what a map was fitted on; ``None`` where that was not kept."""
+        found = self._session.scalar(select(ClusterMapRow.mix).where(ClusterMapRow.version == version))
+        return None if found is None else read_mix(found)
 
     def list(self) -> list[str]:
         """Give the versions of all maps, oldest first."""

@@ -52,6 +52,8 @@ class FeedbackEntry:
     correction: bool = False
     #: How often the LLM had been noticed to change when it came.
     epoch: int = 0
+    #: When the decision was made, or the piece came where it quoted none, in days since 1970.
+    day: int = 0
     #: When the decision was made, in seconds since 1970, where it quoted one; not kept.
     decided_at: int | None = field(default=None, compare=False)
 
@@ -104,6 +106,7 @@ _TYPES = dict.fromkeys(_COLUMNS, "text") | {
     "event_time": "timestamptz",
     "correction": "boolean",
     "epoch": "int",
+    "day": "int",
 }
 _INSERT = text(
     # One parameter, whatever the number of rows: an array per column costs the client four times as much.
@@ -116,7 +119,7 @@ _INSERT = text(
 _FIND = text(
     "SELECT feedback.feedback_id, feedback.decision_id, feedback.source, feedback.score, "
     "feedback.event_time, feedback.correction, feedback.disposition, feedback.epoch, feedback.cells, "
-    "feedback.shares "
+    "feedback.shares, feedback.day "
     "FROM feedback JOIN json_to_recordset(CAST(:keys AS json)) AS keys (decision_id text, source text) "
     "ON feedback.decision_id = keys.decision_id AND feedback.source = keys.source "
     'ORDER BY feedback.decision_id COLLATE "C", feedback.source COLLATE "C" FOR UPDATE OF feedback'
@@ -140,6 +143,7 @@ class Correction:
     before: float
     #: Of the piece that it corrects, in whose counts it stands.
     epoch: int
+    day: int
     portions: tuple[tuple[int, float], ...]
 
 
@@ -238,6 +242,7 @@ class Feedback:
                 entry=latest[key],
                 before=stored[key].score,
                 epoch=stored[key].epoch,
+                day=stored[key].day,
                 portions=portion_cells(stored[key].cells, stored[key].shares),
             )
             for key in sorted(latest)

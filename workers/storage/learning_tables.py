@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, SmallInteger, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from workers.storage.tables import MAX_NAME_BYTES, Base
@@ -49,7 +49,7 @@ class FeedbackCountRow(Base):
     __tablename__ = "feedback_counts"
     __table_args__ = (
         CheckConstraint("cell >= 0", name="cell"),
-        {"comment": "a fold over the feedback that counts, per map, LLM, source, epoch and cell; unweighted"},
+        {"comment": "a fold over the feedback that counts, per map, LLM, source, epoch, day and cell"},
     )
 
     map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
@@ -61,11 +61,34 @@ class FeedbackCountRow(Base):
         autoincrement=False,
         comment="how often the LLM had been noticed to change",
     )
+    day: Mapped[int] = mapped_column(
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        server_default="0",
+        comment="of the decisions, in days since 1970: what is older is forgotten first",
+    )
     cell: Mapped[int] = mapped_column(
         Integer, primary_key=True, autoincrement=False, comment="column of the map's centroids"
     )
-    errors: Mapped[float] = mapped_column(comment="sum of errors, each a multiple of 2^-20")
-    labels: Mapped[float] = mapped_column(comment="number of scores")
+    errors: Mapped[float] = mapped_column(comment="sum of errors, each a multiple of 2^-27")
+    labels: Mapped[float] = mapped_column(comment="number of scores, in multiples of 2^-7")
+
+
+class LearningRuleRow(Base):
+    """How what was learned is forgotten."""
+
+    __tablename__ = "learning_rules"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="single_row"),
+        CheckConstraint("half_life > 0", name="half_life"),
+        {"comment": "a single row, or none: then all is as it is by default"},
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default="1")
+    half_life: Mapped[float] = mapped_column(
+        comment="pieces of feedback on an LLM that halve what older ones weigh; Infinity: none is forgotten"
+    )
 
 
 class LLMWatchRow(Base):
@@ -87,6 +110,19 @@ class LLMWatchRow(Base):
     better: Mapped[float] = mapped_column(server_default="0", comment="Shiryaev-Roberts")
     feedbacks: Mapped[float] = mapped_column(server_default="0", comment="seen since the last change")
     changed_at: Mapped[datetime | None]
+
+
+class PromptMixRow(Base):
+    """What routed prompts come to on a map: the window that fills, and what came of the last full one."""
+
+    __tablename__ = "prompt_mixes"
+    __table_args__ = ({"comment": "the window of routed prompts that fills, per map, and the last report"},)
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    window: Mapped[dict[str, Any]] = mapped_column(comment="sums over its prompts so far")
+    windows: Mapped[int] = mapped_column(Integer, server_default="0", comment="windows that were filled")
+    report: Mapped[dict[str, Any] | None] = mapped_column(comment="of the last full window")
+    reported_at: Mapped[datetime | None]
 
 
 class JournalRow(Base):

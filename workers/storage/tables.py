@@ -188,6 +188,9 @@ class ClusterMapRow(Base):
     prior: Mapped[bytes] = mapped_column(comment="PoolPrior.to_bytes, frozen with the map")
     fingerprint: Mapped[dict[str, Any]] = mapped_column(comment="the embedder whose vectors the map reads")
     active: Mapped[bool] = mapped_column(server_default=false(), comment="true for the one that routers use")
+    mix: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="sums over the prompts it was fitted on: per cell, and of distances; null: not known"
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -273,6 +276,9 @@ class FeedbackRow(Base):
     )
     epoch: Mapped[int] = mapped_column(
         Integer, server_default="0", comment="how often the LLM had been noticed to change"
+    )
+    day: Mapped[int] = mapped_column(
+        Integer, server_default="0", comment="of the decision, or of its arrival, in days since 1970"
     )
 
 

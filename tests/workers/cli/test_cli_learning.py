@@ -155,6 +155,14 @@ def test_rates_are_shown_compared_and_rolled_back(cli: Cli) -> None:
     assert "no version 999" in cli("rates", "rollback", "999")
 
 
+def test_forgetting_is_declared(cli: Cli) -> None:
+    """It is 231 pieces by default; what is declared is shown, and nonsense is refused."""
+    assert cli("rates", "forgetting").startswith("231 pieces")
+    assert cli("rates", "forgetting", "--half-life", "inf").startswith("inf pieces")
+    assert cli("rates", "forgetting").startswith("inf pieces")
+    assert "above 0" in cli("rates", "forgetting", "--half-life", "0")
+
+
 def test_drift_is_told(cli: Cli, migrated_url: str) -> None:
     """Nothing but errors from an LLM that made none: it stands worse, and the alarm is listed."""
     engine = make_engine(migrated_url)
