@@ -106,6 +106,8 @@ class EndpointCaller:
                 )
             content = _cover(response.content, client.api_key) if endpoint.api_key_ref else response.content
             return _read_answer(content, pressure_s=read_pressure(response.headers))
+        except CallError:
+            raise
         except AnswerTooLargeError as error:
             raise CallError("bad_response", str(error), usage=error.usage, paid=True) from error
         except (UnknownEncodingError, zlib.error) as error:

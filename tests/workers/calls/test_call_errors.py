@@ -83,6 +83,19 @@ def call(
     return asyncio.run(run())
 
 
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
+
+
+def test_what_is_no_answer_is_paid_all_the_same() -> None:
+    """A completion without choices says what it used: it is booked, and not paid for again."""
+    with pytest.raises(CallError) as failure:
+        call(answer(200, {"choices": [], "usage": USAGE}))
+
+    assert failure.value.sentence == "the answer has no choices"
+    assert failure.value.usage is not None
+    assert failure.value.usage.total == 10
+
+
 @pytest.mark.parametrize(
     ("respond", "error_class", "retryable"),
     [
@@ -118,6 +131,7 @@ def call(
         (answer(200, raw=b"[" * 100_000), "bad_response", True),
         (answer(200, raw=b""), "bad_response", True),
         (answer(200, {"choices": []}), "bad_response", True),
+        (answer(200, {"choices": [], "usage": USAGE}), "bad_response", False),
         (answer(200, {"choices": None}), "bad_response", True),
         (answer(200, ANSWER | {"padding": "x" * 3_200_000}), "bad_response", False),
         (drop, "connection", True),
