@@ -101,5 +101,5 @@ def _say(version: str, mix: "KeptMix | None") -> str:
         f"they lie {found.farther:+.2f} standard deviations farther out (p = {found.distance_p:.2g})"
     )
     if found.drifted:
-        return f"Map {version} NO LONGER FITS: {figures}. `uniroute map fit` fits one beside it."
+        return f"Map {version} NO LONGER FITS: {figures}. `uniroute map refit` fits one beside it."
     return f"Map {version} fits: {figures}."

@@ -1,5 +1,6 @@
 """``uniroute map``: the cluster maps that prompts are placed in."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +8,18 @@ import typer
 
 from workers.cli.console import AsJson, open_engine, print_json, print_table, read_settings
 from workers.cli.files import read_prompts
+from workers.errors import UsageError
 from workers.storage.engine import transaction
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from sqlalchemy import Engine
 
-command = typer.Typer(no_args_is_help=True, help="Fit and list cluster maps.")
+    from routing.embedders import Embedder, FloatMatrix
+    from workers.settings import Settings
+
+command = typer.Typer(no_args_is_help=True, help="Fit, compare and list cluster maps.")
 
 
 @command.command("fit")
@@ -73,6 +79,77 @@ def fit(
         )
 
 
+@command.command("refit")
+def refit(
+    *,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="A folder of recorded outcomes, whose LLMs tell how errors move together."),
+    ] = None,
+    clusters: Annotated[
+        str, typer.Option(help="Clusters of each resolution, separated by commas.")
+    ] = "5,10,20,40,80",
+    temperature: Annotated[float | None, typer.Option(help="Sharpness, inf is hard; see map fit.")] = None,
+    seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a map on the prompts that Kafka still holds, beside the one in force, and carry feedback over.
+
+    Nothing routes by it until `map activate`; `map drop` deletes it again.
+    """
+    from workers.onboarding import KnownErrors, fit_map
+    from workers.remapping import stored_prompts
+
+    settings = read_settings()
+    with open_engine(settings) as engine:
+        encoder = _embedder_in_force(engine, settings)
+        texts = stored_prompts(settings)
+        if not texts:
+            raise UsageError("Kafka holds no prompt any more: fit a map from a file with `uniroute map fit`")
+        embeddings = encoder.encode(list(texts.values()))
+        learned = None
+        if known is not None:
+            recorded, scores = _read_training(known)
+            if scores is None:
+                raise UsageError(f"{known} is no folder of recorded outcomes")
+            learned = KnownErrors(embeddings=encoder.encode(recorded), errors=1.0 - scores)
+        version = fit_map(
+            engine,
+            encoder,
+            embeddings,
+            known=learned,
+            sizes=_read_sizes(clusters),
+            temperature=temperature,
+            seed=seed,
+        )
+        _carry(engine, version, dict(zip(texts, embeddings, strict=True)), as_json=as_json)
+
+
+@command.command("carry")
+def carry(
+    version: Annotated[str, typer.Argument(help="As map list shows it.")], *, as_json: AsJson = False
+) -> None:
+    """Carry over to a map the feedback that has come with others since, and compare it anew."""
+    from workers.remapping import stored_prompts
+
+    settings = read_settings()
+    with open_engine(settings) as engine:
+        encoder = _embedder_in_force(engine, settings)
+        texts = stored_prompts(settings)
+        prompts = dict(zip(texts, encoder.encode(list(texts.values())), strict=True)) if texts else {}
+        _carry(engine, version, prompts, as_json=as_json)
+
+
+@command.command("drop")
+def drop(version: Annotated[str, typer.Argument(help="As map list shows it.")]) -> None:
+    """Delete a map that never was in force."""
+    from workers.remapping import drop_map
+
+    with open_engine(read_settings()) as engine:
+        drop_map(engine, version)
+    typer.echo(f"Cluster map {version} is deleted.")
+
+
 @command.command("activate")
 def activate(
     version: Annotated[str, typer.Argument(help="As map list shows it.")],
@@ -119,6 +196,46 @@ def list_maps(*, as_json: AsJson = False) -> None:
         ],
         empty="There is no cluster map: fit one with `uniroute map fit`.",
     )
+
+
+def _embedder_in_force(engine: "Engine", settings: "Settings") -> "Embedder":
+    from workers.embedding.loading import open_for
+    from workers.storage.cluster_maps import ClusterMaps
+
+    with transaction(engine) as session:
+        fitted = ClusterMaps(session).active()
+    if fitted is None:
+        raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
+    return open_for(
+        fitted.cluster_map.fingerprint,
+        backend=settings.embedder_backend,
+        threads=settings.embedder_threads,
+        folder=settings.embedders_folder,
+    )
+
+
+def _carry(engine: "Engine", version: str, prompts: "dict[str, FloatMatrix]", *, as_json: bool) -> None:
+    """Carry feedback over, and say how the map compares and what can be done with it."""
+    from workers.remapping import carry_feedback
+
+    found = carry_feedback(engine, version, prompts)
+    if as_json:
+        print_json({"version": version, "prompts": len(prompts), **asdict(found)})
+        return
+    typer.echo(
+        f"Cluster map {version}: {found.pieces} of {found.kept} pieces of feedback that came with other maps "
+        f"are carried over, by embedding anew what Kafka holds of their prompts ({len(prompts)}). The rest, "
+        "and labels from files, stay with the maps they were counted on."
+    )
+    if (one := found.comparison) is not None:
+        low, high = one.interval
+        typer.echo(
+            f"Held-out log loss on {one.pieces} pieces of {one.prompts} prompts: {one.old_loss:.4f} with the "
+            f"map in force, {one.new_loss:.4f} with this one, {one.difference:+.4f} "
+            f"[{low:+.4f}, {high:+.4f}]: "
+            + ("better." if one.better else "worse." if low > 0 else "no difference beyond chance.")
+        )
+    typer.echo(f"uniroute map activate {version} puts it in force, uniroute map drop {version} deletes it.")
 
 
 def _read_training(path: Path) -> "tuple[list[str], NDArray[np.float64] | None]":

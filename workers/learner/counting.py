@@ -26,6 +26,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portion_cells
 from workers.storage.llms import LLMs
+from workers.storage.placements import Placements
 from workers.storage.sources import Source, Sources
 from workers.storage.watches import Watches
 from workers.topics import Topics
@@ -110,7 +111,7 @@ class Learner:
                     "the source scored this decision otherwise before: say so by `correction`",
                 )
             self._observer.observe(session, [one for one in fresh if known.believes(one)])
-            _add(CellCounts(session), fresh, taken.corrections)
+            _add(session, fresh, taken.corrections)
         DUPLICATES.inc(taken.duplicates)
         CORRECTED.inc(len(taken.corrections))
         for problem in problems.values():
@@ -218,8 +219,11 @@ def _refuse(
             del entries[row]
 
 
-def _add(counts: CellCounts, fresh: Sequence[FeedbackEntry], corrections: Sequence[Correction]) -> None:
-    """Split each piece over its cells; a correction moves what the piece that it corrects was split into."""
+def _add(session: Session, fresh: Sequence[FeedbackEntry], corrections: Sequence[Correction]) -> None:
+    """Split each piece over its cells; a correction moves what the piece that it corrects was split into.
+
+    It does so on every map that piece stands on.
+    """
     rows: list[tuple[CountKey, float, float]] = []
     for entry in fresh:
         error = round_error(entry.score)
@@ -227,13 +231,15 @@ def _add(counts: CellCounts, fresh: Sequence[FeedbackEntry], corrections: Sequen
             ((entry.map_version, entry.llm, entry.source, entry.epoch, entry.day, cell), error * share, share)
             for cell, share in portion_cells(entry.cells, entry.shares)
         ]
+    elsewhere = Placements(session).of([one.corrected for one in corrections]) if corrections else {}
     for one in corrections:
         entry, change = one.entry, round_error(one.entry.score) - round_error(one.before)
         rows += [
-            ((entry.map_version, entry.llm, entry.source, one.epoch, one.day, cell), change * share, 0.0)
-            for cell, share in one.portions
+            ((version, entry.llm, entry.source, one.epoch, one.day, cell), change * share, 0.0)
+            for version, portions in [(entry.map_version, one.portions), *elsewhere.get(one.corrected, ())]
+            for cell, share in portions
         ]
-    counts.add_feedback(rows)
+    CellCounts(session).add_feedback(rows)
 
 
 @dataclass(frozen=True, slots=True)

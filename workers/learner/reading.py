@@ -14,7 +14,7 @@ from workers import messages
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import PoisonError
 from workers.messages import FeedbackEvent, Message
-from workers.storage.feedback import FeedbackEntry
+from workers.storage.feedback import FeedbackEntry, count_in
 
 #: Of one value; a prompt has its own limit, and comes within one.
 _MAX_FEEDBACK_BYTES = 16 * 1024
@@ -94,12 +94,12 @@ def _place(
     asked: Asked, map_version: str, own: tuple[int, ...], split: tuple[Share, ...], day: int
 ) -> FeedbackEntry | PoisonError:
     event = asked.event
-    cells, shares = _count_in(own, split)
+    cells, shares = count_in(own, split)
     try:
         return FeedbackEntry(
             feedback_id=event.feedback_id,
             decision_id=None,
-            prompt_id=f"sha256:{hashlib.sha256(event.prompt.encode()).hexdigest()}",
+            prompt_id=name_prompt(event.prompt),
             llm=event.llm,
             map_version=map_version,
             cells=cells,
@@ -114,15 +114,8 @@ def _place(
         return PoisonError("bad_feedback", str(error))
 
 
-def _count_in(own: tuple[int, ...], split: tuple[Share, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the cells that a piece counts in, and its shares of them; none where each counts it whole."""
-    if not split:
-        return own, ()
-    return tuple(cell for cell, _ in split), tuple(parts for _, parts in split)
-
-
 def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
-    cells, shares = _count_in(facts.cells, facts.shares)
+    cells, shares = count_in(facts.cells, facts.shares)
     return FeedbackEntry(
         feedback_id=event.feedback_id,
         decision_id=_spell_once(event.decision_id),
@@ -139,6 +132,11 @@ def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> Feed
         day=day_of(facts.decided_at),
         correction=event.correction,
     )
+
+
+def name_prompt(text: str) -> str:
+    """Give the id of a prompt that feedback spells out."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def day_of(seconds: float) -> int:

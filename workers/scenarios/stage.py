@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from routing.clusters import PARTS, fit_cluster_map, split_observation
+from routing.clusters import Placement, fit_cluster_map
 from routing.clusters.kmeans import DEFAULT_SIZES, DEFAULT_TEMPERATURE
 from routing.embedders import Fingerprint, FloatMatrix
 from routing.evaluation import Pool, Trial, draw_trials, follow_path, trace_path
 from routing.evaluation.bench import LAMBDA_GRID
+from routing.evaluation.maps import split_all
 from routing.evaluation.metrics import area
 from routing.quality.counts import ErrorCounts, count_errors
 from routing.quality.pool_prior import PoolPrior, fit_pool_prior
@@ -87,15 +88,7 @@ class Stage:
     @cached_property
     def _split(self) -> tuple[Rows, Matrix]:
         """(n, P) each: the cells that feedback on a prompt is split over, and the share of each."""
-        split = [
-            split_observation(weights, cells, self.sizes) or tuple((int(cell), PARTS) for cell in cells)
-            for weights, cells in zip(self.weights, self.cells, strict=True)
-        ]
-        cells = np.zeros((len(split), max(len(shares) for shares in split)), dtype=np.int64)
-        parts = np.zeros(cells.shape)
-        for row, shares in enumerate(split):
-            cells[row, : len(shares)], parts[row, : len(shares)] = np.array(shares).T
-        return cells, parts / PARTS
+        return split_all(Placement(self.weights, self.cells), self.sizes)
 
     def count_feedback(self, rows: Rows, llms: Rows, errors: Vector, *, n_llms: int) -> ErrorCounts:
         """Count feedback (m,) as the learner does, split over the cells of its prompts."""

@@ -48,7 +48,10 @@ _FOLD = (
     "SELECT map_version, llm, source, epoch, day, cell, "  # noqa: S608 - our own numbers
     f"sum(round((1 - score) * 1048576) * share) / (1048576 * {PARTS}) AS errors, "
     f"sum(share) / {PARTS}::float8 AS labels "
-    "FROM feedback, unnest(cells, CASE WHEN shares = '{{}}' "
+    "FROM (SELECT map_version, llm, source, epoch, day, score, cells, shares, disposition FROM feedback "
+    "UNION ALL SELECT placed.map_version, llm, source, epoch, day, score, placed.cells, placed.shares, "
+    "disposition FROM feedback_placements AS placed JOIN feedback USING (feedback_id)) AS pieces, "
+    "unnest(cells, CASE WHEN shares = '{{}}' "
     f"THEN array_fill({PARTS}, ARRAY[cardinality(cells)]) ELSE shares END) AS part (cell, share) "
     "WHERE disposition = 'counted' "
     "AND map_version IN (SELECT version FROM cluster_maps) AND llm IN (SELECT name FROM llms) {only}"
@@ -210,8 +213,8 @@ class CellCounts:
             .execution_options(synchronize_session=False)
         )
 
-    def refold(self, *, source: str | None = None) -> int:
-        """Count the feedback that is kept anew, of one source or of all; give the number of cells.
+    def refold(self, *, source: str | None = None, map_version: str | None = None) -> int:
+        """Count the feedback that is kept anew, of one source or map or of all; give the number of cells.
 
         ``lock_counting`` first, alone.
         """
@@ -220,6 +223,9 @@ class CellCounts:
         if source is not None:
             forget = forget.where(FeedbackCountRow.source == source)
             only, parameters = "AND source = :source ", {"source": source}
+        if map_version is not None:
+            forget = forget.where(FeedbackCountRow.map_version == map_version)
+            only, parameters = f"{only}AND map_version = :map ", {**parameters, "map": map_version}
         self._session.execute(forget)
         added = self._session.execute(
             text(

@@ -11,7 +11,7 @@ from sqlalchemy import Text, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from routing.clusters import PARTS
+from routing.clusters import PARTS, Share
 from routing.errors import InvalidInputError
 from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
 
@@ -78,6 +78,13 @@ class FeedbackEntry:
             )
 
 
+def count_in(own: tuple[int, ...], split: tuple[Share, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the cells that a piece counts in, and its shares of them; none where each counts it whole."""
+    if not split:
+        return own, ()
+    return tuple(cell for cell, _ in split), tuple(parts for _, parts in split)
+
+
 def portion_cells(cells: Sequence[int], shares: Sequence[int]) -> tuple[tuple[int, float], ...]:
     """Give each cell with its share, in (0, 1], of the observation; ``shares`` may be empty: all whole."""
     if not shares:
@@ -139,6 +146,8 @@ class Correction:
     """A score that took the place of another, whose error is to be counted in its stead."""
 
     entry: FeedbackEntry
+    #: The id of the piece that it corrects.
+    corrected: str
     #: The score that was counted before.
     before: float
     #: Of the piece that it corrects, in whose counts it stands.
@@ -240,6 +249,7 @@ class Feedback:
         return [
             Correction(
                 entry=latest[key],
+                corrected=stored[key].feedback_id,
                 before=stored[key].score,
                 epoch=stored[key].epoch,
                 day=stored[key].day,

@@ -75,6 +75,20 @@ class FeedbackCountRow(Base):
     labels: Mapped[float] = mapped_column(comment="number of scores, in multiples of 2^-7")
 
 
+class FeedbackPlacementRow(Base):
+    """Where a piece of feedback stands on a map that it did not come with."""
+
+    __tablename__ = "feedback_placements"
+    __table_args__ = (
+        {"comment": "cells of feedback on maps fitted since, by embedding its prompt again; counted like it"},
+    )
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    feedback_id: Mapped[str] = mapped_column(ForeignKey("feedback.feedback_id"), primary_key=True)
+    cells: Mapped[list[int]] = mapped_column(comment="as of feedback, of this map")
+    shares: Mapped[list[int]] = mapped_column(server_default="{}", comment="as of feedback, of these cells")
+
+
 class LearningRuleRow(Base):
     """How what was learned is forgotten."""
 
