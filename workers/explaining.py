@@ -15,9 +15,10 @@ from routing.policies import Lagrangian, keep_on_trial, probabilities_of
 from routing.requests import Limits
 from routing.snapshot import Snapshot
 from workers.errors import PoisonError, UsageError
-from workers.policies import DEFAULT_POLICY, PERIODS, Budget
+from workers.policies import DEFAULT_POLICY, PERIODS, Budget, Declaration
 from workers.prompts import count_tokens
 from workers.router.pacing import Account, period_start
+from workers.router.stages import Stage, plan_stages
 from workers.router.views import NamedPolicy
 from workers.storage.engine import transaction
 from workers.storage.grants import Grants
@@ -50,6 +51,8 @@ class Explained:
     short: bool
     #: Where the policy spends a budget: how it is paced now.
     pacing: "Pacing | None" = None
+    #: Whom a cascade asks, one after another as far as it comes to that; empty for any other policy.
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +117,14 @@ def explain_prompt(
     )
     decisions = decide(asked, state.snapshot, chooser, rng=_Even())
     found = explain(decisions, 0, policy=chooser)
+    stages = _plan_stages(declared, decisions, state.snapshot, text, limits)
     ceiling = found.candidates[0].ceiling_usd if found.llm is not None else 0.0
+    ceiling = sum(stage.most_usd for stage in stages) or ceiling
     reason = _reason(found, declared.kind) + ("" if pacing is None else _tell_pacing(pacing, ceiling))
     short = left is not None and ceiling > max(left, 0.0)
     if left is not None and short:
         reason = _tell_short(payer, ceiling, left)
-        cheapest = _degrade(asked, limits, decisions, state.snapshot)
+        cheapest, stages = _degrade(asked, limits, decisions, state.snapshot), ()
         found = replace(found, llm=None, propensity=0.0) if payer.at_limit == "error" else cheapest
     tried = keep_on_trial(chooser, state.snapshot.canaries)
     chances = probabilities_of(tried, decisions.candidates(0))[0]
@@ -136,6 +141,7 @@ def explain_prompt(
         left_usd=left,
         short=short,
         pacing=pacing,
+        stages=stages,
     )
 
 
@@ -145,6 +151,24 @@ def interval(facts: CandidateFacts) -> tuple[float, float] | None:
         return None
     half = _NORMAL_90 * facts.error_deviation
     return max(facts.predicted_error - half, 0.0), min(facts.predicted_error + half, 1.0)
+
+
+def _plan_stages(
+    declared: Declaration, decisions: Decisions, snapshot: Snapshot, text: str, limits: Limits
+) -> tuple[Stage, ...]:
+    """Give the stages of a policy that is a cascade."""
+    if declared.cascade is None:
+        return ()
+    return plan_stages(
+        declared.cascade.spec,
+        declared.cascade.llms,
+        decisions,
+        0,
+        snapshot,
+        prompt_bytes=len(text.encode()),
+        input_tokens=count_tokens(text),
+        most_tokens=limits.max_output_tokens,
+    )
 
 
 class _Even:

@@ -108,6 +108,20 @@ class CascadeStart:
         return choose_surely(np.where(there.any(axis=1), columns[there.argmax(axis=1)], -1).astype(np.int64))
 
 
+def bound_escalation(error: float, *, accept_at: float) -> tuple[float, float]:
+    """Give the least and the greatest probability that an answer is not taken, before it is there.
+
+    ``error`` (0..1) is what was predicted of it. If its chance of being right is calibrated, the mean of that
+    chance is 1 - e. By Markov's inequality it reaches ``accept_at`` = t with probability (1 - e) / t at most;
+    and since 1 less that chance has mean e, it stays below t with probability e / (1 - t) at most. At t = 0
+    every answer is taken.
+    """
+    if accept_at <= 0:
+        return 0.0, 0.0
+    least = max(0.0, 1.0 - (1.0 - error) / accept_at)
+    return least, 1.0 if accept_at >= 1 else min(1.0, error / (1.0 - accept_at))
+
+
 def choose_next(
     chance: float, errors: FloatVector, costs_usd: FloatVector, *, error_per_usd: float
 ) -> int | None:

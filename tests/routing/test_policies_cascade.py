@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from routing.errors import InvalidInputError
 from routing.policies import Candidates
-from routing.policies.cascade import Calibration, CascadeRule, CascadeStart, choose_next, fit_calibration
+from routing.policies.cascade import (
+    Calibration,
+    CascadeRule,
+    CascadeStart,
+    bound_escalation,
+    choose_next,
+    fit_calibration,
+)
 
 
 def test_calibration_pools_what_is_out_of_order() -> None:
@@ -122,3 +129,30 @@ def test_a_start_that_cannot_be_is_refused(rule: dict[str, Any]) -> None:
     """No LLMs, and a lambda below 0."""
     with pytest.raises(InvalidInputError):
         CascadeStart(**rule)
+
+
+@pytest.mark.parametrize(
+    ("error", "accept_at", "least", "most"),
+    [
+        (0.5, 0.8, 0.375, 1.0),  # 1 - .5 / .8; .5 / .2 is past 1
+        (0.1, 0.8, 0.0, 0.5),
+        (0.0, 0.8, 0.0, 0.0),
+        (1.0, 0.8, 1.0, 1.0),
+        (0.3, 0.0, 0.0, 0.0),
+        (0.3, 1.0, 0.3, 1.0),
+    ],
+)
+def test_escalation_is_bounded_by_the_predicted_error(
+    error: float, accept_at: float, least: float, most: float
+) -> None:
+    """Worked by hand from Markov's inequality."""
+    assert bound_escalation(error, accept_at=accept_at) == (pytest.approx(least), pytest.approx(most))
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30), st.floats(1e-6, 1.0 - 1e-6))
+def test_no_calibrated_confidence_leaves_the_bounds(chances: list[float], accept_at: float) -> None:
+    """Whatever chances answers have, the share below the bar is within what their mean allows."""
+    found = np.array(chances)
+    least, most = bound_escalation(float(1.0 - found.mean()), accept_at=accept_at)
+
+    assert least - 1e-9 <= (found < accept_at).mean() <= most + 1e-9

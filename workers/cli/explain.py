@@ -99,10 +99,37 @@ def _print(found: "Explained") -> None:
     shown = {name: [tell(one) for one in explanation.candidates] for name, tell in columns.items()}
     told = {name: values for name, values in shown.items() if set(values) != {"-"}}
     print_table(list(told), list(zip(*told.values(), strict=True)), empty="No LLM is registered.")
+    _print_stages(found)
     if len(found.chances) > 1:
         shares = ", ".join(f"{name} {chance:.1%}" for name, chance in found.chances.items())
         typer.echo(f"\ndrawn: {shares}")
     typer.echo(f"\n{found.reason}")
+
+
+def _print_stages(found: "Explained") -> None:
+    if not found.stages:
+        return
+    typer.echo("\nThe cascade asks, as far as an answer is not sure enough:")
+    print_table(
+        ["LLM", "asked", "error", "USD", "USD so far", "USD, most", "scorer, most"],
+        [
+            [
+                stage.llm,
+                "as answers are" if stage.asked is None else _tell_chance(*stage.asked),
+                f"{stage.predicted_error:.3f}",
+                f"{stage.cost_usd:.6f}",
+                f"{stage.cost_so_far_usd:.6f}",
+                f"{stage.ceiling_usd:.6f}",
+                f"{stage.scoring_usd:.6f}" if stage.scoring_usd else "-",
+            ]
+            for stage in found.stages
+        ],
+        empty="",
+    )
+
+
+def _tell_chance(least: float, most: float) -> str:
+    return f"{least:.0%}" if least == most else f"{least:.0%} to {most:.0%}"
 
 
 def _plain(found: "Explained") -> dict[str, object]:
@@ -118,6 +145,7 @@ def _plain(found: "Explained") -> dict[str, object]:
         "body": found.body,
         "propensity": explanation.propensity,
         "chances": found.chances,
+        "stages": [asdict(stage) for stage in found.stages],
         "input_tokens": found.input_tokens,
         "clusters": [{"cluster": cluster, "weight": weight} for cluster, weight in explanation.clusters],
         "candidates": [{**asdict(one), "interval": interval(one)} for one in explanation.candidates],

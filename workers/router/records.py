@@ -15,7 +15,7 @@ from workers import messages
 from workers.messages import CandidateRecord, DecisionRecord, Message, Pace, Record
 from workers.prompts import Prompt
 from workers.router.pacing import Reserved
-from workers.router.serving import Serving, read_serving, serving_headers
+from workers.router.serving import Serving, read_serving, scoring_ceilings, serving_headers
 from workers.router.views import NamedPolicy
 from workers.tenants import Held
 from workers.topics import DEFAULT_LANE, Topics
@@ -97,16 +97,20 @@ class Decided:
     @property
     def scoring_usd(self) -> float:
         """USD that the calls of a cascade's scorer hardly exceed; 0 where there is none."""
-        cascade = self.serving.cascade if self.may_cascade else None
-        scorer = None if cascade is None else cascade.judge
-        if cascade is None or scorer is None:
+        cascade = self.serving.cascade
+        if cascade is None or not self.may_cascade:
             return 0.0
-        names = (self.llm, *self.asked_next)
-        # In order the last answer is taken whatever anybody says of it; by gain it is compared.
-        judged = names if cascade.weighs_all or cascade.error_per_usd is not None else names[:-1]
-        size = len(self.prompt.message.value or b"")
         return sum(
-            scorer.ceiling_usd(prompt_bytes=size, answer_tokens=self._longest_tokens(name)) for name in judged
+            scoring_ceilings(
+                cascade,
+                self.decisions,
+                self.row,
+                self.snapshot,
+                asked=(self.llm, *self.asked_next),
+                prompt_bytes=len(self.prompt.message.value or b""),
+                input_tokens=self.prompt.input_tokens,
+                most_tokens=self.limits.max_output_tokens,
+            )
         )
 
     @property
@@ -131,15 +135,6 @@ class Decided:
 
     def _ceiling_usd(self, name: str) -> float:
         return float(self.decisions.ceilings[self.row, self.decisions.names.index(name)])
-
-    def _longest_tokens(self, name: str) -> float:
-        most = self.limits.max_output_tokens
-        tokens = self.snapshot.predict_longest(
-            self.decisions.weights[self.row : self.row + 1],
-            np.array([self.prompt.input_tokens]),
-            None if most is None else np.array([most], dtype=np.float64),
-        )
-        return float(tokens.reshape(-1)[self.decisions.names.index(name)])
 
 
 def dispatch_record(decided: Decided, topics: Topics) -> Record:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from routing.decisions import Decisions
+from routing.snapshot import Snapshot
 from workers import messages
 from workers.cascades import CascadeCandidate, CascadeSpec, combine, read_wish
 from workers.errors import PoisonError
@@ -52,6 +54,42 @@ def serving_headers(
     if serving.on_failure != messages.ON_FAILURES[0]:
         headers.append((messages.ON_FAILURE, serving.on_failure.encode()))
     return tuple(headers)
+
+
+def scoring_ceilings(
+    cascade: CascadeSpec,
+    decisions: Decisions,
+    row: int,
+    snapshot: Snapshot,
+    *,
+    asked: Sequence[str],
+    prompt_bytes: int,
+    input_tokens: float,
+    most_tokens: float | None,
+) -> tuple[float, ...]:
+    """Give the USD that the scorer's call for each LLM's answer hardly exceeds; 0 where there is none.
+
+    ``asked`` are all LLMs of the cascade, the chosen first; the prompt has so many bytes and tokens, and its
+    answer ``most_tokens`` at most. Where LLMs are asked in order the last one's answer is taken whatever
+    anybody says of it.
+    """
+    scorer = cascade.judge
+    if scorer is None:
+        return (0.0,) * len(asked)
+    longest = snapshot.predict_longest(
+        decisions.weights[row : row + 1],
+        np.array([input_tokens]),
+        None if most_tokens is None else np.array([most_tokens], dtype=np.float64),
+    ).reshape(-1)
+    judged = asked if cascade.weighs_all or cascade.error_per_usd is not None else asked[:-1]
+    return tuple(
+        scorer.ceiling_usd(
+            prompt_bytes=prompt_bytes, answer_tokens=float(longest[decisions.names.index(name)])
+        )
+        if name in judged
+        else 0.0
+        for name in asked
+    )
 
 
 def _predict(decisions: Decisions, row: int, names: Sequence[str]) -> tuple[CascadeCandidate, ...]:

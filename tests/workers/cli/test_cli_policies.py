@@ -316,6 +316,37 @@ def test_a_decision_is_explained(cli: Cli) -> None:
     assert "no policy is named 'other'" in str(cli("explain", "x", "--policy", "other", code=1).exception)
 
 
+def test_a_cascade_is_explained_stage_by_stage(cli: Cli, tmp_path: Path) -> None:
+    """Whom it asks, what all of it costs, how likely the second is asked, and what a budget must hold."""
+    file = tmp_path / "policies.yaml"
+    scorer = "{base_url: 'http://127.0.0.1:1', model: s, input_price: 1, output_price: 1}"
+    file.write_text(
+        "two: {kind: cascade, llms: [small, large], accept: 0.9, confidence: scorer, "
+        f"scorer: {scorer}}}\n"
+        "three: {kind: cascade, llms: [small, large], error_per_usd: 1e6, "
+        "calibration: {confidences: [0], chances: [0.5]}}\n"
+    )
+    cli("policy", "apply", file)
+    cli("tenant", "add", "scant", "--usd-per-day", 0.0027)
+    found = read(cli("explain", TEXTS[0], "--policy", "two", "--json"))
+    dear = read(cli("explain", TEXTS[0], "--policy", "three", "--json"))
+    short = read(cli("explain", TEXTS[0], "--policy", "two", "--tenant", "scant", "--json"))
+    text = cli("explain", TEXTS[0], "--policy", "two").stdout
+    first, second = found["stages"]
+    error = first["predicted_error"]
+
+    assert [stage["llm"] for stage in found["stages"]] == ["small", "large"]
+    assert second["cost_so_far_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
+    assert first["asked"] == [1.0, 1.0]
+    assert second["asked"] == pytest.approx([max(0.0, 1 - (1 - error) / 0.9), min(1.0, error / 0.1)])
+    assert (first["scoring_usd"] > 0, second["scoring_usd"]) == (True, 0.0)
+    assert [stage["llm"] for stage in dear["stages"]] == ["small"]  # nobody else is worth its cost
+    # ``large`` alone costs some .0026 USD; with ``small`` and the scorer it is more than there is.
+    assert short["tenant"]["short"]
+    assert "The cascade asks, as far as an answer is not sure enough" in text
+    assert read(cli("explain", TEXTS[0], "--json"))["stages"] == []
+
+
 def test_a_paced_decision_is_explained_at_the_lambda_in_force(
     cli: Cli, tmp_path: Path, installation: Installation
 ) -> None:

@@ -174,7 +174,7 @@ def read_commands() -> list[str]:
     told = [run_command(*reader, *more) for reader in READERS for more in ((), ("--json",))]
     letters = json.loads(run_command("dlq", "list", "--json"))
     assert len(letters) == len(FAULTS) - ANSWERED
-    told += [run_command("dlq", "show", one["id"]) for one in letters]
+    told += [run_command("dlq", "show", one["id"]) for one in letters[:3]]
     told.append(run_command("dlq", "redrive", "--all", "--json"))
     told.append(run_command("dlq", "drop", "--all", "--json"))
     return told
