@@ -45,6 +45,7 @@ from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import PublishedState, load_state
 from workers.storage.sources import Sources
 from workers.storage.tables import FeedbackRow
+from workers.storage.tenants import Tenant, Tenants
 from workers.storage.watches import Watches
 
 pytestmark = pytest.mark.stack
@@ -303,6 +304,8 @@ def test_a_prompt_and_an_llm_are_placed_on_arrival(engine: Engine) -> None:
 def test_a_capped_source_gives_no_more_than_its_cap(engine: Engine) -> None:
     """Two an hour for each tenant: the third is refused, another tenant's counts, what comes again does."""
     with transaction(engine) as session:
+        for name in ("t", "u"):
+            Tenants(session).add(Tenant(name=name))
         Sources(session).declare("judge:j", kind="judge", per_hour=2)
     learner = make_learner(engine, clock=lambda: datetime.now(UTC).timestamp())
     token = functools.partial(sign, decided_at=int(datetime.now(UTC).timestamp()))
@@ -315,6 +318,21 @@ def test_a_capped_source_gives_no_more_than_its_cap(engine: Engine) -> None:
     assert read_class(third) == "too_much_feedback"
     assert (fourth, again) == ([], [])
     assert read_counts(engine, "a").labels[0, 0] == 3.0
+
+
+def test_made_up_tenants_share_a_cap(engine: Engine) -> None:
+    """A source that names another tenant each time gives no more for it, in one batch or over several."""
+    with transaction(engine) as session:
+        Sources(session).declare("judge:j", kind="judge", per_hour=2)
+    now = int(datetime.now(UTC).timestamp())
+    learner = make_learner(engine, clock=lambda: float(now))
+    pieces = [
+        feedback(f"f-{n}", decision_id=sign(decided_at=now), source="judge:j", tenant=f"t-{n}")
+        for n in range(4)
+    ]
+    first, last = learner.handle(pieces[:3]), learner.handle(pieces[3:])
+
+    assert [read_class(one) if one else "" for one in first + last] == ["", "", *["too_much_feedback"] * 2]
 
 
 def test_excluding_a_source_restores_the_counts_and_rates_of_a_run_without_it(engine: Engine) -> None:

@@ -28,6 +28,7 @@ from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portio
 from workers.storage.llms import LLMs
 from workers.storage.placements import Placements
 from workers.storage.sources import Source, Sources
+from workers.storage.tenants import Tenants
 from workers.storage.watches import Watches
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
@@ -168,7 +169,11 @@ class Learner:
     def _admit(
         self, session: Session, entries: Entries, problems: Problems, sources: Mapping[str, Source]
     ) -> None:
-        """Meet new sources, up to a number, and hold those that are capped to their caps."""
+        """Meet new sources, up to a number, and hold those that are capped to their caps.
+
+        A cap holds for each tenant that was declared, and for all others together: whoever makes up names of
+        tenants gives no more for it.
+        """
         new = sorted({entry.source for entry in entries.values()} - sources.keys())
         room = max(0, MOST_SOURCES - len(sources))
         Sources(session).meet(new[:room])
@@ -176,9 +181,13 @@ class Learner:
         capped = {name: one.per_hour for name, one in sources.items() if one.per_hour is not None}
         taken: dict[tuple[str, str], int] = {}
         kept: frozenset[str] = frozenset()
+        tenants: frozenset[str] = frozenset()
         if concerned := [one.feedback_id for one in entries.values() if one.source in capped]:
             hour_ago = datetime.fromtimestamp(self._clock(), tz=UTC) - timedelta(hours=1)
-            taken = Feedback(session).taken_since(list(capped), hour_ago)
+            tenants = frozenset(Tenants(session).list())
+            for (source, whose), count in Feedback(session).taken_since(list(capped), hour_ago).items():
+                key = (source, whose if whose in tenants else "")
+                taken[key] = taken.get(key, 0) + count
             kept = Feedback(session).kept(concerned)
 
         def check(entry: FeedbackEntry) -> PoisonError | None:
@@ -189,7 +198,7 @@ class Learner:
             cap = capped.get(entry.source)
             if cap is None or entry.feedback_id in kept:
                 return None
-            key = (entry.source, entry.tenant or "")
+            key = (entry.source, entry.tenant if entry.tenant in tenants else "")
             if taken.get(key, 0) >= cap:
                 return PoisonError(
                     "too_much_feedback", f"{entry.source!r} may give {cap} an hour for each tenant"
