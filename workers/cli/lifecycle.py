@@ -135,15 +135,32 @@ def promote(
     name: Name,
     *,
     share: CanaryShare = 0.05,
+    labels: Annotated[int, typer.Option(min=0, help="That a shadow needs.")] = 20,
+    wins: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="A canary needs to win so much of what it was probed on, by the policies in force.",
+        ),
+    ] = 0.01,
+    feedback: Annotated[
+        int,
+        typer.Option(min=2, help="Pieces of live feedback, no worse than predicted, that active needs."),
+    ] = 30,
     reason: Reason = "",
     force: Annotated[bool, typer.Option("--force", help="Whatever it has shown.")] = False,
 ) -> None:
-    """Take an LLM one step on: probe, shadow, canary, active. From draining: to what it was."""
+    """Take an LLM one step on: probe, shadow, canary, active. From draining: to what it was.
+
+    What the step asked for and what the LLM has shown stands in the journal.
+    """
     from workers.lifecycle import Conditions
     from workers.lifecycle import promote as step
 
     with open_engine(read_settings()) as engine:
-        state = step(engine, name, conditions=Conditions(canary_share=share), reason=reason, force=force)
+        conditions = Conditions(labels=labels, share=wins, feedback=feedback, canary_share=share)
+        state = step(engine, name, conditions=conditions, reason=reason, force=force)
     typer.echo(f"{name} is {state}.")
 
 

@@ -1,8 +1,8 @@
 """Counter-evidence: prompts put to a second LLM, whose reply nobody is sent; its score counts as feedback.
 
 One mechanism, with a budget of its own for each UTC day, looks beside the routes. Copies of live prompts go
-to an LLM that was nearly chosen. LLMs that the detector of changes wants to see come first, on copies and on
-prompts with known answers alike, so that one which traffic avoids is seen to recover.
+to an LLM that was nearly chosen, or to a shadow. LLMs that the detector of changes wants to see come first,
+on copies and on prompts with known answers alike, so that one which traffic avoids is seen to recover.
 """
 
 from collections import OrderedDict
@@ -21,7 +21,7 @@ from workers.cascades import Scorer
 from workers.decision_ids import read_facts
 from workers.lifecycle.dispatching import Probe
 from workers.lifecycle.probing import Graded, ProbesFailedError
-from workers.lifecycle.traffic import LivePrompt, copyable
+from workers.lifecycle.traffic import LivePrompt, allowed_for, copyable
 from workers.messages import DecisionRecord, Message
 from workers.reading import open_reader
 from workers.settings import Settings
@@ -40,7 +40,8 @@ SAMPLING = "sampling"
 _JUDGED, _CHECKED = "judge:sampling", "checker:sampling"
 #: Sampled prompts that wait for their decision; older ones are let go.
 _MOST_PENDING = 10_000
-_ROUTED = ("active", "canary")
+#: Who is asked: those that routers know, and shadows, which get nothing but copies.
+_ASKED = ("active", "canary", "shadow")
 
 log = structlog.get_logger(__name__)
 
@@ -154,7 +155,7 @@ class Sampler:
 
     def _read(self) -> _View:
         with transaction(self._engine) as session:
-            llms = {one.llm.name: one for one in LLMs(session).list(states=_ROUTED)}
+            llms = {one.llm.name: one for one in LLMs(session).list(states=_ASKED)}
             wanted = {name for name, kept in Watches(session).list().items() if kept.watch.wants_probes}
             return _View(
                 llms=llms,
@@ -178,24 +179,31 @@ class Sampler:
             prompt = self._pending.pop(record.prompt_id, None)
             if prompt is None or read_facts(record.decision_id).map_version != view.map_version:
                 continue
-            second = self._choose(record, view)
+            second = self._choose(prompt, record, view)
             if second is not None:
                 probe = Probe(llm=second, body=prompt.body, cells=record.cells, grade=None)
                 planned.append(self._price(probe, view.llms[second], prompt.input_tokens))
         return planned
 
-    def _choose(self, record: DecisionRecord, view: _View) -> str | None:
-        """Draw a second LLM among those within the caller's limits and the band, wanted ones first."""
+    def _choose(self, prompt: LivePrompt, record: DecisionRecord, view: _View) -> str | None:
+        """Draw a second LLM: one that is wanted, else one within the band or a shadow.
+
+        The caller's limits hold for all of them, as they did for the decision.
+        """
         errors = {
             one.llm: one.error for one in record.candidates if one.removed_by is None and one.llm in view.llms
         }
         if record.llm not in errors:
             return None
-        bound = errors[record.llm] + self._rule.band
-        others = sorted(name for name in errors if name != record.llm)
-        names = [name for name in others if name in view.wanted] or [
-            name for name in others if errors[name] <= bound
+        bound = errors.pop(record.llm) + self._rule.band
+        shadows = [
+            name
+            for name, found in view.llms.items()
+            if found.state == "shadow" and allowed_for([prompt], found.llm)
         ]
+        near = [name for name in errors if errors[name] <= bound]
+        wanted = [name for name in (*errors, *shadows) if name in view.wanted]
+        names = sorted({*(wanted or [*near, *shadows])} - {record.llm})
         return names[int(self._rng.integers(len(names)))] if names else None
 
     def _ask_again(self, view: _View, count: int) -> list[Planned]:

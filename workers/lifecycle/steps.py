@@ -1,7 +1,7 @@
 """The steps between an LLM's states: each on its condition, or against it where somebody insists."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.llm_journal import LLMJournal, Standing
 from workers.storage.llms import LLMs, RegisteredLLM, State
+from workers.storage.sources import Sources
 from workers.storage.tables import FeedbackRow
 
 _ON: Mapping[State, State] = MappingProxyType({"probe": "shadow", "shadow": "canary", "canary": "active"})
@@ -76,7 +77,7 @@ def promote(
                 cautious=before.cautious and to != "active",
             ),
             reason=_say(reason, shown.problem),
-            evidence=shown.evidence,
+            evidence={**shown.evidence, "asked": asdict(conditions)},
         )
     refit(engine, reason=f"{name} is {to}", wait=True)
     return to
@@ -146,7 +147,7 @@ def _show_labels(session: Session, name: str, conditions: Conditions) -> _Shown:
         sizes, version = fitted.cluster_map.sizes, fitted.cluster_map.version
         counts = CellCounts(session).read(version, [name], n_cells=sum(sizes), evidence=("label",))
         labels = round(float(counts.labels[: sizes[0]].sum()))
-    problem = f"it has {labels} labels of {conditions.labels}: `uniroute llm onboard {name} --labels FILE`"
+    problem = f"it has {labels} labels of {conditions.labels}: `uniroute llm onboard {name}`"
     return _Shown(problem=problem if labels < conditions.labels else "", evidence={"labels": labels})
 
 
@@ -168,7 +169,10 @@ def _show_probes(session: Session, name: str, conditions: Conditions) -> _Shown:
 
 
 def _show_feedback(session: Session, found: RegisteredLLM, conditions: Conditions) -> _Shown:
-    """Hold the live feedback since the LLM became a canary against what its labels predicted."""
+    """Hold the live feedback since the LLM became a canary against what its labels predicted.
+
+    What sources say that are flagged is left out, whether it speaks for the LLM or against it.
+    """
     name = found.llm.name
     steps = [step for step in LLMJournal(session).steps(name) if step.to_state == "canary"]
     since = max((step.at for step in steps if step.at), default=found.registered_at)
@@ -178,11 +182,13 @@ def _show_feedback(session: Session, found: RegisteredLLM, conditions: Condition
     version, n_cells = fitted.cluster_map.version, sum(fitted.cluster_map.sizes)
     labels = CellCounts(session).read(version, [name], n_cells=n_cells, evidence=("label",))
     column = fitted.prior.error_rates(labels.errors, labels.labels)[:, 0]
+    flagged = [source for source, one in Sources(session).list().items() if one.flagged]
     rows = session.execute(
         select(FeedbackRow.cells, FeedbackRow.shares, FeedbackRow.score).where(
             FeedbackRow.llm == name,
             FeedbackRow.map_version == version,
             FeedbackRow.disposition == "counted",
+            FeedbackRow.source.not_in(flagged),
             FeedbackRow.received_at >= since,
         )
     ).all()

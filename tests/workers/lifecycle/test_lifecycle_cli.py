@@ -14,11 +14,15 @@ from click.testing import Result
 from installations import SIGNING_KEY, Installation
 from typer.testing import CliRunner
 
+from routing.learning import Watch
 from workers.cli.main import command
 from workers.client import Client
 from workers.local.simulated.process import ServerProcess, outcome_arguments
 from workers.local.simulated.tasks import draw_task
+from workers.messages import FeedbackEvent, UsageRecord
 from workers.reading import read_all
+from workers.storage.engine import transaction
+from workers.storage.watches import KeptWatch, Watches
 
 pytestmark = pytest.mark.stack
 
@@ -215,7 +219,9 @@ def test_a_judge_grades_what_no_checker_does(installation: Installation, cli: Cl
             for number, task in enumerate(tasks):
                 client.submit(task.prompt, candidates=["old"] if number < 3 else [])
         seen = len(asked)
-        copied = read(cli("llm", "onboard", "copied", "--from-traffic", "--share", 1, *judge, "--json"))
+        copied = read(
+            cli("llm", "onboard", "copied", "--from-traffic", "--share", 1, "--max-usd", 1, *judge, "--json")
+        )
 
     assert told["labels"] + told["failures"] == 8
     assert told["judge_usd"] == pytest.approx(0.01004 * told["labels"])
@@ -225,22 +231,6 @@ def test_a_judge_grades_what_no_checker_does(installation: Installation, cli: Cl
     assert copied["labels"] + copied["failures"] == 5
     assert all("reference" not in one for one in asked[seen:])
     assert list(read_all(installation.settings, [f"{installation.settings.reply_prefix}callers"])) == []
-
-
-def test_a_budget_ends_probing(installation: Installation, cli: Cli, tmp_path: Path) -> None:
-    """The first 20 probes tell what a probe costs; the next 10 would pass the budget and are not asked."""
-    references = write_references(tmp_path / "references.jsonl", 60)
-    with ServerProcess.start(outcome_arguments(outcomes=None, seed=0)) as server:
-        installation.serve("executor")
-        cli(
-            *("llm", "add", "new", "--probe", "--base-url", server.base_url, "--provider-model"),
-            *("sim-maestro", "--input-price", "0", "--output-price", "0", "--fixed-price", "0.01"),
-        )
-        found = read(cli("llm", "onboard", "new", "--labels", references, "--max-usd", 0.25, "--json"))
-
-    assert found["labels"] == 20
-    assert found["cost_usd"] == pytest.approx(0.2)
-    assert not found["settled"]
 
 
 @pytest.mark.parametrize(
@@ -256,3 +246,52 @@ def test_who_grades_must_be_said(cli: Cli, arguments: tuple[str, ...], problem: 
     result = cli("llm", "onboard", "old", *arguments, code=1)
 
     assert problem in str(result.exception)
+
+
+def test_an_llm_that_got_worse_is_probed_again(installation: Installation, cli: Cli, tmp_path: Path) -> None:
+    """Stored prompts reach it through an executor; each score is feedback, its cost booked as sampling."""
+    references = write_references(tmp_path / "references.jsonl", 10)
+    with ServerProcess.start(outcome_arguments(outcomes=None, seed=0)) as server:
+        cli(
+            *("llm", "add", "new", "--base-url", server.base_url, "--provider-model", "sim-maestro"),
+            *("--input-price", "0", "--output-price", "0", "--fixed-price", "0.01"),
+        )
+        with transaction(installation.engine) as session:
+            Watches(session).lock(["new"])
+            Watches(session).keep({"new": KeptWatch(watch=Watch(standing="worse"))})
+        installation.serve("executor")
+        usd = ("--max-usd-per-day", 0.1)
+        found = read(cli("llm", "sample", "--labels", references, *usd, "--for-s", 0, "--json"))
+
+    settings = installation.settings
+    given = [
+        msgspec.json.decode(record.value, type=FeedbackEvent)
+        for record in read_all(settings, [installation.topics.feedback])
+    ]
+    usage = [
+        msgspec.json.decode(record.value, type=UsageRecord)
+        for record in read_all(settings, [installation.topics.usage])
+    ]
+    assert (found["asked"], found["scored"], found["usd"]) == (10, 10, pytest.approx(0.1))
+    assert {one.source for one in given} == {"checker:sampling"}
+    assert len({one.decision_id for one in given}) == 10
+    assert {(one.policy, one.lane, one.policy_period > 0) for one in usage} == {("sampling@1", "probe", True)}
+
+
+def test_programs_are_run_on_a_word_alone(cli: Cli, tmp_path: Path) -> None:
+    """Labels that have what an LLM wrote run are refused without --run-programs, before anything is asked."""
+    file = tmp_path / "references.jsonl"
+    file.write_text('{"prompt": "Print 4.", "answer": "4", "checker": "program"}')
+
+    result = cli("llm", "onboard", "old", "--labels", file, code=1)
+    allowed = cli("llm", "onboard", "old", "--labels", file, "--run-programs", code=1)
+
+    assert "may do whatever this account may" in str(result.exception)
+    assert "old is active" in str(allowed.exception)
+
+
+def test_sampling_needs_somebody_who_grades(cli: Cli) -> None:
+    """A judge for copies, or prompts with answers."""
+    result = cli("llm", "sample", "--max-usd-per-day", 1, code=1)
+
+    assert "give a judge" in str(result.exception)

@@ -1,6 +1,7 @@
 """An LLM goes from probe to active on what it shows, back on a word, and out when it is drained."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -137,6 +138,25 @@ def test_a_close_case_uses_all_labels_and_is_judged_with_caution(engine: Engine)
     assert rates.rates[:, rates.llms.index("new")].mean() > found.error + 0.03
 
 
+def test_a_budget_ends_probing(engine: Engine) -> None:
+    """20 labels a batch at .01 USD: after 40 a third batch would come to .6, and .5 may be spent."""
+    right = right_in(0.7)
+
+    found = probe(
+        engine,
+        "new",
+        embeddings=EMBEDDINGS,
+        input_tokens=TOKENS,
+        ask=lambda rows: [replace(one, cost_usd=0.008, judge_usd=0.002) for one in right(rows) if one],
+        rule=RULE,
+        max_usd=0.5,
+    )
+
+    assert (found.labels, found.settled) == (40, False)
+    assert found.cost_usd == pytest.approx(0.32)
+    assert found.judge_usd == pytest.approx(0.08)
+
+
 def test_an_llm_goes_on_by_what_it_shows(engine: Engine) -> None:
     """Labels, a share to win, live feedback as good as predicted: each step but with what it takes."""
     with pytest.raises(UsageError, match="has 0 labels of 20"):
@@ -175,6 +195,34 @@ def test_worse_than_predicted_stays_a_canary_unless_forced(engine: Engine) -> No
     with transaction(engine) as session:
         last = LLMJournal(session).steps("new")[-1]
     assert last.reason.startswith("we know better: forced, though live it errs")
+
+
+def test_a_flagged_source_neither_holds_an_llm_back_nor_helps_it(engine: Engine) -> None:
+    """40 lies of a source that is flagged are no feedback at all: none of 30 is there."""
+    run_probe(engine, 1.0)
+    promote(engine, "new")
+    give_feedback(engine, 40, score=0.0)
+    with transaction(engine) as session:
+        session.execute(text("INSERT INTO feedback_sources (name, kind, trust) VALUES ('human', 'human', 0)"))
+
+    with pytest.raises(UsageError, match="has 0 pieces of live feedback of 30"):
+        promote(engine, "new")
+
+
+def test_conditions_are_the_operators_and_stand_in_the_journal(engine: Engine) -> None:
+    """Asked for more labels than the 20 that there are, it stays; the step tells what was asked for."""
+    found = run_probe(engine, 1.0)
+    with pytest.raises(UsageError, match=r"would win 100\.0%, less than 200\.0%"):
+        promote(engine, "new", conditions=Conditions(share=2.0))
+    demote(engine, "new")
+    with pytest.raises(UsageError, match=f"has {found.labels} labels of 50"):
+        promote(engine, "new", conditions=Conditions(labels=50))
+
+    promote(engine, "new", conditions=Conditions(labels=10))
+
+    with transaction(engine) as session:
+        last = LLMJournal(session).steps("new")[-1]
+    assert (last.to_state, last.evidence["labels"], last.evidence["asked"]["labels"]) == ("shadow", 20, 10)
 
 
 def test_a_worse_llm_is_not_tried_on_anybody(engine: Engine) -> None:
