@@ -169,6 +169,13 @@ def batch(lines: Sequence[int] = (5_000, 20_000)) -> dict[str, Any]:
     return {f"{count} lines": bench_batch.run(count) for count in lines}
 
 
+def beside_batch() -> dict[str, Any]:
+    """Live prompts' latency with a batch that takes all it can get, and without it."""
+    from benchmarks import bench_beside_batch
+
+    return dict(bench_beside_batch.run())
+
+
 @contextmanager
 def _stack() -> Iterator[LocalStack]:
     with tempfile.TemporaryDirectory(prefix="uniroute-bench-") as folder:
@@ -195,6 +202,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
         limits,
         cascade,
         batch,
+        beside_batch,
     )
 }
 

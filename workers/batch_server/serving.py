@@ -25,7 +25,7 @@ from workers.batches.requests import ENDPOINT, Options, read_duration
 from workers.batches.submission import Intake, cancel, results, submit
 from workers.errors import UsageError, WaitableError, WorkersError
 from workers.settings import Settings
-from workers.storage.batches import Batch, Batches, BatchFile
+from workers.storage.batches import Batch, Batches
 from workers.storage.engine import transaction
 
 _TENANT_KEY = "uniroute-tenant"
@@ -110,7 +110,7 @@ class BatchServer:
     def _find_tenant(self, header: str) -> str | None:
         if not self._tokens:
             return ""
-        given = header.removeprefix("Bearer ").encode()
+        given = header.removeprefix("Bearer ").encode(errors="surrogateescape")
         found = None
         for tenant, token in self._tokens.items():  # each is compared, in constant time
             if hmac.compare_digest(given, token.encode()):
@@ -120,29 +120,27 @@ class BatchServer:
     async def _add_file(self, request: web.Request) -> web.Response:
         if not request.content_type.startswith("multipart/"):
             raise UsageError("upload a file as multipart/form-data with purpose and file")
-        purpose, kept = "", None
-        async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader):
-                continue
-            if part.name == "purpose":
-                purpose = await part.text()
-            elif part.name == "file":
-                kept = await self._receive(part, request[_TENANT_KEY])
-        if kept is None or purpose != "batch":
-            raise UsageError("upload a file with purpose batch")
-        return web.json_response(file_object(kept))
-
-    async def _receive(self, part: BodyPartReader, tenant: str) -> BatchFile:
+        purpose, filename = "", None
         with Intake(self._store) as intake:
-            while piece := await part.read_chunk(_PIECE_BYTES):
-                intake.write(piece)
-            return await asyncio.to_thread(
+            async for part in await request.multipart():
+                if not isinstance(part, BodyPartReader):
+                    continue
+                if part.name == "purpose":
+                    purpose = await part.text()
+                elif part.name == "file":
+                    filename = part.filename or "file"
+                    while piece := await part.read_chunk(_PIECE_BYTES):
+                        intake.write(piece)
+            if filename is None or purpose != "batch":
+                raise UsageError("upload a file with purpose batch")
+            kept = await asyncio.to_thread(
                 intake.keep,
-                filename=part.filename or "file",
+                filename=filename,
                 purpose="batch",
                 engine=self._engine,
-                tenant=tenant,
+                tenant=request[_TENANT_KEY],
             )
+        return web.json_response(file_object(kept))
 
     async def _list_files(self, request: web.Request) -> web.Response:
         tenant = request[_TENANT_KEY]
@@ -194,7 +192,7 @@ class BatchServer:
     async def _list_batches(self, request: web.Request) -> web.Response:
         tenant, after = request[_TENANT_KEY], request.query.get("after")
         try:
-            limit = min(int(request.query.get("limit", _PAGE)), _LONGEST_PAGE)
+            limit = min(max(1, int(request.query.get("limit", _PAGE))), _LONGEST_PAGE)
         except ValueError as error:
             raise UsageError("limit is a number") from error
         found = await self._ask(lambda batches: batches.list(tenant=tenant, limit=limit + 1, after=after))

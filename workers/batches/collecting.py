@@ -1,6 +1,7 @@
 """Collects a batch's replies into its files, each line once, whatever dies."""
 
 import os
+import struct
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from workers.transactions.dead_letters import CLASS_HEADER
 
 #: Of each entry, in the order of collecting: its row among the good lines, its file, and where it lies there.
 ENTRY = np.dtype([("row", "<u4"), ("failed", "u1"), ("at", "<u8"), ("bytes", "<u4")])
+_PLACE = struct.Struct("<IBQI")
 _MOST_RECORDS = 2_000
 #: An LLM that has joined has a topic of dead letters of its own: looked for so often.
 _LOOK_S = 10.0
@@ -213,9 +215,8 @@ class Collector:
 
     def _write(self, row: int, entry: bytes, *, failed: bool) -> None:
         file = self._files[failed]
-        place = np.array([(row, failed, file.tell(), len(entry))], dtype=ENTRY)
+        self._written.write(_PLACE.pack(row, failed, file.tell(), len(entry)))
         file.write(entry)
-        self._written.write(place.tobytes())
         self.answered[row] = True
         if failed:
             self.tally.failed += 1

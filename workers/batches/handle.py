@@ -113,11 +113,15 @@ class Handle:
         self._batch = None
 
     def end(self, status: str, *, problem: str | None = None) -> None:
-        """Give the batch its last status."""
+        """Give the batch its last status: ``cancelled`` where somebody cancelled, however late."""
         with transaction(self.place.engine) as session:
             batches = Batches(session)
-            since = ("validating", "in_progress", "cancelling", "finalizing")
-            if batches.move(self.id, status, since=since, ended_at=batches.now(), problem=problem):
+            changes = {"ended_at": batches.now(), "problem": problem}
+            since = ("validating", "in_progress", "finalizing")
+            ended = batches.move(self.id, status, since=since, **changes)
+            if not ended and batches.move(self.id, "cancelled", since=("cancelling",), **changes):
+                ended, status = True, "cancelled"
+            if ended:
                 batches.note(self.id, status, **({} if problem is None else {"problem": problem}))
         self._batch = None
         log.info("batch_ended", batch=self.id, status=status, problem=problem)

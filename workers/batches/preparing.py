@@ -20,7 +20,7 @@ from workers.settings import Settings
 from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
 
 #: Lines that are embedded between two looks at whether to stop.
-_EMBED_LINES = 64
+_EMBED_LINES = 256
 
 
 def prepare(handle: Handle) -> None:

@@ -24,6 +24,8 @@ from workers.transactions import Backoff
 #: A cancelled or late batch waits so long for lines that are under way.
 _GRACE_S = 4.0
 _IDLE_MS = 50
+#: Lines that get an error between two looks for replies.
+_REFUSED_AT_ONCE = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +86,8 @@ def finish(handle: Handle) -> None:
         outcome = "cancelled" if batch.status == "cancelling" else "completed"
         if batch.problem is not None:
             outcome = "failed"
-        if handle.folder.index.exists():
+        # With its final name the error file holds every line that has no answer.
+        if handle.folder.index.exists() and not handle.folder.errors.exists():
             outcome = _close_lines(handle, outcome)
         handle.set(outcome=outcome)
     options = handle.options()
@@ -110,21 +113,36 @@ def _close_lines(handle: Handle, outcome: str) -> str:
         closing(handle.open_outbox()) as outbox,
         closing(handle.open_collector(lines)) as collector,
     ):
+        dispatched = outbox.position.lines
+        if outcome == "completed" and not collector.answered.all():
+            outcome = "expired"
         _call_off(handle, lines, outbox, collector)
         until = time.monotonic() + _GRACE_S
-        while collector.count < outbox.position.lines and time.monotonic() < until:
+        unanswered = _refuse_rest(handle, lines, collector, range(dispatched, len(lines)), outcome)
+        while not collector.answered[:dispatched].all() and time.monotonic() < until:
             collector.collect(wait_ms=_IDLE_MS)
-        rest = np.flatnonzero(~collector.answered).tolist()
-        if rest and outcome == "completed":
-            outcome = "expired"
-        error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
-        for row in rest:
-            custom_id = lines.custom_id(row)
-            collector.write_undone(row, refused_entry(handle.id, lines.number(row), custom_id, error))
+        unanswered += _refuse_rest(handle, lines, collector, range(dispatched), outcome)
         collector.save()
         unsettled = outbox.position.reserved_usd - collector.tally.settled_usd
-        handle.note("closed", unanswered=len(rest), unsettled_usd=float(unsettled))
-    return outcome
+        handle.note("closed", unanswered=unanswered, unsettled_usd=float(unsettled))
+    return outcome if unanswered or outcome != "expired" else "completed"
+
+
+def _refuse_rest(handle: Handle, lines: Lines, collector: WayBack, rows: range, outcome: str) -> int:
+    """Answer those of some lines that have no answer with an error, and give how many they were.
+
+    Others may be answered meanwhile: replies are taken in between.
+    """
+    error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
+    refused = 0
+    for row in rows:
+        if row % _REFUSED_AT_ONCE == 0:
+            collector.collect(wait_ms=0)
+        if not collector.answered[row]:
+            entry = refused_entry(handle.id, lines.number(row), lines.custom_id(row), error)
+            collector.write_undone(row, entry)
+            refused += 1
+    return refused
 
 
 def _call_off(handle: Handle, lines: Lines, outbox: WayOut, collector: WayBack) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,8 @@ from workers.messages import Message, Record
 
 #: Lines whose costs are remembered, to hold what is predicted against.
 MOST_PAID = 4_096
+
+_calls = msgspec.json.Decoder(tuple[messages.CallFact, ...])
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ class Paid:
     row: int
     llm: str
     usd: float
+    #: How long its calls took together; ``None`` where the reply does not tell.
+    seconds: float | None = None
 
 
 class WayOut(Protocol):
@@ -125,7 +130,9 @@ class WayBack(Protocol):
 
 
 def note_paid(paid: deque[Paid], row: int, reply: Message) -> None:
-    """Remember what a line's LLM cost, where the reply tells both."""
+    """Remember what a line's LLM cost, where the reply tells both, and what its calls took."""
     llm, usd = reply.text_header(messages.LLM), messages.number_header(reply, messages.COST_USD)
     if llm and usd is not None:
-        paid.append(Paid(row=row, llm=llm, usd=usd))
+        raw = reply.header(messages.CALLS)
+        seconds = sum(call.seconds for call in _calls.decode(raw)) if raw else None
+        paid.append(Paid(row=row, llm=llm, usd=usd, seconds=seconds))

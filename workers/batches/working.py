@@ -1,9 +1,11 @@
 """The second stage of a batch: dispatch its lines, collect their replies, plan again on the way."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from itertools import islice
 
 import numpy as np
 
@@ -17,12 +19,13 @@ from workers.batches.planning import read_plan
 from workers.batches.preparing import embed, plan
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Paid, WayBack, WayOut
+from workers.batches.windows import Window
 from workers.router import RoutingView
 
 #: Lines of one transaction.
 _CHUNK = 256
-#: Lines under way before the first are answered; as many more as are answered come later.
-_FIRST_WINDOW = 256
+#: A transaction is worth while for this part of the lines that may be under way.
+_LEAST_PART = 4
 _IDLE_MS = 50
 _TENANT_PATIENCE_S = 5.0
 #: A plan is made anew each time so many lines, or this part of all, were answered.
@@ -36,6 +39,9 @@ class Working:
 
     Opening finds where to go on: the lines that were dispatched from Kafka, those that were answered from
     Postgres and the files.
+
+    The pace is what the window and the LLMs' gates let through, not what the deadline would allow: whoever
+    ends early took nothing from live traffic, which goes first at each gate, and has time left for failures.
     """
 
     def __init__(self, handle: Handle, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -64,6 +70,11 @@ class Working:
             purses=handle.open_purses(self._stack),
         )
         self._tenant_short_since: float | None = None
+        self._window = Window(handle.place.settings.batch_window)
+        #: Of each transaction since the opening: the row behind its last, and when it was committed.
+        self._sent_to: list[int] = []
+        self._sent_at: list[float] = []
+        self._first_sent = self._outbox.position.lines
 
     def run(self) -> None:
         """Work until all lines are answered, the deadline passes, somebody cancels, or the process stops."""
@@ -75,7 +86,7 @@ class Working:
                 return
             self._follow_view()
             sent = 0 if batch.paused else self._dispatch()
-            self._collector.collect(wait_ms=0 if sent else _IDLE_MS)
+            self._collect(wait_ms=0 if sent else _IDLE_MS)
             if self._collector.count == len(self._lines):
                 handle.finalize()
 
@@ -86,11 +97,12 @@ class Working:
     def _dispatch(self) -> int:
         """Dispatch the next lines that there is room and money for; give how many."""
         begin, answered = self._outbox.position.lines, self._collector.count
-        window = min(self._handle.place.settings.batch_window, _FIRST_WINDOW + answered)
-        rows = range(begin, min(begin + _CHUNK, answered + window, len(self._lines)))
+        bound, rest = self._window.bound, len(self._lines) - begin
+        room = min(answered + bound - begin, rest)
         in_force = read_plan(self._handle.look().plan)
-        if not rows or in_force is None:
+        if room < max(1, min(bound // _LEAST_PART, rest)) or in_force is None:
             return 0
+        rows = range(begin, begin + min(room, _CHUNK))
         purse = self._handle.purse(self._collector, self._outbox)
         found = self._dispatcher.dispatch(
             rows, self._view, in_force, purse, patient=bool(purse.lines_under_way) or not self._is_short()
@@ -102,7 +114,20 @@ class Working:
         if found.step.lines:
             self._outbox.commit(found.records, step=found.step)
             self._collector.dispatched = self._outbox.position.as_dict()
+            self._sent_to.append(self._outbox.position.lines)
+            self._sent_at.append(time.monotonic())
         return found.step.lines
+
+    def _collect(self, *, wait_ms: int) -> None:
+        """Take replies, and learn from how long their lines waited how many may be under way."""
+        under_way = self._outbox.position.lines - self._collector.count
+        count, now = self._collector.collect(wait_ms=wait_ms), time.monotonic()
+        waits = [
+            now - self._sent_at[bisect_right(self._sent_to, one.row)] - one.seconds
+            for one in islice(reversed(self._collector.paid), count)
+            if one.seconds is not None and self._first_sent <= one.row < self._outbox.position.lines
+        ]
+        self._window.answered(waits, under_way=under_way)
 
     def _is_short(self) -> bool:
         """Tell whether the tenant's budget has been too short for the next line for some time.

@@ -1,6 +1,7 @@
 """``uniroute serve``: run one role, or all of them, in this process."""
 
 import faulthandler
+import os
 import signal
 from enum import StrEnum
 from typing import Annotated
@@ -12,6 +13,9 @@ from workers.cli.console import read_settings
 from workers.settings import ROLES
 
 command = typer.Typer()
+
+#: On a machine that is shared with live roles, these get the cores first.
+_BATCHER_NICENESS = 10
 
 
 class Served(StrEnum):
@@ -42,6 +46,8 @@ def serve(
     telemetry.configure_logs(level=log_level.upper())
     roles = ROLES if role is Served.ALL else (role.value,)
     settings = read_settings(roles=roles, worker_slot=slot, web_port=web_port)
+    if role is Served.BATCHER:
+        os.nice(_BATCHER_NICENESS)  # before there is any other thread: each one has its own
     worker = faust.Worker(create_app(settings), loglevel="warn", quiet=True)
     # Its handler would have every library write its DEBUG records: a twentieth of a busy process.
     worker.spinner = None

@@ -65,6 +65,28 @@ def test_a_batch_is_followed_and_fetched_from_the_shell(bench: Bench, tmp_path: 
         run(bench, "pause", batch_id)
 
 
+def test_a_batch_is_paused_resumed_cancelled_and_retried_from_the_shell(bench: Bench) -> None:
+    """Each command says what came of it; the second batch takes up the lines that the first left."""
+    batch_id = run(bench, "submit", str(bench.write(600))).stdout.strip()
+    bench.wait(batch_id, lambda batch: batch.completed > 0)
+
+    paused = run(bench, "pause", batch_id).stdout
+    listed = run(bench, "list").stdout
+    resumed = run(bench, "resume", batch_id).stdout
+    run(bench, "pause", batch_id)
+    cancelled = run(bench, "cancel", batch_id).stdout
+    first = bench.wait(batch_id, lambda batch: batch.ended)
+    retry_id = run(bench, "retry-failed", batch_id).stdout.strip()
+    second = bench.wait(retry_id, lambda batch: batch.ended)
+
+    assert (paused, resumed) == (f"{batch_id} is paused\n", f"{batch_id} is running\n")
+    assert cancelled == f"{batch_id} is cancelling\n"
+    assert batch_id[:12] in listed
+    assert (first.status, second.status, second.failed) == ("cancelled", "completed", 0)
+    assert first.completed + second.completed == 600
+    assert run(bench, "watch", retry_id).exit_code == 0
+
+
 @pytest.mark.parametrize("wrong", ["6", "h", "-1h", "0s", "1 week"])
 def test_a_time_that_is_none_is_refused(bench: Bench, wrong: str) -> None:
     """The sentence says what would do."""

@@ -92,6 +92,21 @@ def test_a_tenant_sees_its_own_alone(bench: Bench) -> None:
 
 
 @pytest.mark.stack
+def test_a_file_for_another_purpose_is_not_kept(bench: Bench) -> None:
+    """Nor is it listed; a page of no batches is one of one."""
+    with (
+        serving(bench, {"green": "token-of-green"}) as url,
+        openai.OpenAI(base_url=url, api_key="token-of-green") as client,
+        bench.write(1).open("rb") as file,
+    ):
+        with pytest.raises(openai.BadRequestError, match="purpose batch"):
+            client.files.create(file=file, purpose="fine-tune")
+
+        assert list(client.files.list()) == []
+        assert list(client.batches.list(limit=0)) == []
+
+
+@pytest.mark.stack
 def test_without_tokens_nothing_but_loopback_is_served(bench: Bench) -> None:
     """An open server on a public address is refused before it listens."""
     server = BatchServer(engine=bench.installation.engine, settings=bench.installation.settings, tokens={})
