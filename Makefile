@@ -29,6 +29,8 @@ demo: $(READY)  ## run the whole path on this machine: make demo ARGS="--prompts
 chaos: $(READY)  ## break every part under traffic: make chaos ARGS="--prompts 500"
 	@$(BIN)/uniroute chaos $(ARGS)
 
+# A process per core: more threads than cores wait for each other by spinning, and take minutes for seconds.
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## run the tests: make test ARGS="-k pool_prior"
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
