@@ -32,7 +32,7 @@ class DriftRule:
     #: Change of an LLM's overall error that should be noticed soon.
     jump: float = 0.2
     #: Feedbacks of an LLM, on average, between two false alarms of each kind, at least.
-    feedbacks_per_false_worse: float = 5_000.0
+    feedbacks_per_false_worse: float = 6_000.0
     feedbacks_per_false_better: float = 100_000.0
     #: The same of an LLM that is known to have got worse: to look at it again in vain costs little.
     feedbacks_per_false_return: float = 1_000.0
