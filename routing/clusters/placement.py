@@ -77,12 +77,17 @@ def split_observation(
 
     ``weights`` (C,) and ``cells`` (R,) are the prompt's placement. Each resolution has ``PARTS`` parts: the
     (up to) three heaviest cells get theirs in proportion to their weights, rounded down, and the heaviest
-    what is left. A prompt whose weight lies wholly in its own cells, as under a hard map, gives ``()``: each
-    of its cells counts it whole.
+    what is left. Of several resolutions the first counts whole, in its own cell: there sources are held
+    against each other, by a test of counts that are independent from cell to cell. A prompt whose weight lies
+    wholly in its own cells, as under a hard map, gives ``()``: each of its cells counts it whole.
     """
     held, first = weights.tolist(), 0
     shares: list[Share] = []
-    for size in sizes:
+    for resolution, size in enumerate(sizes):
+        if resolution == 0 and len(sizes) > 1:
+            shares.append((int(cells[0]), PARTS))
+            first += size
+            continue
         heaviest = nlargest(_MOST_SHARING, range(first, first + size), key=held.__getitem__)
         total = sum(held[cell] for cell in heaviest)
         dealt = [int(PARTS * held[cell] / total) for cell in heaviest]
