@@ -122,6 +122,7 @@ def _describe_join(joined: dict[str, Any]) -> str:
     )
     if joined["held_s"]:
         what += f" and the rest waited {joined['held_s']:.1f} s for it"
+    what += f"; {joined['held_back'] or 'it is ' + joined['state']}"
     if joined["adopted"]:
         return (
             f"{what}; {joined['adopted_after_prompts']} routed prompts after it could be chosen it had its "

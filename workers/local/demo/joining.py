@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.snapshot import Snapshot
-from workers.lifecycle import Conditions, Probed, promote
+from workers.errors import UsageError
+from workers.lifecycle import Conditions, Probed, ProbesFailedError, promote
 from workers.local.demo.stage import Stage
 from workers.local.simulated.answers import AnswerSource
 from workers.messages import DecisionRecord
@@ -28,14 +29,16 @@ _WINDOW = 100
 _ROUNDING = 1e-12
 #: Less is not adopted.
 _LEAST_SHARE = 0.01
-_WHY = "the demonstration skips what is left of its way"
+#: A better one is offered to each prompt at once.
+_OFFERED_ON = 1.0
 
 
 class Joining:
     """Brings the late LLM in by its life cycle, and describes afterwards what came of it.
 
-    A better one is probed and active at once. A ``worse`` one is probed, and tried as a canary all the same,
-    so that what that costs is seen.
+    A better one is probed, and a canary for all prompts if its probes say that it may be one; active once
+    its live feedback says so. A ``worse`` one is probed, and tried as a canary whatever its probes say, so
+    that what that costs is seen.
     """
 
     def __init__(self, stage: Stage, source: AnswerSource, *, worse: bool) -> None:
@@ -43,13 +46,33 @@ class Joining:
         self._source = source
         self._worse = worse
         self._probed: Probed | None = None
+        self._state = ""
+        #: Why it may not go a step on, or did not join at all; empty where nothing holds it back.
+        self.held_back = ""
 
     def join(self) -> None:
         """Probe it on labelled prompts, as few as settle the routes, then let routers choose it."""
-        self._probed = found = self._stage.probe_late_llm()
-        conditions = Conditions(canary_share=_TRIED_ON)
-        for _ in range(1 if self._worse else 2):
-            promote(self._stage.engine, found.llm, conditions=conditions, reason=_WHY, force=True)
+        try:
+            self._probed = found = self._stage.probe_late_llm()
+        except ProbesFailedError as error:  # the faults of a scenario
+            self.held_back = str(error)
+            return
+        self._state = "shadow"
+        self._step(found.llm, "offered in the demonstration", force=self._worse)
+
+    def conclude(self) -> None:
+        """Ask, when all feedback is counted, whether it may be active."""
+        if self._probed is not None and self._state == "canary":
+            self._step(self._probed.llm, "at the end of the demonstration")
+
+    def _step(self, llm: str, reason: str, *, force: bool = False) -> None:
+        """Take it a step on, or note why it may not go."""
+        conditions = Conditions(canary_share=_TRIED_ON if self._worse else _OFFERED_ON)
+        try:
+            self._state = promote(self._stage.engine, llm, conditions=conditions, reason=reason, force=force)
+            self.held_back = ""
+        except UsageError as error:
+            self.held_back = str(error)
 
     def describe(self) -> dict[str, Any]:
         """Give the figures, from the decisions that were logged since it could be chosen.
@@ -66,6 +89,8 @@ class Joining:
         return {
             "llm": llm,
             "worse": self._worse,
+            "state": self._state,
+            "held_back": self.held_back,
             "labels_used": self._probed.labels,
             "labels_settled": self._probed.settled,
             "labels_usd": self._probed.cost_usd,

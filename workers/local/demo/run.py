@@ -56,6 +56,7 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
         say(f"Sending {len(prompts)} prompts; {source.late_llm} (simulated) joins half-way")
         tally = traffic.run(prompts, join=joining.join, disturb=disturb, show=show)
         feedback_applied = _await_feedback(stage.engine, tally.feedback)
+        joining.conclude()
         stage.stop_roles()
         traffic.recount()
         report = build_report(
@@ -66,11 +67,12 @@ def run_demo(options: Options, *, say: Say, show: Callable[[Tally], None]) -> Re
             error_rate_versions=_count(stage.engine, ErrorRateVersionRow),
             dead_letters=auditor.count_dead_letters(),
         )
-        report["joined"] = {
-            **joining.describe(),
-            "prompts_while_probed": traffic.sent_while_probed,
-            "held_s": round(traffic.held_s, 2),
-        }
+        if joined := joining.describe():
+            joined["prompts_while_probed"] = traffic.sent_while_probed
+            joined["held_s"] = round(traffic.held_s, 2)
+        else:
+            report["notes"].append(f"{source.late_llm} did not join: {joining.held_back}")
+        report["joined"] = joined
         if options.replay_check:
             say("Deciding everything again from what was logged")
             report["replay"] = _replay(stage)
