@@ -25,7 +25,8 @@ from workers.local.simulated.faults import (
 )
 from workers.local.simulated.sending import Payload, send
 
-CANARY = "sk-canary-7f3a9c51d2"
+#: With a stroke, which JSON may write in three ways.
+CANARY = "sk-canary-7f3a/9c51d2"
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -48,6 +49,21 @@ async def reset(request: web.Request) -> web.StreamResponse:
     request.transport.write(f"HTTP/1.1 200 {CANARY}\r\n".encode())
     request.transport.abort()
     return web.Response()
+
+
+async def pack(request: web.Request) -> web.StreamResponse:
+    """Say that the answer is packed as the key."""
+    return web.Response(body=complete(request), headers={"content-encoding": CANARY})
+
+
+def escape(write: Callable[[str], str]) -> Respond:
+    """Answer with the key in JSON as ``write`` writes it."""
+
+    async def respond(_request: web.Request) -> web.StreamResponse:
+        body = f'{{"choices": [{{"message": {{"content": "0.9 Bearer {write(CANARY)}"}}}}]}}'
+        return web.Response(body=body.encode(), content_type="application/json")
+
+    return respond
 
 
 async def leave(_request: web.Request) -> web.StreamResponse:
@@ -103,6 +119,7 @@ FAULTS = [
     echo(200, html=True),
     echo(500, html=True),
     reset,
+    pack,
     leave,
     garble,
 ]

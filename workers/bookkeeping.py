@@ -24,7 +24,8 @@ from workers.storage.llms import LLMs
 from workers.storage.tenants import DEFAULT_TENANT
 from workers.transactions.dead_letters import dead_letter
 
-_MAX_BYTES = 16 * 1024
+#: Of a record of usage: about a hundred bytes for each call.
+_MAX_BYTES = 1024 * 1024
 #: No call has more tokens, whatever an endpoint says.
 _MOST_TOKENS = 2**31 - 1
 _LEAST_SECONDS = 1e-3

@@ -82,7 +82,8 @@ class _BoundedBody(httpx2.AsyncByteStream):
                 yield chunk
             return
         if self._encoding not in {"gzip", "x-gzip", "deflate"}:
-            raise UnknownEncodingError(f"the answer is packed as {self._encoding[:40]!r}")
+            # What the header says is not quoted: it may be anything, the key included.
+            raise UnknownEncodingError("the answer is packed in a way that was not asked for")
         decoder: _Decoder = zlib.decompressobj(_ANY_FORMAT)
         async for chunk in self._stream:
             packed = chunk

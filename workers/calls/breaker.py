@@ -23,7 +23,7 @@ class Breaker:
 
     *closed*: calls go. *open*: none does, until ``opens_at``. *half-open*: one call goes, the probe; its
     success closes the breaker, its failure opens it for twice as long. A probe that is given up frees the
-    place for another.
+    place for another. Calls that began before it opened say nothing of what comes after.
     """
 
     def __init__(self) -> None:
@@ -50,34 +50,36 @@ class Breaker:
         state = self.state(now)
         return state == "closed" or (state == "half_open" and not self._probing)
 
-    def begin(self, now: float) -> None:
-        """Note that a call goes, which ``admits`` let."""
+    def begin(self, now: float) -> bool:
+        """Note that a call goes, which ``admits`` let; tell whether it is the probe."""
         self._probing = self.state(now) == "half_open"
+        return self._probing
 
-    def succeeded(self) -> None:
+    def succeeded(self, *, probe: bool) -> None:
         """Note that the endpoint works: it answered, or it refused a prompt for what it is."""
-        if self._opens_at is not None:
+        if probe:
             self._opens_at, self._probing, self._pause_s = None, False, _FIRST_PAUSE_S
             self._outcomes.clear()
-        else:
+        elif self._opens_at is None:
             self._outcomes.append((float("inf"), True))
 
-    def failed(self, cause: str, *, now: float) -> None:
+    def failed(self, cause: str, *, now: float, probe: bool) -> None:
         """Note an error of one of the classes in ``FAILURES``."""
+        if probe:
+            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+            self._open(cause, now)
         if self._opens_at is not None:
-            if self.state(now) == "half_open" and self._probing:
-                self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
-                self._open(cause, now)
-            return  # a call from before it opened
+            return
         self._outcomes.append((now, False))
         failed = [not good and now - at <= _WITHIN_S for at, good in self._outcomes]
         in_a_row = len(failed) >= _IN_A_ROW and all(failed[-_IN_A_ROW:])
         if in_a_row or sum(failed) >= _PART * _CALLS:
             self._open(cause, now)
 
-    def gave_up(self) -> None:
+    def gave_up(self, *, probe: bool) -> None:
         """Note that a call ended without telling anything: it was cancelled."""
-        self._probing = False
+        if probe:
+            self._probing = False
 
     def _open(self, cause: str, now: float) -> None:
         self.cause = cause

@@ -1,8 +1,10 @@
 """One call to one LLM over any OpenAI-compatible endpoint, by the openai client with its own retries off."""
 
 import asyncio
+import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +34,6 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
-    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,8 @@ class EndpointCaller:
         except openai.OpenAIError as error:
             raise classify(error, secret=client.api_key if endpoint.api_key_ref else "") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError) as error:
-            raise CallError("connection", f"the connection broke off: {type(error).__name__}") from error
+            sentence = f"the connection broke off: {type(error).__name__}"
+            raise CallError("connection", sentence, received=True) from error
         except Exception as error:  # the libraries' errors at hostile answers are no closed set
             raise CallError("bad_response", f"the answer cannot be read: {type(error).__name__}") from error
 
@@ -158,26 +160,41 @@ def _cover(content: bytes, key: str) -> bytes:
     """Cover the key in an answer; one too short to be a secret may be any word of it."""
     if len(key) < _SHORTEST_SECRET:
         return content
-    for form in {key.encode(), msgspec.json.encode(key)[1:-1]}:
-        content = content.replace(form, _COVERED)
-    return content
+    return _quoted(key).sub(_COVERED, content)
+
+
+@lru_cache(maxsize=256)
+def _quoted(key: str) -> re.Pattern[bytes]:
+    """Match a key as it is, and in any way that a text of JSON may write it."""
+    characters = []
+    for character in key:
+        units = character.encode("utf-16-be", "surrogatepass").hex()
+        escaped = "".join(rf"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+        short = msgspec.json.encode(character)[1:-1]
+        forms = {re.escape(character.encode()), re.escape(short), b"(?i:%b)" % escaped.encode()}
+        if character == "/":
+            forms.add(rb"\\/")
+        characters.append(b"(?:%b)" % b"|".join(sorted(forms)))
+    return re.compile(b"".join(characters))
 
 
 def _read_answer(content: bytes, *, pressure_s: float) -> Answer:
+    said: object = None
     try:
-        msgspec.json.decode(content)  # a typed decoder skips other fields unread, bad UTF-8 included
-        completion = msgspec.json.decode(content, type=_Completion)
+        said = msgspec.json.decode(content)  # a typed decoder skips other fields unread, bad UTF-8 included
+        completion = msgspec.convert(said, type=_Completion)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CallError("bad_response", f"the answer is no chat completion: {error}") from error
-    usage = _read_usage(completion.usage)
+        sentence = f"the answer is no chat completion: {error}"
+        raise CallError("bad_response", sentence, usage=_read_usage(said)) from error
+    usage = _read_usage(said)
     if not completion.choices:
         raise CallError("bad_response", "the answer has no choices", usage=usage)
     return Answer(value=content, usage=usage, pressure_s=pressure_s)
 
 
-def _read_usage(raw: msgspec.Raw) -> Usage | None:
-    """Give the counts; ``None`` where they are absent or odd, for the answer is one all the same."""
+def _read_usage(said: object) -> Usage | None:
+    """Give the counts; ``None`` where they are absent or odd, for the answer may be one all the same."""
     try:
-        return msgspec.json.decode(raw, type=Usage | None)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.convert(said["usage"], type=Usage | None) if isinstance(said, dict) else None
+    except (KeyError, msgspec.MsgspecError):
         return None

@@ -3,6 +3,7 @@
 import re
 
 import aiohttp
+import httpx2
 import openai
 
 from workers.calls.pressure import read_wait
@@ -51,6 +52,7 @@ class CallError(WorkersError):
         retry_after_s: float | None = None,
         usage: Usage | None = None,
         paid: bool = False,
+        received: bool = False,
     ) -> None:
         super().__init__(sentence)
         #: ``rate_limit``, ``timeout``, ``server``, ``connection``, ``context_window``, ``content_policy``,
@@ -63,6 +65,8 @@ class CallError(WorkersError):
         self.usage = usage
         #: Whether the call was answered, and so billed, whatever it used.
         self.paid = paid or usage is not None
+        #: Whether the endpoint may have had the request before the connection broke, and so bill it.
+        self.received = received
 
     @property
     def retryable(self) -> bool:
@@ -78,7 +82,8 @@ def classify(error: openai.OpenAIError, *, secret: str = "") -> CallError:
         return _classify_status(error, secret)
     if isinstance(error, openai.APIConnectionError):
         cause = _hide(str(error.__cause__ or error), secret)
-        return CallError("connection", f"the endpoint could not be reached: {cause[:300]}")
+        sentence = f"the endpoint could not be reached: {cause[:300]}"
+        return CallError("connection", sentence, received=not _was_refused(error))
     return CallError("bad_response", f"the endpoint's answer could not be read: {type(error).__name__}")
 
 
@@ -86,6 +91,16 @@ def _was_disconnected(error: openai.APITimeoutError) -> bool:
     """Whether a timeout is none: httpx's adapter to aiohttp calls every broken connection so."""
     cause = error.__cause__.__cause__ if error.__cause__ is not None else None
     return isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(cause, TimeoutError)
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether there never was a connection."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, aiohttp.ClientConnectorError | httpx2.ConnectError | httpx2.UnsupportedProtocol):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _classify_status(error: openai.APIStatusError, secret: str) -> CallError:

@@ -37,7 +37,8 @@ class GateClosedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    future: asyncio.Future[None]
+    #: Whether the call that is let go is the breaker's probe.
+    future: asyncio.Future[bool]
     tokens: float
     #: Whether it waits while the breaker is open, too.
     patient: bool
@@ -49,6 +50,8 @@ class Admission:
 
     tokens: float
     began_at: float
+    #: Whether it is the breaker's.
+    probe: bool = False
 
 
 @dataclass(slots=True)
@@ -156,10 +159,10 @@ class Gate:
             waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, patient)
             queue = self._lanes.waiting[lane if lane in LANE_TURNS else DEFAULT_LANE]
             queue.push(waiter, flow=tenant, weight=weight)
-            await self._wait(waiter)
+            probe = await self._wait(waiter)
         else:
-            self._let_go(tokens, now)
-        return Admission(tokens=tokens, began_at=self._clock())
+            probe = self._let_go(tokens, now)
+        return Admission(tokens=tokens, began_at=self._clock(), probe=probe)
 
     def leave(self, admission: Admission, outcome: CallError | None, *, tokens: float | None = None) -> None:
         """End a call: answered, where there is no error; ``tokens`` are those that it used, if known."""
@@ -168,12 +171,12 @@ class Gate:
         if tokens is not None:
             self._tokens.settle(tokens - admission.tokens)
         if outcome is None:
-            self._breaker.succeeded()
+            self._breaker.succeeded(probe=admission.probe)
             self._concurrency.succeeded(now - admission.began_at, now=now)
         elif outcome.error_class in FAILURES:
-            self._breaker.failed(outcome.error_class, now=now)
+            self._breaker.failed(outcome.error_class, now=now, probe=admission.probe)
         else:
-            self._breaker.succeeded()
+            self._breaker.succeeded(probe=admission.probe)
             if outcome.error_class == "rate_limit":
                 self._concurrency.refused(now=now, in_flight=self._in_flight + 1)
                 self.block(outcome.retry_after_s or 0.0)
@@ -187,24 +190,24 @@ class Gate:
 
     def abandon(self, admission: Admission) -> None:
         """End a call that was cancelled, or never made: nothing is learned from it."""
-        del admission
         self._in_flight -= 1
-        self._breaker.gave_up()
+        self._breaker.gave_up(probe=admission.probe)
         self._pump()
 
     def block(self, seconds: float) -> None:
         """Let nothing go for so long, ten minutes at most: nothing is left until then, the provider said."""
         self._blocked_until = max(self._blocked_until, self._clock() + min(seconds, LONGEST_S))
 
-    async def _wait(self, waiter: _Waiter) -> None:
+    async def _wait(self, waiter: _Waiter) -> bool:
         self._pump()
+        future = waiter.future
         try:
-            await waiter.future
+            return await future
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.abandon(
-                    Admission(tokens=waiter.tokens, began_at=self._clock())
-                )  # it had been let go already
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # It had been let go already.
+                began_at, probe = self._clock(), future.result()
+                self.abandon(Admission(tokens=waiter.tokens, began_at=began_at, probe=probe))
             raise
 
     def _has_room(self, now: float) -> bool:
@@ -217,12 +220,14 @@ class Gate:
             delays.append(self._breaker.opens_at - now)
         return max(0.0, *delays)
 
-    def _let_go(self, tokens: float, now: float) -> None:
+    def _let_go(self, tokens: float, now: float) -> bool:
+        """Count a call that goes; tell whether it is the breaker's probe."""
         self._requests.take(1.0, now=now)
         self._tokens.take(tokens, now=now)
-        self._breaker.begin(now)
+        probe = self._breaker.begin(now)
         self._in_flight += 1
         self._tell(now)
+        return probe
 
     def _pump(self) -> None:
         """Let go whoever may, and come back when time will let the next go."""
@@ -231,8 +236,7 @@ class Gate:
             waiter = self._lanes.pop()
             if waiter is None:
                 return
-            self._let_go(waiter.tokens, now)
-            waiter.future.set_result(None)
+            waiter.future.set_result(self._let_go(waiter.tokens, now))
         if delay_s > 0 and delay_s != float("inf") and len(self._lanes):
             if self._timer is not None:
                 self._timer.cancel()

@@ -24,6 +24,8 @@ class Bill:
     #: that the dispatch was handed on by.
     repeated_calls: int = 0
     repeated_earlier: int = 0
+    #: USD that each of those is taken to have cost.
+    repeated_usd: float = 0.0
     #: ``ok``, or the class of the error reply.
     outcome: str = "ok"
     #: Where an answer came from that may be kept; empty where the prompt asked for none of it.
@@ -54,12 +56,16 @@ class Bill:
     @property
     def unsettled_usd(self) -> float:
         """USD of calls that may have been billed without anybody knowing, as estimated."""
-        return sum(call.unsettled_usd for call in self.calls)
+        return sum(call.unsettled_usd for call in self.calls) + self.all_repeated * self.repeated_usd
 
     @property
     def spent_usd(self) -> float:
         """USD that may have been spent: what is known, and the estimate of what is not."""
         return (self.cost_usd or 0.0) + self.unsettled_usd
+
+    def leaves_room_for(self, usd: float, budget_usd: float | None) -> bool:
+        """Whether a budget has room for so much more than may have been spent."""
+        return budget_usd is None or self.spent_usd + usd <= budget_usd
 
     def add(
         self,
@@ -74,7 +80,8 @@ class Bill:
         """Note a call: an error, or the usage of an answer if the endpoint told it."""
         usage = outcome.usage if isinstance(outcome, CallError) else outcome
         error_class = outcome.error_class if isinstance(outcome, CallError) else "ok"
-        unsettled = usage is None and error_class in _UNSETTLED
+        received = isinstance(outcome, CallError) and outcome.received
+        unsettled = usage is None and (received or error_class in _UNSETTLED)
         rated = None if usage is None else _rate(price, usage, price_version)
         self.calls.append(
             CallFact(

@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -35,14 +37,14 @@ class AnswerStore(Protocol):
     def find(self, key: bytes) -> bytes | None:
         """Give an answer that has not expired."""
 
-    def claim(self, key: bytes, *, seconds: float) -> bool:
-        """Claim to make an answer; refused while there is one, or another's claim."""
+    def claim(self, key: bytes, *, seconds: float) -> datetime | None:
+        """Claim to make an answer; ``None`` while there is one, or another's claim."""
 
     def keep(self, key: bytes, answer: bytes, *, seconds: float) -> None:
         """Keep the answer that was claimed."""
 
-    def release(self, key: bytes) -> None:
-        """Give up a claim."""
+    def release(self, key: bytes, claim: datetime) -> None:
+        """Give up a claim; another's stays."""
 
 
 class DatabaseStore:
@@ -56,7 +58,7 @@ class DatabaseStore:
         with transaction(self._engine) as session:
             return CachedAnswers(session).find(key)
 
-    def claim(self, key: bytes, *, seconds: float) -> bool:
+    def claim(self, key: bytes, *, seconds: float) -> datetime | None:
         """One statement."""
         with transaction(self._engine) as session:
             return CachedAnswers(session).claim(key, seconds=seconds)
@@ -66,10 +68,10 @@ class DatabaseStore:
         with transaction(self._engine) as session:
             CachedAnswers(session).keep(key, answer, seconds=seconds)
 
-    def release(self, key: bytes) -> None:
+    def release(self, key: bytes, claim: datetime) -> None:
         """One statement."""
         with transaction(self._engine) as session:
-            CachedAnswers(session).release(key)
+            CachedAnswers(session).release(key, claim)
 
 
 @dataclass(slots=True)
@@ -85,7 +87,8 @@ class AnswerCache:
     """Answers equal prompts once, in this process and across processes.
 
     While the store is away nothing is kept and equal prompts are shared in this process alone: an answer is
-    worth more than a saving. A claim of an executor that died is void after ``claim_s``.
+    worth more than a saving. A claim is void after ``claim_s``, so that nobody waits for an executor that
+    died: where making takes longer than that, another process may make the answer too.
     """
 
     def __init__(self, store: AnswerStore, *, claim_s: float) -> None:
@@ -108,40 +111,61 @@ class AnswerCache:
                 if flight.answer is not None:
                     return flight.answer, "shared"
                 found = await self._find_or_claim(key)
-                if found is not None:
+                if isinstance(found, bytes):
                     flight.answer = found
                     return found, "shared" if waited else "hit"
-                flight.answer = await self._make(key, keep_s, make)
+                flight.answer = await self._make(key, found, keep_s, make)
                 return flight.answer, "miss"
         finally:
             flight.users -= 1
             if not flight.users:
                 del self._flights[key]
 
-    async def _find_or_claim(self, key: bytes) -> bytes | None:
-        """Give the answer, once whoever is making it has; ``None`` for one that is now ours to make."""
+    async def _find_or_claim(self, key: bytes) -> bytes | datetime | None:
+        """Give the answer, once whoever is making it has, or our claim to make it.
+
+        ``None`` where it is ours to make without a claim, because the store is away.
+        """
         poll_s = _FIRST_POLL_S
         while True:
             try:
                 found = await asyncio.to_thread(self._store.find, key)
                 if found is not None:
                     return found
-                if await asyncio.to_thread(self._store.claim, key, seconds=self._claim_s):
-                    return None
+                claim = await self._claim(key)
+                if claim is not None:
+                    return claim
             except WorkersError as error:
                 log.warning("cache_is_away", problem=str(error))
                 return None
             await asyncio.sleep(poll_s)
             poll_s = min(_LONGEST_POLL_S, 2 * poll_s)
 
-    async def _make(self, key: bytes, keep_s: float, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def _claim(self, key: bytes) -> datetime | None:
+        """Claim; where we are cancelled meanwhile, give up what the thread claims all the same."""
+        claiming = asyncio.ensure_future(asyncio.to_thread(self._store.claim, key, seconds=self._claim_s))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(WorkersError):  # nothing was claimed
+                await self._give_up(key, await claiming)
+            raise
+
+    async def _make(
+        self, key: bytes, claim: datetime | None, keep_s: float, make: Callable[[], Awaitable[bytes]]
+    ) -> bytes:
         try:
             answer = await make()
         except BaseException:
-            await asyncio.shield(self._try_to(self._store.release, key))
+            await asyncio.shield(self._give_up(key, claim))
             raise
-        await self._try_to(self._store.keep, key, answer, seconds=keep_s)
+        if claim is not None:
+            await self._try_to(self._store.keep, key, answer, seconds=keep_s)
         return answer
+
+    async def _give_up(self, key: bytes, claim: datetime | None) -> None:
+        if claim is not None:
+            await self._try_to(self._store.release, key, claim)
 
     async def _try_to(self, change: Callable[..., None], *arguments: object, **options: object) -> None:
         try:

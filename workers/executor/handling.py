@@ -190,7 +190,8 @@ class Executor:
         return [
             name
             for name in dispatch.fallbacks
-            if (llm := self._llms().get(name)) is not None and _affords(dispatch, bill, llm)
+            if (llm := self._llms().get(name)) is not None
+            and bill.leaves_room_for(llm.estimate_for(dispatch), dispatch.budget_usd)
         ]
 
     def _stand_in(self, dispatch: Dispatch) -> str | None:
@@ -277,13 +278,11 @@ class Executor:
     async def _answer(self, dispatch: Dispatch, llm: CallableLLM, bill: Bill, start: Start) -> bytes:
         """Call until an answer comes or there is no use in another call: the one retry loop."""
         gate = self._gates.gate(dispatch.llm, llm.limits)
-        output_tokens = dispatch.output_tokens(llm.output_tokens)
-        estimate_usd = llm.estimate_usd(input_tokens=dispatch.input_tokens, output_tokens=output_tokens)
-        tokens = dispatch.input_tokens + output_tokens
-        calls = 0
+        tokens = dispatch.input_tokens + dispatch.output_tokens(llm.output_tokens)
+        estimate_usd = llm.estimate_for(dispatch)
+        calls, bill.repeated_usd = 0, estimate_usd
         while True:
-            if bill.calls:
-                _check_budget(dispatch, bill, estimate_usd)
+            _check_budget(dispatch, bill, estimate_usd)
             admission = await self._admit(gate, dispatch, tokens, start, bill, called=calls > 0)
             calls += 1
             began = self._now()
@@ -334,6 +333,7 @@ class Executor:
             try:
                 bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
                 self._left_s(dispatch)
+                _check_budget(dispatch, bill, bill.repeated_usd)
             except BaseException:
                 gate.abandon(admission)
                 raise
@@ -380,21 +380,14 @@ def _expired() -> _GaveUp:
     return _GaveUp("expired", "the deadline passed before an answer came")
 
 
-def _affords(dispatch: Dispatch, bill: Bill, llm: CallableLLM) -> bool:
-    """Whether the prompt's budget has room for a call of another LLM."""
-    estimate_usd = llm.estimate_usd(
-        input_tokens=dispatch.input_tokens, output_tokens=dispatch.output_tokens(llm.output_tokens)
-    )
-    return dispatch.budget_usd is None or bill.spent_usd + estimate_usd <= dispatch.budget_usd
-
-
 def _check_budget(dispatch: Dispatch, bill: Bill, estimate_usd: float) -> None:
-    """Refuse one more call that the prompt's budget does not cover."""
-    budget = dispatch.budget_usd
-    if budget is not None and bill.spent_usd + estimate_usd > budget:
-        last = bill.calls[-1].outcome
-        raise _GaveUp(
-            "budget",
-            f"after {bill.attempts} calls, the last of which ended as {last}, another would pass "
-            f"the {budget:g} USD that the prompt may cost",
-        )
+    """Refuse one more call that the prompt's budget does not cover; the first was decided on."""
+    if not (bill.calls or bill.all_repeated) or bill.leaves_room_for(estimate_usd, dispatch.budget_usd):
+        return
+    ends = f", the last of which ended as {bill.calls[-1].outcome}," if bill.calls else ""
+    lost = f" and {bill.all_repeated} that ended with their process" if bill.all_repeated else ""
+    raise _GaveUp(
+        "budget",
+        f"after {bill.attempts} calls{ends}{lost} another would pass the {dispatch.budget_usd:g} USD that "
+        "the prompt may cost",
+    )

@@ -6,6 +6,7 @@ from routing.costs import call_cost
 from routing.llms import DEFAULT_OUTPUT_TOKENS, Price
 from workers.calls.endpoints import Endpoint
 from workers.calls.gates import Limits
+from workers.executor.dispatches import Dispatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class CallableLLM:
     #: Mean length of an answer.
     output_tokens: float = DEFAULT_OUTPUT_TOKENS
 
-    def estimate_usd(self, *, input_tokens: float, output_tokens: float) -> float:
-        """Give what a call is expected to cost."""
-        return call_cost(self.price, input_tokens=input_tokens, output_tokens=output_tokens)
+    def estimate_for(self, dispatch: Dispatch) -> float:
+        """Give the USD that a call for a dispatch is expected to cost."""
+        output_tokens = dispatch.output_tokens(self.output_tokens)
+        return call_cost(self.price, input_tokens=dispatch.input_tokens, output_tokens=output_tokens)

@@ -1,6 +1,6 @@
 """Answers that callers let be kept, and the claims of executors to make them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -27,8 +27,11 @@ class CachedAnswers:
             )
         )
 
-    def claim(self, key: bytes, *, seconds: float) -> bool:
-        """Claim to make an answer, for so long; refused while there is one, or another's claim to it."""
+    def claim(self, key: bytes, *, seconds: float) -> datetime | None:
+        """Claim to make an answer, for so long; ``None`` while there is one, or another's claim to it.
+
+        The time that the claim ends at is what it is known by.
+        """
         until = func.now() + timedelta(seconds=seconds)
         void: ColumnElement[bool] = or_(
             CachedAnswerRow.expires_at <= func.now(),
@@ -42,15 +45,15 @@ class CachedAnswers:
                 set_={"answer": None, "claimed_until": until, "expires_at": until},
                 where=void,
             )
-            .returning(CachedAnswerRow.key)
+            .returning(CachedAnswerRow.claimed_until)
         )
-        return self._session.scalar(claimed) is not None
+        return self._session.scalar(claimed)
 
     def keep(self, key: bytes, answer: bytes, *, seconds: float) -> None:
-        """Keep the answer that was claimed, for so long; and delete some that expired long ago."""
+        """Keep the first answer that is made, for so long; and delete some that expired long ago."""
         self._session.execute(
             update(CachedAnswerRow)
-            .where(CachedAnswerRow.key == key)
+            .where(CachedAnswerRow.key == key, CachedAnswerRow.answer.is_(None))
             .values(answer=answer, expires_at=func.now() + timedelta(seconds=seconds))
         )
         old = (
@@ -61,8 +64,7 @@ class CachedAnswers:
         )
         self._session.execute(delete(CachedAnswerRow).where(CachedAnswerRow.key.in_(old)))
 
-    def release(self, key: bytes) -> None:
-        """Give up a claim: no answer came."""
-        self._session.execute(
-            delete(CachedAnswerRow).where(CachedAnswerRow.key == key, CachedAnswerRow.answer.is_(None))
-        )
+    def release(self, key: bytes, claim: datetime) -> None:
+        """Give up a claim: no answer came. Another's stays."""
+        mine = (CachedAnswerRow.key == key) & (CachedAnswerRow.claimed_until == claim)
+        self._session.execute(delete(CachedAnswerRow).where(mine, CachedAnswerRow.answer.is_(None)))

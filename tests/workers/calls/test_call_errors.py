@@ -86,14 +86,52 @@ def call(
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 
 
-def test_what_is_no_answer_is_paid_all_the_same() -> None:
+@pytest.mark.parametrize("choices", [[], None, "text", [{"message": None}]])
+def test_what_is_no_answer_is_paid_all_the_same(choices: object) -> None:
     """A completion without choices says what it used: it is booked, and not paid for again."""
     with pytest.raises(CallError) as failure:
-        call(answer(200, {"choices": [], "usage": USAGE}))
+        call(answer(200, {"choices": choices, "usage": USAGE}))
 
-    assert failure.value.sentence == "the answer has no choices"
+    assert failure.value.error_class == "bad_response"
+    assert not failure.value.retryable
     assert failure.value.usage is not None
     assert failure.value.usage.total == 10
+
+
+async def break_off(request: web.Request) -> web.StreamResponse:
+    """Begin an answer and drop the connection."""
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
+    request.transport.close()
+    return web.Response()
+
+
+async def say_nothing(request: web.Request) -> web.StreamResponse:
+    """Drop the connection once the request is there."""
+    await request.read()
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+@pytest.mark.parametrize(
+    ("respond", "base_url", "received"),
+    [
+        (break_off, None, True),
+        (say_nothing, None, True),
+        (say_nothing, "http://127.0.0.1:1/v1", False),
+        (say_nothing, "http://no-such-host.invalid/v1", False),
+    ],
+    ids=["amid the answer", "before it", "nobody listens", "no such host"],
+)
+def test_a_broken_connection_tells_whether_the_request_was_sent(
+    respond: Respond, base_url: str | None, *, received: bool
+) -> None:
+    """An endpoint that had the request may bill it; one that nobody reached does not."""
+    with pytest.raises(CallError) as failure:
+        call(respond, base_url=base_url)
+
+    assert (failure.value.error_class, failure.value.received) == ("connection", received)
 
 
 @pytest.mark.parametrize(

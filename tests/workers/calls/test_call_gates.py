@@ -171,6 +171,29 @@ def test_a_breaker_opens_probes_and_closes() -> None:
     ]
 
 
+def test_calls_from_before_a_breaker_opened_say_nothing_of_it() -> None:
+    """Neither an answer to one closes it, nor does giving one up let a second probe go."""
+
+    async def run() -> tuple[str, bool, str]:
+        gate = make_gate()
+        old, older = await gate.admit(), await gate.admit()
+        for _ in range(10):
+            gate.leave(await gate.admit(), SERVER_ERROR)
+        await asyncio.sleep(2.0)
+        probe = await gate.admit()
+        gate.leave(old, None)
+        gate.abandon(older)
+        state = gate.state
+        second = asyncio.create_task(gate.admit())
+        await asyncio.sleep(0)
+        waits = not second.done()
+        gate.leave(probe, None)
+        await second
+        return state, waits, gate.state
+
+    assert run_warped(run()) == ("half_open", True, "closed")
+
+
 def test_errors_of_prompts_do_not_open_a_breaker() -> None:
     """A hundred bodies that the endpoint refuses say nothing against it."""
 

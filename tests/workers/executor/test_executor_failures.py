@@ -92,12 +92,36 @@ def test_a_prompt_that_is_refused_for_what_it_is_has_no_fallback() -> None:
 
 
 def test_another_call_must_be_within_the_budget() -> None:
-    """0.05 USD and 44 tokens expected (24 of 96 bytes, 20 out): a timeout that may cost as much ends it."""
+    """0.05 USD and 41 tokens expected (21 of 84 bytes, 20 out): a timeout that may cost as much ends it."""
     bench = Bench({"a": always(answer(), seconds=100.0)})
     [[reply, _]] = bench.handle(dispatch(max_cost_usd="0.05"))
 
     assert body_of(reply)["error"]["code"] == "budget"
     assert len(bench.caller.calls) == 1
+
+
+def test_calls_of_earlier_lives_may_have_been_paid() -> None:
+    """One that ended with its process may have cost .041 USD: .05 leave no room for another, .1 do."""
+    poor, rich = Bench({"a": always(answer())}, earlier=1), Bench({"a": always(answer())}, earlier=1)
+    [[refused, told]] = poor.handle(dispatch(max_cost_usd="0.05"))
+    [[reply, usage]] = rich.handle(dispatch(max_cost_usd="0.1"))
+
+    assert body_of(refused)["error"]["code"] == "budget"
+    assert "1 that ended with their process" in body_of(refused)["error"]["message"]
+    assert poor.caller.calls == []
+    assert "choices" in body_of(reply)
+    assert body_of(told)["unsettled_usd"] == body_of(usage)["unsettled_usd"] == pytest.approx(0.041)
+
+
+def test_a_connection_that_broke_after_the_request_was_sent_may_be_billed() -> None:
+    """Its estimate is on the bill; that of a connection that never was is not."""
+    broken = CallError("connection", "reset", received=True)
+    away = CallError("connection", "refused")
+    bench = Bench({"a": lambda call: (0.0, (broken, away, answer())[min(call, 2)])})
+    [[reply, usage]] = bench.handle(dispatch())
+
+    assert "choices" in body_of(reply)
+    assert body_of(usage)["unsettled_usd"] == pytest.approx(0.041)
 
 
 def test_calls_that_cost_nothing_leave_the_budget_as_it_is() -> None:
