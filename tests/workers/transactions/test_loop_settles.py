@@ -196,7 +196,10 @@ def test_small_topics_take_many_records_at_once(config: LoopConfig) -> None:
 
 
 def test_a_missing_dead_letter_topic_holds_up_its_messages_alone(config: LoopConfig) -> None:
-    """Until somebody creates the topic, poison waits uncommitted while the rest is answered."""
+    """Until somebody creates the topic, poison waits uncommitted while the rest is answered.
+
+    It is tried again each second, and counted each time.
+    """
     prefix = config.topic_prefix
     create_topics(config.bootstrap, {f"{prefix}in": {}, f"{prefix}out": {}}, partitions=1)
     keys = [b"poison" if number == 3 else b"good-%d" % number for number in range(50)]
@@ -215,7 +218,7 @@ def test_a_missing_dead_letter_topic_holds_up_its_messages_alone(config: LoopCon
         with reader(config, "dlq.in") as letters:
             letters.read_until(seen(1), timeout_s=30)
 
-    assert held == {f"{prefix}in": 1}
+    assert held.keys() == {f"{prefix}in"}
     assert letters.ids == {b"poison": 1}
 
 
