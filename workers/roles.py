@@ -21,7 +21,7 @@ from workers.calls.gates import Limits
 from workers.calls.retries import RetryPolicy
 from workers.cancels import Cancels
 from workers.decision_ids import make_signer
-from workers.embedding.loading import open_for
+from workers.embedding.loading import open_configured
 from workers.errors import WaitableError
 from workers.executor import AnswerCache, CallableLLM, DatabaseStore, Executor, Gates
 from workers.health import BELIEVED_S, HealthBoard, HealthReporter
@@ -69,12 +69,7 @@ class ViewKeeper:
             self.view = view
 
     def _open(self, fingerprint: Fingerprint) -> Embedder:
-        return open_for(
-            fingerprint,
-            backend=self._settings.embedder_backend,
-            threads=self._settings.embedder_threads,
-            folder=self._settings.embedders_folder,
-        )
+        return open_configured(self._settings, fingerprint)
 
 
 class Directory:

@@ -4,6 +4,7 @@ import tempfile
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes
 from workers.batches.submission import DEFAULT_WINDOW
 from workers.batches.vectors import Vectors
-from workers.embedding.loading import open_for
+from workers.embedding.loading import open_configured
 from workers.errors import UsageError
 from workers.router import RoutingView, build_view
 from workers.settings import Settings
@@ -75,15 +76,7 @@ def read_view(engine: Engine, settings: Settings) -> RoutingView:
     """Give what lines are decided from now; ``UsageError`` where nothing is published yet."""
     with transaction(engine) as session:
         state = load_state(session)
-    view = build_view(
-        state,
-        open_embedder=lambda fingerprint: open_for(
-            fingerprint,
-            backend=settings.embedder_backend,
-            threads=settings.embedder_threads,
-            folder=settings.embedders_folder,
-        ),
-    )
+    view = build_view(state, open_embedder=partial(open_configured, settings))
     if view is None:
         raise UsageError("no cluster map with error rates is in force: run uniroute map fit")
     return view

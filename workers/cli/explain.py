@@ -3,6 +3,7 @@
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,7 +41,7 @@ def explain(
 ) -> None:
     """Show the clusters of a prompt, every LLM with its predicted error and cost, and why one wins."""
     from routing.requests import Limits
-    from workers.embedding.loading import open_for
+    from workers.embedding.loading import open_configured
     from workers.explaining import explain_prompt
 
     settings = read_settings()
@@ -58,12 +59,7 @@ def explain(
         found = explain_prompt(
             engine,
             sys.stdin.read() if prompt == "-" else prompt,
-            open_embedder=lambda fingerprint: open_for(
-                fingerprint,
-                backend=settings.embedder_backend,
-                threads=settings.embedder_threads,
-                folder=settings.embedders_folder,
-            ),
+            open_embedder=partial(open_configured, settings),
             policy=policy,
             limits=limits,
             tenant=tenant,

@@ -1,7 +1,7 @@
 """``uniroute llm onboard|promote|demote|drain|remove|journal``: an LLM's way in, and out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,17 @@ from workers.cli.probes import (
     read_judge,
     read_traffic,
 )
-from workers.errors import UsageError
 from workers.storage.engine import transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Engine
+
+    from routing.learning import StoppingRule
+    from workers.cli.probes import ToAsk
     from workers.lifecycle import Probed
+    from workers.settings import Settings
 
 Name = Annotated[str, typer.Argument(help="The LLM's name.")]
 Reason = Annotated[str, typer.Option(help="Why, for the journal.")]
@@ -30,31 +36,33 @@ CanaryShare = Annotated[
 ]
 
 
+References = Annotated[
+    Path | None,
+    typer.Option(
+        help='JSON lines of {"prompt": ..., "answer": ..., "checker": exact, numeric, choice, regex, json, '
+        'listing, output, program or judge}; with regex a "pattern", with program a "stdin"; for a judge the '
+        "answer may be left out."
+    ),
+]
+FromTraffic = Annotated[
+    bool,
+    typer.Option(
+        "--from-traffic",
+        help="Copies of the newest live prompts in place of labels, graded by the judge; no caller gets "
+        "their replies.",
+    ),
+]
+CopiedShare = Annotated[float, typer.Option(min=0.0001, max=1.0, help="Of live prompts, that may be copied.")]
+MaxUsd = Annotated[float | None, typer.Option(min=0.0, help="Stop before probes and their judge cost more.")]
+
+
 def onboard(
     name: Name,
     *,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help='JSON lines of {"prompt": ..., "answer": ..., "checker": exact, numeric, choice, regex, '
-            'json, listing, output, program or judge}; with regex a "pattern", with program a "stdin"; for a '
-            "judge the answer may be left out."
-        ),
-    ] = None,
-    from_traffic: Annotated[
-        bool,
-        typer.Option(
-            "--from-traffic",
-            help="Copies of the newest live prompts in place of labels, graded by the judge; no caller gets "
-            "their replies.",
-        ),
-    ] = False,
-    share: Annotated[
-        float, typer.Option(min=0.0001, max=1.0, help="Of live prompts, that may be copied.")
-    ] = 0.1,
-    max_usd: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop before probes and their judge cost more.")
-    ] = None,
+    labels: References = None,
+    from_traffic: FromTraffic = False,
+    share: CopiedShare = 0.1,
+    max_usd: MaxUsd = None,
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_key: JudgeKey = "",
@@ -74,61 +82,69 @@ def onboard(
     at a time, graded by their checkers or by the judge, and no more than the routing decision needs. What
     judging costs is told and booked beside what the answers cost.
     """
-    import numpy as np
-
     from routing.learning import StoppingRule
-    from workers.decision_ids import make_signer
-    from workers.embedding.loading import open_for
-    from workers.lifecycle import Probe, ProbeLane, probe
-    from workers.storage.cluster_maps import ClusterMaps
 
     judge = read_judge(judge_url, judge_model, judge_key, judge_input_price, judge_output_price)
     settings = read_settings()
-    signer = make_signer(settings)
-    rule = StoppingRule(fewest=min(fewest, most), most=most)
     with open_engine(settings) as engine:
         if from_traffic:
             asked = read_traffic(engine, settings, name, judge, labels=labels, most=most, share=share)
         else:
             asked = read_graded(labels, judge, run_programs=run_programs)
-        with transaction(engine) as session:
-            fitted = ClusterMaps(session).active()
-        if fitted is None:
-            raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
-        embedder = open_for(
-            fitted.cluster_map.fingerprint,
-            backend=settings.embedder_backend,
-            threads=settings.embedder_threads,
-            folder=settings.embedders_folder,
-        )
-        embeddings = embedder.encode([one.text for one in asked])
-        cells = fitted.cluster_map.cells(embeddings).tolist()
-        probes = [
-            Probe(llm=name, body=one.body, cells=tuple(cells[row]), grade=one.grade, reference=one.reference)
-            for row, one in enumerate(asked)
-        ]
-        with ProbeLane(
+        found = _probe(
+            engine,
             settings,
-            signer,
-            map_version=fitted.cluster_map.version,
-            tenant=tenant,
-            judge=judge,
-            patience_s=patience_s,
-        ) as lane:
-            found = probe(
-                engine,
-                name,
-                embeddings=embeddings,
-                input_tokens=np.array([one.input_tokens for one in asked]),
-                ask=lambda rows: lane.ask([probes[row] for row in rows]),
-                rule=rule,
-                max_usd=max_usd,
-                seed=seed,
-            )
+            name,
+            asked,
+            lane={"tenant": tenant, "judge": judge, "patience_s": patience_s},
+            rule=StoppingRule(fewest=min(fewest, most), most=most),
+            max_usd=max_usd,
+            seed=seed,
+        )
     if as_json:
         print_json(found.as_json())
     else:
         _tell(found)
+
+
+def _probe(
+    engine: "Engine",
+    settings: "Settings",
+    name: str,
+    asked: "Sequence[ToAsk]",
+    *,
+    lane: "Mapping[str, Any]",
+    rule: "StoppingRule",
+    max_usd: float | None,
+    seed: int,
+) -> "Probed":
+    """Place the prompts in the map in force, and ask as many of them as the rule wants."""
+    import numpy as np
+
+    from workers.decision_ids import make_signer
+    from workers.embedding.loading import open_configured
+    from workers.lifecycle import Probe, ProbeLane, probe
+    from workers.storage.cluster_maps import ClusterMaps
+
+    signer = make_signer(settings)
+    with transaction(engine) as session:
+        cluster_map = ClusterMaps(session).require_active().cluster_map
+    embeddings = open_configured(settings, cluster_map.fingerprint).encode([one.text for one in asked])
+    probes = [
+        Probe(llm=name, body=one.body, cells=tuple(cells), grade=one.grade, reference=one.reference)
+        for one, cells in zip(asked, cluster_map.cells(embeddings).tolist(), strict=True)
+    ]
+    with ProbeLane(settings, signer, map_version=cluster_map.version, **lane) as opened:
+        return probe(
+            engine,
+            name,
+            embeddings=embeddings,
+            input_tokens=np.array([one.input_tokens for one in asked]),
+            ask=lambda rows: opened.ask([probes[row] for row in rows]),
+            rule=rule,
+            max_usd=max_usd,
+            seed=seed,
+        )
 
 
 def promote(

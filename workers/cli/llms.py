@@ -59,7 +59,7 @@ def add(
     """Register an LLM; routers choose it from the next second on, with no restart. Or `--probe` it first."""
     import numpy as np
 
-    from workers.embedding.loading import open_for
+    from workers.embedding.loading import open_configured
     from workers.lifecycle import begin
     from workers.onboarding import onboard as learn
     from workers.storage.cluster_maps import ClusterMaps
@@ -94,15 +94,8 @@ def add(
             typer.echo(f"{name} is registered to be probed: `uniroute llm onboard {name} --labels FILE`.")
             return
         with transaction(engine) as session:
-            fitted = ClusterMaps(session).active()
-        if fitted is None:
-            raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
-        embedder = open_for(
-            fitted.cluster_map.fingerprint,
-            backend=settings.embedder_backend,
-            threads=settings.embedder_threads,
-            folder=settings.embedders_folder,
-        )
+            fitted = ClusterMaps(session).require_active()
+        embedder = open_configured(settings, fitted.cluster_map.fingerprint)
         version = learn(
             engine,
             settings,

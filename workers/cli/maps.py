@@ -199,19 +199,12 @@ def list_maps(*, as_json: AsJson = False) -> None:
 
 
 def _embedder_in_force(engine: "Engine", settings: "Settings") -> "Embedder":
-    from workers.embedding.loading import open_for
+    from workers.embedding.loading import open_configured
     from workers.storage.cluster_maps import ClusterMaps
 
     with transaction(engine) as session:
-        fitted = ClusterMaps(session).active()
-    if fitted is None:
-        raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
-    return open_for(
-        fitted.cluster_map.fingerprint,
-        backend=settings.embedder_backend,
-        threads=settings.embedder_threads,
-        folder=settings.embedders_folder,
-    )
+        fitted = ClusterMaps(session).require_active()
+    return open_configured(settings, fitted.cluster_map.fingerprint)
 
 
 def _carry(engine: "Engine", version: str, prompts: "dict[str, FloatMatrix]", *, as_json: bool) -> None:

@@ -22,7 +22,12 @@ from workers.errors import UsageError
 from workers.storage.engine import transaction
 
 if TYPE_CHECKING:
-    from workers.lifecycle import LiveReader, Sampled, Sampler
+    from collections.abc import Sequence
+
+    from routing.clusters import ClusterMap
+    from workers.cli.probes import ToAsk
+    from workers.lifecycle import KnownAnswer, LiveReader, Sampled, Sampler
+    from workers.settings import Settings
 
 _POLL_MS = 500
 
@@ -61,15 +66,7 @@ def sample(
     import numpy as np
 
     from workers.decision_ids import make_signer
-    from workers.embedding.loading import open_for
-    from workers.lifecycle import (
-        SAMPLING,
-        KnownAnswer,
-        LiveReader,
-        ProbeLane,
-        Sampler,
-        SamplingRule,
-    )
+    from workers.lifecycle import SAMPLING, LiveReader, ProbeLane, Sampler, SamplingRule
     from workers.storage.cluster_maps import ClusterMaps
 
     judge = read_judge(judge_url, judge_model, judge_key, judge_input_price, judge_output_price)
@@ -80,33 +77,12 @@ def sample(
     signer = make_signer(settings)
     with open_engine(settings) as engine:
         with transaction(engine) as session:
-            fitted = ClusterMaps(session).active()
-        if fitted is None:
-            raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
-        known = []
-        if asked:
-            embedder = open_for(
-                fitted.cluster_map.fingerprint,
-                backend=settings.embedder_backend,
-                threads=settings.embedder_threads,
-                folder=settings.embedders_folder,
-            )
-            cells = fitted.cluster_map.cells(embedder.encode([one.text for one in asked])).tolist()
-            known = [
-                KnownAnswer(
-                    body=one.body,
-                    input_tokens=one.input_tokens,
-                    cells=tuple(cells[row]),
-                    grade=one.grade,
-                    reference=one.reference,
-                )
-                for row, one in enumerate(asked)
-            ]
+            cluster_map = ClusterMaps(session).require_active().cluster_map
         with (
             ProbeLane(
                 settings,
                 signer,
-                map_version=fitted.cluster_map.version,
+                map_version=cluster_map.version,
                 tenant=tenant,
                 judge=judge,
                 purpose=SAMPLING,
@@ -120,10 +96,28 @@ def sample(
                 lane=lane,
                 rule=SamplingRule(usd_per_day=max_usd_per_day, share=share),
                 judge=judge,
-                known=known,
+                known=_place(settings, cluster_map, asked) if asked else [],
                 rng=np.random.default_rng(seed),
             )
             _run(sampler, reader, for_s=for_s, as_json=as_json)
+
+
+def _place(settings: "Settings", cluster_map: "ClusterMap", asked: "Sequence[ToAsk]") -> "list[KnownAnswer]":
+    """Place stored prompts in the map in force."""
+    from workers.embedding.loading import open_configured
+    from workers.lifecycle import KnownAnswer
+
+    embeddings = open_configured(settings, cluster_map.fingerprint).encode([one.text for one in asked])
+    return [
+        KnownAnswer(
+            body=one.body,
+            input_tokens=one.input_tokens,
+            cells=tuple(cells),
+            grade=one.grade,
+            reference=one.reference,
+        )
+        for one, cells in zip(asked, cluster_map.cells(embeddings).tolist(), strict=True)
+    ]
 
 
 def _run(sampler: "Sampler", reader: "LiveReader", *, for_s: float | None, as_json: bool) -> None:

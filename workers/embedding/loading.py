@@ -31,6 +31,7 @@ from workers.embedding.sources import find_source
 from workers.embedding.static import StaticEmbedder
 from workers.embedding.tokens import Tokens
 from workers.embedding.transformers import TransformerEmbedder
+from workers.settings import Settings
 
 Backend = Literal["auto", "openvino", "onnxruntime", "sentence-transformers", "static"]
 
@@ -115,6 +116,16 @@ def open_for(
     if differences:
         raise FingerprintMismatchError(differences)
     return load_embedder(nearest.folder, backend=runtime, precision=precision, threads=threads)
+
+
+def open_configured(settings: Settings, fingerprint: Fingerprint) -> Embedder:
+    """``open_for`` with the back end, threads and folder of the settings."""
+    return open_for(
+        fingerprint,
+        backend=settings.embedder_backend,
+        threads=settings.embedder_threads,
+        folder=settings.embedders_folder,
+    )
 
 
 def verify_artifact(folder: Path, *, backend: Backend = "auto", precision: Precision = "f32") -> Fingerprint:

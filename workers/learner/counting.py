@@ -14,7 +14,7 @@ from routing.embedders import Embedder, Fingerprint
 from routing.errors import RoutingError
 from workers.bookkeeping import Bookkeeper
 from workers.decision_ids import DecisionSigner
-from workers.embedding.loading import open_for
+from workers.embedding.loading import open_configured
 from workers.errors import PoisonError, WaitableError, WorkersError
 from workers.learner.mixing import MixWatch
 from workers.learner.reading import Asked, FeedbackReader, Placer, day_of, refuse_entry
@@ -159,12 +159,7 @@ class Learner:
             return [problem] * len(asked)
 
     def _open_embedder(self, fingerprint: Fingerprint) -> Embedder:
-        return open_for(
-            fingerprint,
-            backend=self._settings.embedder_backend,
-            threads=self._settings.embedder_threads,
-            folder=self._settings.embedders_folder,
-        )
+        return open_configured(self._settings, fingerprint)
 
     def _admit(
         self, session: Session, entries: Entries, problems: Problems, sources: Mapping[str, Source]

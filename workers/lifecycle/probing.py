@@ -114,7 +114,7 @@ def probe(
     """
     rule = rule or StoppingRule()
     with transaction(engine) as session:
-        fitted = _read_map(session)
+        fitted = ClusterMaps(session).require_active()
         _check_state(session, name)
         labels = before = _count_labels(session, fitted, name)
     cells = fitted.cluster_map.cells(embeddings)
@@ -239,13 +239,6 @@ def _affords(graded: Sequence[Graded], count: int, max_usd: float | None) -> boo
 def _mean_cost(graded: Sequence[Graded]) -> float | None:
     told = [one.cost_usd for one in graded if one.cost_usd is not None]
     return float(np.mean(told)) if told else None
-
-
-def _read_map(session: Session) -> FittedMap:
-    fitted = ClusterMaps(session).active()
-    if fitted is None:
-        raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
-    return fitted
 
 
 def _check_state(session: Session, name: str) -> None:

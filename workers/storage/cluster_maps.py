@@ -73,6 +73,13 @@ class ClusterMaps:
         row = self._session.scalars(select(ClusterMapRow).where(ClusterMapRow.active)).first()
         return None if row is None else _read(row)
 
+    def require_active(self) -> FittedMap:
+        """Give the map that routers use; ``UsageError`` before the first is activated."""
+        found = self.active()
+        if found is None:
+            raise UsageError("no cluster map is in force: run `uniroute map fit PROMPTS` first")
+        return found
+
     def active_version(self) -> str | None:
         """Give the version of the map that routers use, without the map."""
         return self._session.scalar(select(ClusterMapRow.version).where(ClusterMapRow.active))

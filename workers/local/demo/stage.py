@@ -155,9 +155,7 @@ class Stage:
             Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
         )
         with transaction(self.engine) as session:
-            fitted = ClusterMaps(session).active()
-        if fitted is None:
-            raise UsageError("no cluster map is in force")
+            fitted = ClusterMaps(session).require_active()
         cells = fitted.cluster_map.cells(self._label_embeddings).tolist()
         probes = [
             Probe.of_text(
