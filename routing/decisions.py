@@ -174,55 +174,74 @@ def decide_placed(
     check_limits(limits, len(placement.weights))
     if len(placement.cells) != len(placement.weights):
         raise InvalidInputError("cells", f"must be {len(placement.weights)} rows, not {len(placement.cells)}")
-    errors = snapshot.predict_errors(placement.weights)
-    most = _most_tokens(limits)
-    costs = snapshot.predict_costs(
-        input_tokens, snapshot.predict_tokens(placement.weights, input_tokens, most)
-    )
-    ceilings = costs
-    if snapshot.lengths is not None:
-        ceilings = snapshot.predict_ceilings(placement.weights, input_tokens, most)
-    seconds = snapshot.predict_seconds(placement.weights, input_tokens, most)
+    found = _predict(placement, input_tokens, limits, snapshot)
     allowed = allowed_llms(
         limits,
         snapshot.llms,
         input_tokens=snapshot.predict_inputs(input_tokens),
-        errors=errors,
-        ceilings=ceilings,
-        seconds=seconds,
+        errors=found.errors,
+        ceilings=found.ceilings,
+        seconds=found.seconds,
     )
-    deviations = snapshot.predict_deviations(placement.weights)
     candidates = Candidates(
-        errors=errors,
-        costs=costs,
+        errors=found.errors,
+        costs=found.costs,
         allowed=allowed.mask,
         names=snapshot.names,
-        deviations=deviations,
-        ceilings=ceilings,
+        deviations=found.deviations,
+        ceilings=found.ceilings,
     )
     choices = keep_on_trial(policy, snapshot.canaries).choose(candidates, rng=rng)
+    latencies = snapshot.latencies
     return Decisions(
         llms=choices.llms,
-        predicted_errors=_chosen(errors, choices),
-        predicted_costs=_chosen(costs, choices),
+        predicted_errors=_chosen(found.errors, choices),
+        predicted_costs=_chosen(found.costs, choices),
         propensities=choices.propensities,
         draws=choices.draws,
         cells=placement.cells,
         weights=placement.weights,
         distances=placement.distances,
-        errors=errors,
-        costs=costs,
-        ceilings=ceilings,
-        seconds=seconds,
-        second_spreads=None
-        if snapshot.latencies is None
-        else snapshot.latencies.total_spreads(snapshot.lengths),
-        deviations=deviations,
+        errors=found.errors,
+        costs=found.costs,
+        ceilings=found.ceilings,
+        seconds=found.seconds,
+        second_spreads=None if latencies is None else latencies.total_spreads(snapshot.lengths),
+        deviations=found.deviations,
         allowed=allowed,
         names=snapshot.names,
         map_version=snapshot.cluster_map.version,
         sizes=snapshot.cluster_map.sizes,
         versions=snapshot.versions,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """What is predicted of each prompt with each LLM, shape (n, H), as ``Decisions`` has it."""
+
+    errors: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    ceilings: NDArray[np.float64]
+    seconds: NDArray[np.float64] | None
+    deviations: NDArray[np.float64] | None
+
+
+def _predict(
+    placement: Placement,
+    input_tokens: NDArray[np.float64],
+    limits: Sequence[Limits] | None,
+    snapshot: Snapshot,
+) -> _Predicted:
+    weights, most = placement.weights, _most_tokens(limits)
+    costs = snapshot.predict_costs(input_tokens, snapshot.predict_tokens(weights, input_tokens, most))
+    known = snapshot.lengths is not None
+    return _Predicted(
+        errors=snapshot.predict_errors(weights),
+        costs=costs,
+        ceilings=snapshot.predict_ceilings(weights, input_tokens, most) if known else costs,
+        seconds=snapshot.predict_seconds(weights, input_tokens, most),
+        deviations=snapshot.predict_deviations(weights),
     )
 
 
