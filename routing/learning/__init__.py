@@ -12,9 +12,11 @@ says of another policy is in ``routing.evaluation.off_policy``.
 """
 
 from routing.learning.drift import (
+    KEEP_AFTER_CHANGE,
     Alarm,
     DriftRule,
     DriftState,
+    Seen,
     Watch,
     follow_llm,
     watch_errors,
@@ -38,6 +40,7 @@ from routing.learning.trust import (
 )
 
 __all__ = [
+    "KEEP_AFTER_CHANGE",
     "KIND_CAPS",
     "KIND_WEIGHTS",
     "Alarm",
@@ -46,6 +49,7 @@ __all__ = [
     "MixReport",
     "MixRule",
     "PromptMix",
+    "Seen",
     "SourceTrust",
     "StoppingRule",
     "TrustRule",

@@ -64,14 +64,14 @@ def status(
             name,
             one.watch.standing,
             f"{one.watch.state.feedbacks:.0f}",
-            f"{one.watch.state.worse:.3g}",
-            f"{one.watch.state.better:.3g}",
+            f"{one.watch.state.worse:+.2f}",
+            f"{one.watch.state.better:+.2f}",
             one.epoch,
             "" if one.changed_at is None else f"{one.changed_at:%Y-%m-%d %H:%M:%S}",
         ]
         for name, one in watches.items()
     ]
-    columns = ["LLM", "standing", "feedbacks", "for worse", "for better", "changes", "last, UTC"]
+    columns = ["LLM", "standing", "feedbacks", "sd to worse", "sd to better", "changes", "last, UTC"]
     print_table(columns, rows, empty="No LLM is registered.")
     if version is not None:
         typer.echo(_say(version, mix))

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from routing.evaluation import Trial
-from routing.learning import Alarm, DriftRule, Watch, follow_llm, spread_lambdas
+from routing.learning import KEEP_AFTER_CHANGE, Alarm, DriftRule, Watch, follow_llm, spread_lambdas
 from routing.learning.drift import Change, Standing
 from routing.policies import Candidates, Exploration, Lagrangian, probabilities_of
 from routing.quality.counts import ErrorCounts
@@ -23,8 +23,6 @@ JUMP, WITHIN = 0.2, 150
 LABELS, BEFORE, CALM = 100, 1_500, 5_000
 #: Feedbacks between two refits.
 REFIT_EVERY = 25
-#: Share of what was counted that is kept when a change was noticed.
-KEEP = 0.05
 #: Prompts of each phase when traffic is routed (as before, broken, mended); routed between two refits.
 PHASE, BLOCK = 1_500, 50
 #: Exploration in that traffic.
@@ -85,7 +83,10 @@ class _Tracked:
         self.counts = forget_counts(self.counts, [len(rows)]) + fresh
         self.lasting += fresh
         if alarm is not None:
-            self.counts = ErrorCounts(errors=self.counts.errors * KEEP, labels=self.counts.labels * KEEP)
+            self.counts = ErrorCounts(
+                errors=self.counts.errors * KEEP_AFTER_CHANGE,
+                labels=self.counts.labels * KEEP_AFTER_CHANGE,
+            )
             self.lasting = self.counts
         self._refit()
         return alarm

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from routing.clusters import PARTS
 from routing.errors import InvalidInputError
+from routing.learning import KEEP_AFTER_CHANGE
 from routing.quality.counts import ErrorCounts
 from workers.storage.learning_tables import FeedbackCountRow
 from workers.storage.tables import ErrorCountRow
@@ -20,8 +21,6 @@ Evidence = Literal["label", "feedback"]
 #: Map, LLM, source, epoch, day and cell.
 CountKey = tuple[str, str, str, int, int, int]
 Value = TypeVar("Value", str, int)
-#: What is kept of an LLM's counts when it is noticed to have changed. A power of two: no sum loses a bit.
-KEEP_AFTER_CHANGE = 2.0**-4
 #: Errors are rounded to multiples of this before they are split, so that sums are exact in any order.
 GRAIN = 2.0**-20
 #: So that the logarithm of a power of two falls short of no whole number.

@@ -120,8 +120,11 @@ class LLMWatchRow(Base):
     remaining: Mapped[int] = mapped_column(
         Integer, server_default="0", comment="feedbacks until it is steady"
     )
-    worse: Mapped[float] = mapped_column(server_default="0", comment="Shiryaev-Roberts")
-    better: Mapped[float] = mapped_column(server_default="0", comment="Shiryaev-Roberts")
+    recent: Mapped[list[float]] = mapped_column(
+        server_default="{}", comment="of each of its last feedbacks: error, predicted error, spread"
+    )
+    worse: Mapped[float] = mapped_column(server_default="0", comment="standard deviations towards worse")
+    better: Mapped[float] = mapped_column(server_default="0", comment="standard deviations towards better")
     feedbacks: Mapped[float] = mapped_column(server_default="0", comment="seen since the last change")
     changed_at: Mapped[datetime | None]
 

@@ -3,12 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 
+import numpy as np
 from sqlalchemy import collate, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from routing.learning import DriftState, Watch
+from routing.learning import DriftState, Seen, Watch
 from workers.storage.learning_tables import LLMWatchRow
 
 
@@ -65,6 +67,7 @@ class Watches:
                 "epoch": kept.epoch,
                 "standing": kept.watch.standing,
                 "remaining": kept.watch.remaining,
+                "recent": list(chain.from_iterable(kept.watch.state.recent)),
                 "worse": kept.watch.state.worse,
                 "better": kept.watch.state.better,
                 "feedbacks": kept.watch.state.feedbacks,
@@ -89,7 +92,12 @@ class Watches:
 
 
 def _read(row: LLMWatchRow) -> KeptWatch:
-    state = DriftState(worse=row.worse, better=row.better, feedbacks=row.feedbacks)
+    state = DriftState(
+        recent=tuple(Seen(*one) for one in np.reshape(row.recent, (-1, len(Seen._fields))).tolist()),
+        worse=row.worse,
+        better=row.better,
+        feedbacks=row.feedbacks,
+    )
     return KeptWatch(
         watch=Watch(state=state, standing=row.standing, remaining=row.remaining),  # type: ignore[arg-type]
         epoch=row.epoch,
