@@ -84,6 +84,10 @@ class Directory:
             raise WaitableError("Postgres", "the registry of LLMs has not been read yet")
         return self._llms
 
+    def names(self) -> frozenset[str]:
+        """Give the LLMs' names; none before the first state."""
+        return frozenset(self._llms or ())
+
     def update(self, state: PublishedState) -> None:
         """Take over a state."""
         self._llms = {
@@ -193,6 +197,7 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         pattern=topics.dispatch_pattern,
         max_in_flight_per_topic=settings.max_in_flight,
         leader_of=topics.leading_lane,
+        topics_changed=directory.names,
     )
     return TransactionLoop(
         config,

@@ -1,6 +1,6 @@
 """What a loop needs to know before it starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,6 +39,8 @@ class LoopConfig:
     max_poll_records: int = 2_000
     #: How soon a new topic that matches ``pattern``, or a new partition, is seen.
     metadata_max_age_ms: int = 30_000
+    #: Gives a value that changes when such a topic may have come: it is looked for at once. Never blocks.
+    topics_changed: Callable[[], Hashable] | None = None
     #: For the first connection to the cluster.
     connect_timeout_ms: int = 3_000
     #: A broker that does not answer for so long is taken for dead.
@@ -60,6 +62,7 @@ class LoopConfig:
         pattern: str | None = None,
         max_in_flight_per_topic: int | None = None,
         leader_of: Callable[[str], str] | None = None,
+        topics_changed: Callable[[], Hashable] | None = None,
     ) -> Self:
         """Name group and transactions after the role, and tell its workers apart by their slots."""
         return cls(
@@ -71,8 +74,9 @@ class LoopConfig:
             topic_prefix=settings.topic_prefix,
             max_in_flight_per_topic=max_in_flight_per_topic,
             leader_of=leader_of,
+            topics_changed=topics_changed,
             session_timeout_ms=settings.session_timeout_ms,
             transaction_timeout_ms=settings.transaction_timeout_ms,
-            # An LLM that joins gets a topic, and should get traffic at once.
+            # Where nobody tells of it, a topic is to be seen soon all the same.
             metadata_max_age_ms=2_000 if pattern else 30_000,
         )

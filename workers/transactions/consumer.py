@@ -59,6 +59,8 @@ class GroupConsumer:
         self._group_id = config.group_id
         self._member_id: str | None = None
         self._changes = _Changes()
+        self._topics_changed = config.topics_changed or (lambda: None)
+        self._topics_known = self._topics_changed()
         self._consumer = KafkaConsumer(
             bootstrap_servers=config.bootstrap.split(","),
             client_id=config.transactional_id,
@@ -99,14 +101,22 @@ class GroupConsumer:
             # given time, it joins.
             self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # there is no other way to ask
         self._free_parked_records()
-        fetched = self._consumer.poll(
-            timeout_ms=timeout_ms if state == MemberState.STABLE else max(timeout_ms, _JOIN_MS)
-        )
+        self._look_for_topics()
+        # Still stable where a topic came that is to be taken in. A poll of 0 ms does not get to that, and
+        # fetches nothing before: under load all would stand still until nothing is in flight any more.
+        joining = state != MemberState.STABLE or self._consumer._coordinator.need_rejoin()  # noqa: SLF001
+        fetched = self._consumer.poll(timeout_ms=max(timeout_ms, _JOIN_MS) if joining else timeout_ms)
         self._check_identity()
         return self._changes.take(), {
             tuple(partition): [read_message(record) for record in records]
             for partition, records in fetched.items()
         }
+
+    def _look_for_topics(self) -> None:
+        """Ask for the cluster's topics at once where new ones may have come; the answer is not waited for."""
+        known, self._topics_known = self._topics_known, self._topics_changed()
+        if self._topics_known != known:
+            self._consumer._client.cluster.request_update()  # noqa: SLF001  # there is no other way to ask
 
     def _free_parked_records(self) -> None:
         """Let kafka-python 3.0 take up records again that it put aside while their partition was held.
