@@ -49,9 +49,10 @@ SETTINGS = {
     # A group of one need not wait for others; chaos tests need short sessions.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
-    # After SIGKILL the controller waits for the dead broker's session: 4-5 s instead of 12-14.
-    "broker.session.timeout.ms": "1500",
-    "broker.heartbeat.interval.ms": "300",
+    # After SIGKILL the controller waits for the dead broker's session; a shorter one would take the broker for
+    # dead where a busy machine stalls it for three seconds.
+    "broker.session.timeout.ms": "5000",
+    "broker.heartbeat.interval.ms": "500",
     # A transaction that a dead worker left open hides later records from readers until it is aborted.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     # A record of 4 MiB with its framing fits; larger ones belong elsewhere.
