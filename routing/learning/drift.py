@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import Matrix, Vector, as_errors
+from routing.quality.forgetting import DEFAULT_RETENTION
 
 #: What is kept of an LLM's counts when it is noticed to have changed. A power of two: no sum loses a bit.
 KEEP_AFTER_CHANGE = 2.0**-4
@@ -35,8 +36,9 @@ class DriftRule:
     feedbacks_per_false_better: float = 100_000.0
     #: The same of an LLM that is known to have got worse: to look at it again in vain costs little.
     feedbacks_per_false_return: float = 1_000.0
-    #: Feedbacks after which an LLM that got better is steady again.
-    settling: int = 150
+    #: Feedbacks after which an LLM that got better is steady again: as many as are remembered of it. Probed
+    #: for less, it would be left with a rate in which what it gave while it was worse still tells.
+    settling: int = round(1 / (1 - DEFAULT_RETENTION))
 
     def __post_init__(self) -> None:
         if not 0 < self.jump < 1:

@@ -49,6 +49,8 @@ class _Tracked:
     counts: ErrorCounts
     rule: DriftRule
     watch: Watch = field(default_factory=Watch)
+    #: Alarms for the worse.
+    worsened: int = 0
     #: Of ``counts``; ``None`` until they are asked for.
     rates: Matrix | None = None
     lasting: ErrorCounts = field(init=False)
@@ -83,6 +85,7 @@ class _Tracked:
         self.counts = forget_counts(self.counts, [len(rows)]) + fresh
         self.lasting += fresh
         if alarm is not None:
+            self.worsened += alarm.change == "worse"
             self.counts = ErrorCounts(
                 errors=self.counts.errors * KEEP_AFTER_CHANGE,
                 labels=self.counts.labels * KEEP_AFTER_CHANGE,
@@ -106,6 +109,8 @@ class _Outcome:
     share_mended: float = np.nan
     #: Prompts from the mending until the LLM was used again; NaN if it was not.
     used_again_after: float = np.nan
+    #: Whether an alarm was raised while it was broken: else its rates alone kept traffic away.
+    alarmed: bool = False
 
 
 def simulate_drift(
@@ -129,7 +134,8 @@ def simulate_drift(
     false = sum(one.false_worse + one.false_better for one in found)
     exposure = float(sum(one.calm for one in found))
     traffic = found[:with_traffic]
-    again = sum(np.isfinite(one.used_again_after) for one in traffic)
+    alarmed = [one for one in traffic if one.alarmed]
+    again = sum(bool(np.isfinite(one.used_again_after)) for one in alarmed)
     return ScenarioFindings(
         scenario="drift",
         dataset=stage.dataset,
@@ -162,12 +168,17 @@ def simulate_drift(
             _average("share of traffic before", [one.share_before for one in traffic]),
             _average("share of traffic while broken", [one.share_broken for one in traffic]),
             _average("share of traffic after mending", [one.share_mended for one in traffic]),
+            share_of("alarm raised while it was broken", len(alarmed), len(traffic)),
             share_of(
-                "used again after mending", again, len(traffic), promise="all", kept=again == len(traffic)
+                "of these used again after mending",
+                again,
+                len(alarmed),
+                promise="all",
+                kept=again == len(alarmed),
             ),
             _quantile(
                 "prompts until it was used again, median",
-                np.array([one.used_again_after for one in traffic]),
+                np.array([one.used_again_after for one in alarmed]),
                 0.5,
             ),
         ),
@@ -258,7 +269,10 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
     traffic = _Traffic(stage=stage, llms=llms, tracked=tracked, costs=costs, policy=policy, rng=rng)
     chosen = [traffic.run(PHASE, None)]
     broken = _choose_broken(tracked, costs, policy)
-    chosen += [traffic.run(PHASE, broken), traffic.run(2 * PHASE, None)]
+    alarms = tracked[broken].worsened
+    chosen += [traffic.run(PHASE, broken)]
+    alarms = tracked[broken].worsened - alarms
+    chosen += [traffic.run(2 * PHASE, None)]
     before, during = (float((part[-_SHARE_OF:] == broken).mean()) for part in chosen[:2])
     sums = np.append(0, np.cumsum(chosen[2] == broken))
     shares = (sums[_SHARE_OF:] - sums[:-_SHARE_OF]) / _SHARE_OF
@@ -269,6 +283,7 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
         share_broken=during,
         share_mended=float(shares[-1]),
         used_again_after=float(back[0] + _SHARE_OF) if back.size else np.nan,
+        alarmed=alarms > 0,
     )
 
 
