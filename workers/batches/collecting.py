@@ -72,6 +72,8 @@ class Collector:
         self._written = _open(folder.written, ENTRY.itemsize * int(positions.get("entries", 0)))
         #: Whether each good line is answered.
         self.answered = _read_answered(self._written, len(lines))
+        #: Lines that got an error in place of an answer when the batch came to its end.
+        self.undone = int(positions.get("undone", 0))
         self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
         offsets = positions.get("replies")
         self._reply_topic = reply_topic
@@ -111,6 +113,7 @@ class Collector:
     def write_undone(self, row: int, entry: bytes) -> None:
         """Write the entry of a line that will get no answer; ``save`` keeps it."""
         self._write(row, entry, failed=True)
+        self.undone += 1
 
     def save(self) -> None:
         """Make what was written last: files first, then the row that knows their lengths."""
@@ -122,6 +125,7 @@ class Collector:
             "output": output.tell(),
             "errors": errors.tell(),
             "entries": self.count,
+            "undone": self.undone,
             "dispatched": self.dispatched,
             "replies": {
                 _name(place): self._consumer.position(place)

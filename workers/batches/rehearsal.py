@@ -79,6 +79,7 @@ class _Way:
         self._queue: deque[Record] = deque()
         # Dispatches, and error replies of lines that nothing can take.
         self._topics = (f"{settings.topic_prefix}dispatch", settings.reply_prefix)
+        self.undone = 0
         self._idle = 0
 
     def follow(self, lines: Lines) -> None:
@@ -104,6 +105,7 @@ class _Way:
 
     def write_undone(self, row: int, entry: bytes) -> None:  # noqa: ARG002  # nothing is written
         self.answered[row] = True
+        self.undone += 1
         self.tally.failed += 1
 
     def save(self) -> None:

@@ -114,35 +114,32 @@ def _close_lines(handle: Handle, outcome: str) -> str:
         closing(handle.open_collector(lines)) as collector,
     ):
         dispatched = outbox.position.lines
-        if outcome == "completed" and not collector.answered.all():
+        if outcome == "completed" and (collector.undone or not collector.answered.all()):
             outcome = "expired"
         _call_off(handle, lines, outbox, collector)
         until = time.monotonic() + _GRACE_S
-        unanswered = _refuse_rest(handle, lines, collector, range(dispatched, len(lines)), outcome)
+        _refuse_rest(handle, lines, collector, range(dispatched, len(lines)), outcome)
         while not collector.answered[:dispatched].all() and time.monotonic() < until:
             collector.collect(wait_ms=_IDLE_MS)
-        unanswered += _refuse_rest(handle, lines, collector, range(dispatched), outcome)
+        _refuse_rest(handle, lines, collector, range(dispatched), outcome)
         collector.save()
         unsettled = outbox.position.reserved_usd - collector.tally.settled_usd
-        handle.note("closed", unanswered=unanswered, unsettled_usd=float(unsettled))
-    return outcome if unanswered or outcome != "expired" else "completed"
+        handle.note("closed", unanswered=collector.undone, unsettled_usd=float(unsettled))
+        return outcome if collector.undone or outcome != "expired" else "completed"
 
 
-def _refuse_rest(handle: Handle, lines: Lines, collector: WayBack, rows: range, outcome: str) -> int:
-    """Answer those of some lines that have no answer with an error, and give how many they were.
+def _refuse_rest(handle: Handle, lines: Lines, collector: WayBack, rows: range, outcome: str) -> None:
+    """Answer those of some lines that have no answer with an error.
 
     Others may be answered meanwhile: replies are taken in between.
     """
     error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
-    refused = 0
     for row in rows:
         if row % _REFUSED_AT_ONCE == 0:
             collector.collect(wait_ms=0)
         if not collector.answered[row]:
             entry = refused_entry(handle.id, lines.number(row), lines.custom_id(row), error)
             collector.write_undone(row, entry)
-            refused += 1
-    return refused
 
 
 def _call_off(handle: Handle, lines: Lines, outbox: WayOut, collector: WayBack) -> None:

@@ -102,6 +102,8 @@ class WayBack(Protocol):
     tally: Tally
     #: Whether each good line is answered.
     answered: NDArray[np.bool_]
+    #: Lines that got an error in place of an answer when the batch came to its end, in earlier lives too.
+    undone: int
     #: How far dispatching has come, to be kept beside the replies.
     dispatched: Mapping[str, Any]
     #: The last lines that were paid for.

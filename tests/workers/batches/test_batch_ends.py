@@ -12,7 +12,7 @@ from batch_benches import Bench
 from workers.batches.finishing import write_results
 from workers.batches.handle import Handle, Workplace
 from workers.batches.preparing import prepare
-from workers.batches.running import run_batch
+from workers.batches.running import finish, run_batch
 from workers.batches.submission import cancel
 from workers.batches.trial import read_view
 from workers.batches.working import Working
@@ -118,6 +118,33 @@ def test_cancelling_in_the_last_moment(bench: Bench, place: Workplace) -> None:
     handle.end("completed")
 
     assert read(bench, handle.id).status == "cancelled"
+
+
+class DyingHandle(Handle):
+    """Dies when it is to write how the batch ended."""
+
+    def set(self, **changes: object) -> None:
+        """Write other columns."""
+        if "outcome" in changes:
+            raise SystemExit
+        super().set(**changes)
+
+
+def test_expired_lines_are_known_after_a_crash(bench: Bench, place: Workplace) -> None:
+    """Every line had its error, and the outcome was not written: whoever takes over says expired too."""
+    batch_id = bench.submit(LINES)
+    handle = Handle(batch_id, place)
+    prepare(handle)
+    handle.finalize()
+    with pytest.raises(SystemExit):
+        finish(DyingHandle(batch_id, place))
+
+    finish(handle)
+
+    batch = read(bench, batch_id)
+    _, errors = bench.entries(batch)
+    assert (batch.status, batch.failed) == ("expired", LINES)
+    assert [one["error"]["code"] for one in errors] == ["batch_expired"] * LINES
 
 
 def test_at_the_deadline_what_is_finished_is_kept(bench: Bench) -> None:
