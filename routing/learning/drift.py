@@ -36,9 +36,10 @@ class DriftRule:
     feedbacks_per_false_better: float = 100_000.0
     #: The same of an LLM that is known to have got worse: to look at it again in vain costs little.
     feedbacks_per_false_return: float = 1_000.0
-    #: Feedbacks after which an LLM that got better is steady again: as many as are remembered of it. Probed
-    #: for less, it would be left with a rate in which what it gave while it was worse still tells.
-    settling: int = round(1 / (1 - DEFAULT_RETENTION))
+    #: Feedbacks after which an LLM that got better is steady again: twice as many as are remembered of it, so
+    #: that an eighth is left of what was known at its return. Probed for less, it may be left with a rate in
+    #: which what it gave while it was worse still tells.
+    settling: int = round(2 / (1 - DEFAULT_RETENTION))
 
     def __post_init__(self) -> None:
         if not 0 < self.jump < 1:
