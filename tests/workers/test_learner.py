@@ -200,9 +200,10 @@ def test_feedback_under_a_soft_map_is_split(engine: Engine) -> None:
 
 
 def test_feedback_sent_twice_counts_once(engine: Engine) -> None:
-    """In one batch, over two batches and over two learners: one id is one label, with its first score."""
+    """In one batch, over two batches and over two learners: one id is one label."""
     learner, other = make_learner(engine), make_learner(engine)
-    batch = [feedback("f-1"), feedback("f-1", score=1.0), feedback("f-2")]
+    first = feedback("f-1", score=0.5)
+    batch = [first, first, feedback("f-2", score=0.0)]
 
     learner.handle(batch)
     learner.handle(batch)
@@ -232,16 +233,47 @@ def test_a_decision_scored_again_under_fresh_ids_counts_once(engine: Engine) -> 
     assert read_duplicates() - before == 3
 
 
-def test_a_source_that_contradicts_itself_is_refused(engine: Engine) -> None:
-    """Another score of the same decision, not called a correction, is a dead letter; the first stays."""
+@pytest.mark.parametrize("again", ["f-1", "f-2"])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_source_that_contradicts_itself_is_refused(engine: Engine, again: str, batches: int) -> None:
+    """Another score of the same decision, under its id or another, is a dead letter; the first stays."""
     token = sign()
-    first, again = make_learner(engine).handle(
-        [feedback("f-1", decision_id=token, score=0.0), feedback("f-2", decision_id=token, score=1.0)]
-    )
+    learner = make_learner(engine)
+    pieces = [feedback("f-1", decision_id=token, score=0.0), feedback(again, decision_id=token, score=1.0)]
+    if batches == 1:
+        first, second = learner.handle(pieces)
+    else:
+        [first], [second] = (learner.handle([piece]) for piece in pieces)
 
     assert first == []
-    assert read_class(again) == "contradictory_feedback"
+    assert read_class(second) == "contradictory_feedback"
     assert read_counts(engine, "a").errors[0, 0] == 1.0
+
+
+def test_an_id_of_other_feedback_is_refused(engine: Engine) -> None:
+    """Two applications that number their feedback from 1 lose none in silence; what comes again may."""
+    learner = make_learner(engine)
+    ours = feedback("1", source="judge", decision_id=sign())
+    theirs = feedback("1", source="human", decision_id=sign("b"))
+    first, second = learner.handle([ours]), learner.handle([ours, theirs])
+
+    assert (first, second[0]) == ([[]], [])
+    assert read_class(second[1]) == "reused_feedback_id"
+    assert read_counts(engine, "a", "b").labels[0].tolist() == [1.0, 0.0]
+
+
+def test_corrections_of_an_excluded_source_change_nothing(engine: Engine) -> None:
+    """What it said before it was left out stays as it was, in the counts and after a refold."""
+    learner, token = make_learner(engine), sign()
+    learner.handle([feedback("f", decision_id=token, score=1.0, source="judge")])
+    exclude_source(engine, "judge", since=datetime.now(UTC), apply=True)
+    correction = feedback("c", decision_id=token, score=0.0, source="judge", correction=True)
+
+    assert learner.handle([correction]) == [[]]
+    for _ in range(2):
+        assert read_counts(engine, "a").errors[0, 0] == 0.0
+        with transaction(engine) as session:
+            CellCounts(session).refold()
 
 
 def test_a_correction_takes_the_place_of_a_score(engine: Engine) -> None:

@@ -109,7 +109,11 @@ class Learner:
             for entry in taken.contradictions:
                 problems[order[id(entry)]] = PoisonError(
                     "contradictory_feedback",
-                    "the source scored this decision otherwise before: say so by `correction`",
+                    "the source scored this otherwise before: say so by `correction`",
+                )
+            for entry in taken.reused:
+                problems[order[id(entry)]] = PoisonError(
+                    "reused_feedback_id", "its id is that of other feedback: give each piece its own"
                 )
             self._observer.observe(session, [one for one in fresh if known.believes(one)])
             _add(session, fresh, taken.corrections)

@@ -165,12 +165,21 @@ class Recorded:
     corrections: list[Correction]
     #: Those that say otherwise than what is kept, and do not say that they correct it.
     contradictions: list[FeedbackEntry]
+    #: Those whose id is that of a piece on something else, or of another source.
+    reused: list[FeedbackEntry]
+    #: Corrections of an excluded source, which change nothing.
+    excluded: int
     #: How many of those offered said nothing new.
     duplicates: int
 
 
 def _lock_order(entry: FeedbackEntry) -> tuple[str, str]:
     return ("", entry.feedback_id) if entry.decision_id is None else (entry.decision_id, entry.source)
+
+
+def _subject_of(one: Any) -> tuple[str | None, str, str, str]:  # noqa: ANN401 (an entry or a row)
+    """Give what a piece is about, and who says it."""
+    return one.decision_id, one.source, one.llm, one.prompt_id
 
 
 class Feedback:
@@ -201,26 +210,30 @@ class Feedback:
     def take(self, entries: Iterable[FeedbackEntry]) -> Recorded:
         """Keep what is new as ``record`` does, and correct what is to be corrected.
 
-        Of a decision that a source has scored before, an equal score is a duplicate; so is one that was sent
-        again under its own id, and one that a correction has overtaken. Another score is a contradiction,
-        unless it is a correction: of these the latest by its sender's clock holds, in whatever order they
-        come. What is excluded is kept, and no part of ``fresh``.
+        Of a decision that a source has scored before, an equal score is a duplicate; so is one that a
+        correction has overtaken. Another score, under the same id too, is a contradiction, unless it is a
+        correction: of these the latest by its sender's clock holds, in whatever order they come. An id that
+        another source used, or this one for something else, is reused. What is excluded is kept, and no
+        part of ``fresh``; where it corrects, it changes nothing.
         """
         offered = list(entries)
         kept = self.record(offered)
         left = [one for one in offered if kept.get(one.feedback_id) is not one]
-        disputed = [one for one in left if one.decision_id is not None]
-        stored = self._find(disputed)
+        owners = self._find_ids(left)
+        reused = [one for one in left if _is_reused(one, owners)]
+        disputed = [one for one in left if not _is_reused(one, owners)]
+        stored = self._find([one for one in disputed if one.decision_id is not None])
         latest: dict[tuple[str, str], FeedbackEntry] = {}
         contradictions = []
+        excluded = 0
         for one in disputed:
             key = (one.decision_id or "", one.source)
-            held = stored.get(key)
-            if held is None or held.feedback_id == one.feedback_id:
-                continue
+            held = owners[one.feedback_id] if one.decision_id is None else stored[key]
             if not one.correction:
                 if not held.correction and held.score != one.score:
                     contradictions.append(one)
+            elif one.disposition == "excluded":
+                excluded += 1
             elif _overtakes(one, held) and (key not in latest or latest[key].event_time <= one.event_time):
                 latest[key] = one
         corrections = self._correct(latest, stored)
@@ -228,8 +241,23 @@ class Feedback:
             fresh=[one for one in kept.values() if one.disposition == "counted"],
             corrections=corrections,
             contradictions=[one for one in contradictions if (one.decision_id, one.source) not in latest],
-            duplicates=len(left) - len(contradictions) - len(latest),
+            reused=reused,
+            excluded=excluded,
+            duplicates=len(disputed) - len(contradictions) - len(latest) - excluded,
         )
+
+    def _find_ids(self, entries: Sequence[FeedbackEntry]) -> dict[str, Any]:
+        """Give what is kept under the ids of ``entries``."""
+        if not entries:
+            return {}
+        row = FeedbackRow
+        columns = (row.feedback_id, row.decision_id, row.source, row.llm, row.prompt_id)
+        found = self._session.execute(
+            select(*columns, row.score, row.correction).where(
+                row.feedback_id == func.any(cast([one.feedback_id for one in entries], ARRAY(Text())))
+            )
+        )
+        return {one.feedback_id: one for one in found}
 
     def _find(self, entries: Sequence[FeedbackEntry]) -> dict[tuple[str, str], Any]:
         if not entries:
@@ -332,6 +360,11 @@ class Feedback:
         for row in rows:
             values = {name: getattr(row, name) for name in _COLUMNS}
             yield FeedbackEntry(**{**values, "cells": tuple(row.cells), "shares": tuple(row.shares)})
+
+
+def _is_reused(one: FeedbackEntry, owners: Mapping[str, Any]) -> bool:
+    owner = owners.get(one.feedback_id)
+    return owner is not None and _subject_of(owner) != _subject_of(one)
 
 
 def _overtakes(one: FeedbackEntry, held: Any) -> bool:  # noqa: ANN401 (a row)
