@@ -1,5 +1,7 @@
 import gzip
 import json
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -100,18 +102,22 @@ def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
 
 
 def test_a_long_line_is_never_held_whole(tmp_path: Path) -> None:
-    """A line of 20 MB is read past in pieces, its size is told, and the next line is good."""
+    """A line of 200 MB is read past in pieces of one, its size is told, and the next line is good."""
     path = tmp_path / "in.jsonl"
     with path.open("wb") as file:
-        for _ in range(20):
-            file.write(b"x" * 1_000_000)
+        file.truncate(200_000_000)
+        file.seek(0, os.SEEK_END)
         file.write(b"\n" + make_line())
 
+    tracemalloc.start()
     long, good = list(read_lines(path, max_bytes=1_000))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
+    assert most_bytes < 4 * 1024 * 1024
     assert long.problem is not None
     assert long.problem.error_class == "too_large"
-    assert "20000001 bytes" in long.problem.sentence
+    assert "200000001 bytes" in long.problem.sentence
     assert long.value == b""
     assert (good.number, good.problem) == (2, None)
 
