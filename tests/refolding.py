@@ -18,6 +18,7 @@ from workers.messages import FeedbackEvent
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.learning_tables import FeedbackCountRow
+from workers.storage.sources import Sources
 from workers.storage.tables import FeedbackRow
 
 LLMS, SOURCES = ("left", "right"), ("checker", "human", "judge:one")
@@ -70,6 +71,7 @@ def _make(
 ) -> tuple[list[tuple[bytes, bytes]], Fold]:
     with transaction(installation.engine) as session:
         version = ClusterMaps(session).active_version()
+        Sources(session).declare("judge:one", kind="judge")
     assert version is not None
     signer = DecisionSigner({0: SIGNING_KEY.encode()}, current=0)
     values: list[tuple[bytes, bytes]] = []

@@ -51,6 +51,8 @@ from workers.storage.watches import Watches
 pytestmark = pytest.mark.stack
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
+#: Of the clock by which the database says when feedback came.
+NOW = int(datetime.now(UTC).timestamp())
 _SERIAL = itertools.count()
 SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
 #: Two cells of one resolution.
@@ -283,7 +285,7 @@ def test_a_correction_takes_the_place_of_a_score(engine: Engine) -> None:
     given = feedback("f-1", decision_id=token, score=0.0)
     corrected = feedback("f-2", timestamp_ms=early, decision_id=token, score=0.5, correction=True)
     again = feedback("f-3", timestamp_ms=late, decision_id=token, score=0.75, correction=True)
-    learner = make_learner(engine)
+    learner = make_learner(engine, clock=lambda: 1_800_000_010.0)
     seen = []
     for batch in ([given], [again], [corrected, given], [again]):
         assert learner.handle(batch) == [[]] * len(batch)
@@ -367,10 +369,81 @@ def test_made_up_tenants_share_a_cap(engine: Engine) -> None:
     assert [read_class(one) if one else "" for one in first + last] == ["", "", *["too_much_feedback"] * 2]
 
 
+def test_names_that_nobody_declared_are_one_source_of_their_kind(engine: Engine) -> None:
+    """A hundred made-up names make one label of a decision, and share their kind's cap."""
+    learner, token = make_learner(engine, clock=lambda: datetime.now(UTC).timestamp()), sign(decided_at=NOW)
+    learner.handle(
+        [feedback(f"s-{n}", decision_id=token, score=0.0, source=f"human:{n}") for n in range(100)]
+    )
+
+    assert read_counts(engine, "a").labels[0, 0] == 1.0
+    with transaction(engine) as session:
+        Sources(session).declare("human", kind="human", per_hour=5)
+        Sources(session).declare("human:desk", kind="human")
+        assert set(Sources(session).list()) == {"human", "human:desk"}
+    given = learner.handle(
+        [feedback(f"t-{n}", decision_id=sign(decided_at=NOW), source=f"human:{n}") for n in range(9)]
+    )
+    known = learner.handle([feedback("d", decision_id=token, score=0.5, source="human:desk")])
+    assert [read_class(one) if one else "" for one in given] == [""] * 4 + ["too_much_feedback"] * 5
+    assert known == [[]]
+
+
+def test_learners_side_by_side_hold_a_source_to_one_cap(engine: Engine) -> None:
+    """Four learners get five pieces each at the same time; five are taken."""
+    with transaction(engine) as session:
+        Sources(session).declare("human", kind="human", per_hour=5)
+    refused: list[Record] = []
+    start = threading.Barrier(4)
+
+    def learn(number: int) -> None:
+        learner = make_learner(engine, clock=lambda: datetime.now(UTC).timestamp())
+        pieces = [feedback(f"{number}-{n}", decision_id=sign(decided_at=NOW)) for n in range(5)]
+        start.wait()
+        refused.extend(record for records in learner.handle(pieces) for record in records)
+
+    threads = [threading.Thread(target=learn, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(refused) == 15
+    assert count_rows(engine) == 5
+
+
+@pytest.mark.parametrize("timestamp_ms", [0, 4_000_000_000_000])
+def test_a_senders_clock_evades_no_exclusion(engine: Engine, timestamp_ms: int) -> None:
+    """What came after T is left out, before and after the command, whatever time it bears."""
+    began = datetime.now(UTC)
+    learner = make_learner(engine)
+    learner.handle([feedback("f-1", source="judge", timestamp_ms=timestamp_ms)])
+
+    assert exclude_source(engine, "judge", since=began, apply=True).pieces == 1
+    learner.handle([feedback("f-2", source="judge", timestamp_ms=timestamp_ms)])
+    assert read_counts(engine, "a").labels[0, 0] == 0.0
+
+
+def test_a_correction_from_the_future_is_overtaken(engine: Engine) -> None:
+    """It counts as given when it came: a sender whose clock is ahead can be corrected all the same."""
+    now, token = [1_800_000_000.0], sign()
+    learner = make_learner(engine, clock=lambda: now[0])
+    ahead = feedback("f-2", decision_id=token, score=0.0, correction=True, timestamp_ms=4_000_000_000_000)
+    learner.handle([feedback("f-1", decision_id=token, score=0.5), ahead])
+    now[0] += 10
+    learner.handle(
+        [feedback("f-3", decision_id=token, score=1.0, correction=True, timestamp_ms=1_800_000_010_000)]
+    )
+
+    assert read_counts(engine, "a").errors[0, 0] == 0.0
+
+
 def test_excluding_a_source_restores_the_counts_and_rates_of_a_run_without_it(engine: Engine) -> None:
     """Bit for bit; without --yes nothing changes, and taking it in again restores what was."""
     rng = np.random.default_rng(0)
     scores = rng.random(60)
+    with transaction(engine) as session:
+        Sources(session).declare("judge:liar", kind="judge")
     learner = make_learner(engine)
     learner.handle([feedback(f"h-{n}", score=float(score)) for n, score in enumerate(scores)])
     refit(engine, reason="without")

@@ -141,7 +141,7 @@ def declare(
 def exclude(
     *,
     source: SourceName,
-    since: Annotated[str | None, typer.Option(help="Only what it gave from then on, ISO 8601.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only what came from then on, ISO 8601.")] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

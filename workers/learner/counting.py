@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from prometheus_client import Counter
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from routing.embedders import Embedder, Fingerprint
@@ -27,14 +27,11 @@ from workers.storage.engine import transaction
 from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portion_cells
 from workers.storage.llms import LLMs
 from workers.storage.placements import Placements
-from workers.storage.sources import Source, Sources
+from workers.storage.sources import Source, Sources, attribute
 from workers.storage.tenants import Tenants
 from workers.storage.watches import Watches
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
-
-#: Of sources that nobody declared: names are made up faster than they are told apart.
-MOST_SOURCES = 1_000
 
 DUPLICATES = Counter(
     "uniroute_duplicate_feedback_total",
@@ -100,16 +97,17 @@ class Learner:
             lock_counting(session, alone=False)
             known = _Known.read(session)
             _refuse(entries, problems, known.refuse)
-            self._admit(session, entries, problems, known.sources)
             for row, entry in entries.items():
                 entries[row] = known.stamp(entry)
+            self._admit(session, entries, problems, known.sources)
             taken = Feedback(session).take(entries.values())
             order = {id(entry): row for row, entry in entries.items()}
             fresh = sorted(taken.fresh, key=lambda entry: order[id(entry)])
             for entry in taken.contradictions:
                 problems[order[id(entry)]] = PoisonError(
                     "contradictory_feedback",
-                    "the source scored this otherwise before: say so by `correction`",
+                    "the source scored this otherwise before: say so by `correction`, or declare sources "
+                    "that disagree",
                 )
             for entry in taken.reused:
                 problems[order[id(entry)]] = PoisonError(
@@ -168,20 +166,18 @@ class Learner:
     def _admit(
         self, session: Session, entries: Entries, problems: Problems, sources: Mapping[str, Source]
     ) -> None:
-        """Meet new sources, up to a number, and hold those that are capped to their caps.
+        """Meet new sources, and hold those that are capped to their caps, whatever other learners count.
 
         A cap holds for each tenant that was declared, and for all others together: whoever makes up names of
         tenants gives no more for it.
         """
-        new = sorted({entry.source for entry in entries.values()} - sources.keys())
-        room = max(0, MOST_SOURCES - len(sources))
-        Sources(session).meet(new[:room])
-        strangers = frozenset(new[room:])
+        Sources(session).meet({entry.source for entry in entries.values()} - sources.keys())
         capped = {name: one.per_hour for name, one in sources.items() if one.per_hour is not None}
         taken: dict[tuple[str, str], int] = {}
         kept: frozenset[str] = frozenset()
         tenants: frozenset[str] = frozenset()
         if concerned := [one.feedback_id for one in entries.values() if one.source in capped]:
+            Sources(session).lock({entry.source for entry in entries.values()} & capped.keys())
             hour_ago = datetime.fromtimestamp(self._clock(), tz=UTC) - timedelta(hours=1)
             tenants = frozenset(Tenants(session).list())
             for (source, whose), count in Feedback(session).taken_since(list(capped), hour_ago).items():
@@ -190,10 +186,6 @@ class Learner:
             kept = Feedback(session).kept(concerned)
 
         def check(entry: FeedbackEntry) -> PoisonError | None:
-            if entry.source in strangers:
-                return PoisonError(
-                    "unknown_source", f"{MOST_SOURCES} sources are known: declare {entry.source[:40]!r}"
-                )
             cap = capped.get(entry.source)
             if cap is None or entry.feedback_id in kept:
                 return None
@@ -259,14 +251,20 @@ class _Known:
     llms: Mapping[str, datetime | None]
     sources: Mapping[str, Source]
     epochs: Mapping[str, int]
+    #: Sources that are excluded when this is read: the database's clock says so, and no sender's.
+    excluded: frozenset[str]
 
     @classmethod
     def read(cls, session: Session) -> Self:
+        sources = Sources(session).list()
+        since = {name: one.excluded_since for name, one in sources.items() if one.excluded_since}
+        now = session.scalar(select(func.now())) if since else None
         return cls(
             frozenset(ClusterMaps(session).list()),
             LLMs(session).renewals(),
-            Sources(session).list(),
+            sources,
             Watches(session).epochs(),
+            frozenset(name for name, moment in since.items() if now and moment <= now),
         )
 
     def refuse(self, entry: FeedbackEntry) -> PoisonError | None:
@@ -278,10 +276,11 @@ class _Known:
         return source is None or not source.flagged
 
     def stamp(self, entry: FeedbackEntry) -> FeedbackEntry:
-        """Say in which epoch it came, and whether its source is excluded."""
-        epoch = self.epochs.get(entry.llm, 0)
-        source = self.sources.get(entry.source)
-        since = None if source is None else source.excluded_since
-        if since is not None and entry.event_time >= since:
+        """Say of which source it is, whether that is excluded, and in which epoch it came."""
+        source = attribute(entry.source, self.sources)
+        if source != entry.source:
+            entry = replace(entry, source=source)
+        if source in self.excluded:
             entry = replace(entry, disposition="excluded")
+        epoch = self.epochs.get(entry.llm, 0)
         return replace(entry, epoch=epoch) if epoch else entry

@@ -52,14 +52,24 @@ class FeedbackReader:
         event = messages.decode(message.value, FeedbackEvent, max_bytes=limit)
         event.check()
         if event.prompt:
-            return Asked(event, _read_time(message))
+            return Asked(event, self._read_time(message))
         facts = self._signer.verify(event.decision_id)
         if self._clock() - facts.decided_at > MAX_AGE_S:
             raise PoisonError("expired_feedback", "the decision is more than 30 days old")
         try:
-            return _entry(message, event, facts)
+            return _entry(event, facts, self._read_time(message))
         except InvalidInputError as error:
             raise PoisonError("bad_feedback", str(error)) from error
+
+    def _read_time(self, message: Message) -> datetime:
+        """Give the record's time, whatever its producer wrote there, but none to come: that would outlast."""
+        try:
+            said = datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise PoisonError(
+                "bad_feedback", f"the record's timestamp {message.timestamp_ms} is no time"
+            ) from error
+        return min(said, datetime.fromtimestamp(self._clock(), tz=UTC))
 
 
 class Placer:
@@ -114,7 +124,7 @@ def _place(
         return PoisonError("bad_feedback", str(error))
 
 
-def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> FeedbackEntry:
+def _entry(event: FeedbackEvent, facts: DecisionFacts, event_time: datetime) -> FeedbackEntry:
     cells, shares = count_in(facts.cells, facts.shares)
     return FeedbackEntry(
         feedback_id=event.feedback_id,
@@ -127,7 +137,7 @@ def _entry(message: Message, event: FeedbackEvent, facts: DecisionFacts) -> Feed
         score=event.score,
         source=event.source,
         tenant=event.tenant or None,
-        event_time=_read_time(message),
+        event_time=event_time,
         decided_at=facts.decided_at,
         day=day_of(facts.decided_at),
         correction=event.correction,
@@ -148,16 +158,6 @@ def _spell_once(token: str) -> str:
     """Give a token that verifies in the spelling it was signed in: base64 has several for the same bytes."""
     raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_")
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _read_time(message: Message) -> datetime:
-    """Give the record's time, which is whatever its producer wrote there."""
-    try:
-        return datetime.fromtimestamp(message.timestamp_ms / 1000, tz=UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise PoisonError(
-            "bad_feedback", f"the record's timestamp {message.timestamp_ms} is no time"
-        ) from error
 
 
 def refuse_entry(

@@ -29,6 +29,7 @@ from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
 from workers.storage.llms import LLMs, RegisteredLLM
 from workers.storage.policy_books import PolicyBooks
+from workers.storage.sources import CHECKED_SAMPLES, JUDGED_SAMPLES
 from workers.storage.tenants import Tenant, Tenants
 from workers.storage.watches import Watches
 from workers.topics import Topics
@@ -37,7 +38,7 @@ from workers.transactions.consumer import read_message
 #: What copies are booked as, in place of a policy's name.
 SAMPLING = "sampling"
 #: Who scores them, by what graded them.
-_JUDGED, _CHECKED = "judge:sampling", "checker:sampling"
+_JUDGED, _CHECKED = JUDGED_SAMPLES, CHECKED_SAMPLES
 #: Sampled prompts that wait for their decision; older ones are let go.
 _MOST_PENDING = 10_000
 #: Who is asked: those that routers know, and shadows, which get nothing but copies.

@@ -45,7 +45,7 @@ class FeedbackEntry:
     weight: float = 1.0
     source: str = "human"
     tenant: str | None = None
-    #: When it was given, by the sender's clock; with a time zone.
+    #: When it was given, by the sender's clock, but not later than it came; with a time zone.
     event_time: datetime
     disposition: str = "counted"
     #: Whether it replaces what the same source said of the same decision.
@@ -288,17 +288,25 @@ class Feedback:
         ]
 
     def exclude(self, source: str, *, since: datetime | None) -> int:
-        """Count what a source gave from ``since`` on, or ever, no more; give the number of pieces."""
+        """Count what came of a source from ``since`` on, or ever, no more; give the number of pieces.
+
+        By the database's clock: the sender's could be set to any time.
+        """
         return self._dispose(source, since=since, before="counted", after="excluded")
 
     def include(self, source: str) -> int:
         """Count again what was excluded of a source; give the number of pieces."""
         return self._dispose(source, since=None, before="excluded", after="counted")
 
+    def llms_of(self, source: str) -> frozenset[str]:
+        """Give the LLMs that a source gave feedback on."""
+        spoken = select(FeedbackRow.llm).where(FeedbackRow.source == source).distinct()
+        return frozenset(self._session.scalars(spoken))
+
     def _dispose(self, source: str, *, since: datetime | None, before: str, after: str) -> int:
         change = update(FeedbackRow).where(FeedbackRow.source == source, FeedbackRow.disposition == before)
         if since is not None:
-            change = change.where(FeedbackRow.event_time >= since)
+            change = change.where(FeedbackRow.received_at >= since)
         rows = self._session.scalars(
             change.values(disposition=after)
             .returning(FeedbackRow.feedback_id)

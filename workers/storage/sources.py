@@ -1,11 +1,11 @@
 """Sources of feedback: of which kind each is, how far it is believed, and what of it is left out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from sqlalchemy import func, select, update
+from sqlalchemy import collate, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,8 @@ from workers.storage.tables import FeedbackRow
 
 SourceKind = Literal["human", "judge", "checker", "implicit"]
 _KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
+#: What second answers are graded under by the installation itself: sources of their own, undeclared too.
+JUDGED_SAMPLES, CHECKED_SAMPLES = "judge:sampling", "checker:sampling"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,17 @@ def kind_of(name: str) -> SourceKind:
     return next((kind for kind in _KINDS if kind == said), "implicit")
 
 
+def attribute(name: str, known: Container[str]) -> str:
+    """Give the source that feedback under a name is of: its own if ``known``, else all such of its kind.
+
+    Names are made up faster than they are told apart: however many are, they make one label of a decision,
+    under one cap and one trust.
+    """
+    return name if name in known or name in (JUDGED_SAMPLES, CHECKED_SAMPLES) else kind_of(name)
+
+
 class Sources:
-    """Sources by name. One that was never declared is of the kind that its name says."""
+    """Sources by name: those that were declared, and one of each kind for all others."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -97,10 +108,16 @@ class Sources:
         self._session.execute(added.on_conflict_do_update(index_elements=["name"], set_=values))
 
     def meet(self, names: Iterable[str]) -> None:
-        """Keep sources that gave feedback for the first time, each of the kind that its name says."""
+        """Keep sources of ``attribute`` that gave feedback for the first time, each of its name's kind."""
         rows = [{"name": name, "kind": kind_of(name)} for name in sorted(set(names))]
         if rows:
             self._session.execute(insert(FeedbackSourceRow).values(rows).on_conflict_do_nothing())
+
+    def lock(self, names: Collection[str]) -> None:
+        """Let one transaction at a time count what sources gave; the others wait here until it ends."""
+        row = FeedbackSourceRow
+        query = select(row.name).where(row.name.in_(names)).order_by(collate(row.name, "C"))
+        self._session.execute(query.with_for_update()).all()
 
     def judge(self, found: Mapping[str, SourceTrust]) -> tuple[str, ...]:
         """Keep what is thought of each source; give those that are flagged and were not before."""
@@ -153,5 +170,6 @@ class Sources:
         )
         if changed.first() is None:
             raise UsageError(
-                f"no source is called {name!r}: `uniroute feedback sources` shows those there are"
+                f"no source is called {name!r}: `uniroute feedback sources` shows those there are, "
+                f"and what nobody declared counts as of {kind_of(name)!r}"
             )

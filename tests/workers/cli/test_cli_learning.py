@@ -25,6 +25,7 @@ from workers.settings import Settings
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.llms import LLMs, Registration
+from workers.storage.sources import Sources
 
 pytestmark = pytest.mark.stack
 
@@ -51,6 +52,7 @@ def cli(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
             Registration(llm=LLM(name="a", price=price), base_url="http://127.0.0.1:1/v1", provider_model="a")
         )
         ClusterMaps(session).activate(ClusterMaps(session).add(MAP, prior))
+        Sources(session).declare("judge:liar", kind="judge")
     refit(engine, reason="start")
     give(engine, "human", 40, score=1.0)
     refit(engine, reason="first")
