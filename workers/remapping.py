@@ -21,7 +21,7 @@ from workers.storage.cell_counts import CellCounts, lock_counting
 from workers.storage.cluster_maps import ClusterMaps, FittedMap
 from workers.storage.engine import transaction
 from workers.storage.journal import Journal
-from workers.storage.learning_tables import FeedbackCountRow, PromptMixRow
+from workers.storage.learning_tables import EarlierLabelsRow, FeedbackCountRow, PromptMixRow
 from workers.storage.placements import ElsewherePiece, Placements
 from workers.storage.tables import ClusterMapRow, ErrorCountRow, ErrorRateVersionRow
 from workers.topics import MAX_RECORD_BYTES, Topics
@@ -133,7 +133,7 @@ def drop_map(engine: Engine, version: str) -> None:
         if rated is not None or ClusterMaps(session).active_version() == version:
             raise UsageError(f"cluster map {version} is or was in force: decisions made by it need it")
         Placements(session).forget(version)
-        for row in (FeedbackCountRow, ErrorCountRow, PromptMixRow):
+        for row in (FeedbackCountRow, EarlierLabelsRow, ErrorCountRow, PromptMixRow):
             session.execute(delete(row).where(row.map_version == version))
         session.execute(delete(ClusterMapRow).where(ClusterMapRow.version == version))
         Journal(session).write("map dropped", version)

@@ -53,8 +53,9 @@ def believe(
     """
     n_cells = sum(sizes)
     counts = CellCounts(session)
-    labels = _cap_labels(counts.labels(map_version, llms, n_cells=n_cells), sizes[0])
-    spans = counts.by_span(map_version, llms, n_cells=n_cells, epochs=Watches(session).epochs())
+    epochs = Watches(session).epochs()
+    labels = _cap_labels(counts.labels(map_version, llms, n_cells=n_cells, epochs=epochs), sizes[0])
+    spans = counts.by_span(map_version, llms, n_cells=n_cells, epochs=epochs)
     given = add_spans(spans)
     if not given:
         return Belief(counts=labels, trust={})

@@ -18,6 +18,7 @@ from workers.storage.feedback import Feedback
 from workers.storage.journal import Journal
 from workers.storage.llms import RATED_STATES, LLMs
 from workers.storage.sources import Sources
+from workers.storage.watches import Watches
 
 #: Before any feedback.
 _EVER = datetime(1, 1, 2, tzinfo=UTC)
@@ -49,7 +50,10 @@ class Difference:
 def exclude_source(
     engine: Engine, source: str, *, since: datetime | None = None, apply: bool = False
 ) -> Difference:
-    """Rebuild the counts without what a source gave from ``since`` on, or ever; say what that changes.
+    """Rebuild the counts without what came of a source from ``since`` on, or ever; say what that changes.
+
+    LLMs that it spoke of are watched anew, and what was counted of them weighs as if none had been noticed to
+    change: an alarm may have been of its making. A change that was real will be noticed again.
 
     Without ``apply`` nothing stays changed. With it what the source gives from now on is kept and not
     counted, rates are published anew, and the journal says so. ``UsageError`` for an unknown source.
@@ -95,10 +99,13 @@ def _rebuild(
         before = _rates_of(session)
         pieces = change(session)
         CellCounts(session).refold(source=source)
+        # What a source said may have raised alarms, or kept some from being raised.
+        anew = Watches(session).restart(Feedback(session).llms_of(source))
+        CellCounts(session).begin_anew(anew)
         after = _rates_of(session)
         if apply:
             said = None if since is None else since.isoformat()
-            Journal(session).write(kind, source, pieces=pieces, since=said)
+            Journal(session).write(kind, source, pieces=pieces, since=said, watched_anew=list(anew))
         else:
             session.rollback()
     if apply:

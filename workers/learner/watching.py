@@ -136,8 +136,8 @@ def _read_expectations(session: Session, map_version: str) -> Expectations | Non
     lasting = believe(session, map_version, rates.llms, sizes=fitted.cluster_map.sizes, half_life=math.inf)
     predicted = fitted.prior.error_rates(lasting.counts.errors, lasting.counts.labels)
     counts = CellCounts(session)
-    labels = counts.labels(map_version, rates.llms, n_cells=cells)
     epochs = Watches(session).epochs()
+    labels = counts.labels(map_version, rates.llms, n_cells=cells, epochs=epochs)
     for one in counts.by_source(map_version, rates.llms, n_cells=cells, epochs=epochs).values():
         labels += one
     seen = labels.labels[:first]
@@ -155,7 +155,7 @@ def _read_expectations(session: Session, map_version: str) -> Expectations | Non
 
 
 def _tell(session: Session, llm: str, change: str, kept: KeptWatch) -> None:
-    CellCounts(session).shrink_labels(llm)
+    CellCounts(session).mark_labels(llm, epoch=kept.epoch)
     Journal(session).write("drift", llm, change=change, epoch=kept.epoch)
     ALARMS.labels(change).inc()
     log.warning("llm_drifted", llm=llm, change=change)

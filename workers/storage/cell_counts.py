@@ -1,21 +1,21 @@
 """Error counts per map, LLM and cell, apart for labels and for each source of feedback; every write adds."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import Integer, cast, collate, delete, func, select, text, update
+from sqlalchemy import Integer, cast, collate, delete, func, insert, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from routing.clusters import PARTS
 from routing.errors import InvalidInputError
 from routing.learning import KEEP_AFTER_CHANGE
 from routing.quality.counts import ErrorCounts
-from workers.storage.learning_tables import FeedbackCountRow
-from workers.storage.tables import ErrorCountRow
+from workers.storage.learning_tables import EarlierLabelsRow, FeedbackCountRow
+from workers.storage.tables import ErrorCountRow, FeedbackRow
 
 Evidence = Literal["label", "feedback"]
 #: Map, LLM, source, epoch, day and cell.
@@ -140,14 +140,16 @@ class CellCounts:
         """
         found = _no_counts(n_cells, len(llms))
         if "label" in evidence:
-            found += self.labels(map_version, llms, n_cells=n_cells)
+            found += self.labels(map_version, llms, n_cells=n_cells, epochs=None)
         if "feedback" in evidence:
             for counts in self.by_source(map_version, llms, n_cells=n_cells, epochs=None).values():
                 found += counts
         return found
 
-    def labels(self, map_version: str, llms: Sequence[str], *, n_cells: int) -> ErrorCounts:
-        """Give the counts of labelled prompts, (n_cells, n_llms)."""
+    def labels(
+        self, map_version: str, llms: Sequence[str], *, n_cells: int, epochs: Mapping[str, int] | None
+    ) -> ErrorCounts:
+        """Give the counts of labelled prompts, (n_cells, n_llms); ``epochs`` as for ``by_source``."""
         rows = self._session.execute(
             select(
                 ErrorCountRow.cell, ErrorCountRow.llm, ErrorCountRow.label_errors, ErrorCountRow.label_weight
@@ -159,7 +161,26 @@ class CellCounts:
             _check_cell(cell, n_cells)
             found.errors[cell, place[llm]] += errors
             found.labels[cell, place[llm]] += labels
+        if epochs is not None:
+            self._weigh_earlier(found, map_version, place, epochs)
         return found
+
+    def _weigh_earlier(
+        self, found: ErrorCounts, map_version: str, place: Mapping[str, int], epochs: Mapping[str, int]
+    ) -> None:
+        """Take off what labels of before each change weigh less since: all but ``KEEP_AFTER_CHANGE``."""
+        row = EarlierLabelsRow
+        query = (
+            select(row.epoch, row.cell, row.llm, row.label_errors, row.label_weight)
+            .where(row.map_version == map_version, row.llm.in_(place))
+            .order_by(row.epoch)
+        )
+        for epoch, cell, llm, errors, labels in self._session.execute(query):
+            lost = (1.0 - KEEP_AFTER_CHANGE) * KEEP_AFTER_CHANGE ** max(0, epochs.get(llm, 0) - epoch)
+            found.errors[cell, place[llm]] -= lost * errors
+            found.labels[cell, place[llm]] -= lost * labels
+        np.clip(found.labels, 0.0, None, out=found.labels)
+        np.clip(found.errors, 0.0, found.labels, out=found.errors)
 
     def by_source(
         self, map_version: str, llms: Sequence[str], *, n_cells: int, epochs: Mapping[str, int] | None
@@ -200,20 +221,32 @@ class CellCounts:
             counts.labels[cell, place[llm]] += kept * labels
         return [dict(sorted(spans[number].items())) for number in sorted(spans, reverse=True)]
 
-    def shrink_labels(self, llm: str) -> None:
-        """Scale what labels say of an LLM by ``KEEP_AFTER_CHANGE``: they describe what it was."""
-        self._session.execute(
-            update(ErrorCountRow)
-            .where(ErrorCountRow.llm == llm)
-            .values(
-                label_errors=ErrorCountRow.label_errors * KEEP_AFTER_CHANGE,
-                label_weight=ErrorCountRow.label_weight * KEEP_AFTER_CHANGE,
-            )
-            .execution_options(synchronize_session=False)
-        )
+    def mark_labels(self, llm: str, *, epoch: int) -> None:
+        """Note what labels say of an LLM that was noticed to change: it describes what the LLM was."""
+        row = ErrorCountRow
+        names = ["map_version", "llm", "epoch", "cell", "label_errors", "label_weight"]
+        stood = select(
+            row.map_version, row.llm, literal(epoch), row.cell, row.label_errors, row.label_weight
+        ).where(row.llm == llm)
+        self._session.execute(insert(EarlierLabelsRow).from_select(names, stood))
 
-    def refold(self, *, source: str | None = None, map_version: str | None = None) -> int:
-        """Count the feedback that is kept anew, of one source or map or of all; give the number of cells.
+    def begin_anew(self, llms: Collection[str]) -> None:
+        """Count all that is kept of these LLMs as if none had been noticed to change.
+
+        ``lock_counting`` first, alone.
+        """
+        for statement in (
+            delete(EarlierLabelsRow).where(EarlierLabelsRow.llm.in_(llms)),
+            update(FeedbackRow).where(FeedbackRow.llm.in_(llms), FeedbackRow.epoch > 0).values(epoch=0),
+        ):
+            self._session.execute(statement.execution_options(synchronize_session=False))
+        for llm in sorted(llms):
+            self.refold(llm=llm)
+
+    def refold(
+        self, *, source: str | None = None, map_version: str | None = None, llm: str | None = None
+    ) -> int:
+        """Count feedback that is kept anew, of one source, map or LLM or of all; give the number of cells.
 
         ``lock_counting`` first, alone.
         """
@@ -225,6 +258,9 @@ class CellCounts:
         if map_version is not None:
             forget = forget.where(FeedbackCountRow.map_version == map_version)
             only, parameters = f"{only}AND map_version = :map ", {**parameters, "map": map_version}
+        if llm is not None:
+            forget = forget.where(FeedbackCountRow.llm == llm)
+            only, parameters = f"{only}AND llm = :llm ", {**parameters, "llm": llm}
         self._session.execute(forget)
         added = self._session.execute(
             text(
@@ -238,6 +274,11 @@ class CellCounts:
 
     def forget(self, llm: str) -> None:
         """Drop every count of an LLM, on every map; rows are locked in ``add``'s order."""
+        self._session.execute(
+            delete(EarlierLabelsRow)
+            .where(EarlierLabelsRow.llm == llm)
+            .execution_options(synchronize_session=False)
+        )
         for row in (ErrorCountRow, FeedbackCountRow):
             own = row.llm == llm
             by_code_point = collate(row.map_version, "C")  # as Python sorts, in ``add``

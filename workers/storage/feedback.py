@@ -1,5 +1,6 @@
 """Feedback rows: each piece kept once, and each decision once per source, unless it is corrected."""
 
+import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -7,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Text, cast, func, select, text, update
+from sqlalchemy import Text, case, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
@@ -17,6 +18,7 @@ from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
 
 #: Postgres indexes no key of more than a third of a page.
 _MAX_KEY_BYTES = 2_500
+_PAIR = "pair:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +30,8 @@ class FeedbackEntry:
 
     #: The sender's own id: sent twice, it counts once.
     feedback_id: str
-    #: The signed token it quoted, in its one spelling; ``None`` where it named prompt and LLM instead.
-    #: A decision counts once per source.
+    #: The signed token it quoted, in its one spelling, or ``name_pair`` where it named prompt and LLM instead;
+    #: a decision counts once per source, and so does such a pair. ``None`` where only its id tells it apart.
     decision_id: str | None
     prompt_id: str
     llm: str
@@ -76,6 +78,11 @@ class FeedbackEntry:
             raise InvalidInputError(
                 "disposition", f"{self.disposition!r} is none of {', '.join(DISPOSITIONS)}"
             )
+
+
+def name_pair(prompt_id: str, llm: str) -> str:
+    """Give what stands for the decision id of feedback on a prompt and an LLM; no token holds a colon."""
+    return f"{_PAIR}{hashlib.sha256(f'{llm}\n{prompt_id}'.encode()).hexdigest()}"
 
 
 def count_in(own: tuple[int, ...], split: tuple[Share, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -212,8 +219,8 @@ class Feedback:
 
         Of a decision that a source has scored before, an equal score is a duplicate; so is one that a
         correction has overtaken. Another score, under the same id too, is a contradiction, unless it is a
-        correction: of these the latest by its sender's clock holds, in whatever order they come. An id that
-        another source used, or this one for something else, is reused. What is excluded is kept, and no
+        correction: of these the latest by its sender's clock holds, and of several at one time the lowest, in
+        whatever order they come. An id that another source used, or this one for something else, is reused. What is excluded is kept, and no
         part of ``fresh``; where it corrects, it changes nothing.
         """
         offered = list(entries)
@@ -234,7 +241,7 @@ class Feedback:
                     contradictions.append(one)
             elif one.disposition == "excluded":
                 excluded += 1
-            elif _overtakes(one, held) and (key not in latest or latest[key].event_time <= one.event_time):
+            elif _overtakes(one, held) and (key not in latest or _overtakes(one, latest[key])):
                 latest[key] = one
         corrections = self._correct(latest, stored)
         return Recorded(
@@ -335,11 +342,15 @@ class Feedback:
         return {(source, whose): count for source, whose, count in rows}
 
     def replace(self, llm: str) -> None:
-        """Keep the feedback on an LLM, but count it no more: another takes its name."""
+        """Keep the feedback on an LLM, but count it no more: another takes its name, and its prompts."""
+        row = FeedbackRow
         self._session.execute(
             update(FeedbackRow)
             .where(FeedbackRow.llm == llm, FeedbackRow.disposition == "counted")
-            .values(disposition="replaced")
+            .values(
+                disposition="replaced",
+                decision_id=case((row.decision_id.startswith(_PAIR), None), else_=row.decision_id),
+            )
             .execution_options(synchronize_session=False)
         )
 
@@ -376,5 +387,5 @@ def _is_reused(one: FeedbackEntry, owners: Mapping[str, Any]) -> bool:
 
 
 def _overtakes(one: FeedbackEntry, held: Any) -> bool:  # noqa: ANN401 (a row)
-    """Tell whether a correction is later than what is kept, which may be the same correction."""
-    return not held.correction or one.event_time > held.event_time
+    """Tell whether a correction prevails over what is kept, or over another; none does over its equal."""
+    return not held.correction or (one.event_time, -one.score) > (held.event_time, -held.score)

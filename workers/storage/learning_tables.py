@@ -75,6 +75,26 @@ class FeedbackCountRow(Base):
     labels: Mapped[float] = mapped_column(comment="number of scores, in multiples of 2^-7")
 
 
+class EarlierLabelsRow(Base):
+    """What labels had said of an LLM by the time that it was noticed to change."""
+
+    __tablename__ = "earlier_labels"
+    __table_args__ = (
+        {"comment": "error_counts as they stood when an LLM was noticed to change: they tell what it was"},
+    )
+
+    map_version: Mapped[str] = mapped_column(ForeignKey("cluster_maps.version"), primary_key=True)
+    llm: Mapped[str] = mapped_column(ForeignKey("llms.name"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="the one that began with the change"
+    )
+    cell: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="column of the map's centroids"
+    )
+    label_errors: Mapped[float]
+    label_weight: Mapped[float]
+
+
 class FeedbackPlacementRow(Base):
     """Where a piece of feedback stands on a map that it did not come with."""
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import chain
 
 import numpy as np
-from sqlalchemy import collate, func, select
+from sqlalchemy import collate, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -82,6 +82,15 @@ class Watches:
                 index_elements=["llm"], set_={name: added.excluded[name] for name in columns}
             )
         )
+
+    def restart(self, llms: Collection[str]) -> tuple[str, ...]:
+        """Begin anew with LLMs, as if nothing had been seen of them; give those noticed to have changed."""
+        changed = sorted(llm for llm, epoch in self.epochs().items() if llm in llms)
+        row = LLMWatchRow
+        self._session.execute(
+            delete(row).where(row.llm.in_(llms)).execution_options(synchronize_session="fetch")
+        )
+        return tuple(changed)
 
     def forget(self, llm: str) -> None:
         """Begin anew with an LLM, whose name another has taken."""
