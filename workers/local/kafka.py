@@ -49,8 +49,8 @@ SETTINGS = {
     # A group of one need not wait for others; chaos tests need short sessions.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
-    # After SIGKILL the controller waits for the dead broker's session; a shorter one ends where a busy machine
-    # stalls the broker for three seconds.
+    # After SIGKILL the controller waits for the dead broker's session; a shorter one ends where a busy
+    # machine stalls the broker for three seconds.
     "broker.session.timeout.ms": "5000",
     "broker.heartbeat.interval.ms": "500",
     # A transaction that a dead worker left open hides later records from readers until it is aborted.

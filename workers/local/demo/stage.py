@@ -158,8 +158,15 @@ class Stage:
             fitted = ClusterMaps(session).require_active()
         cells = fitted.cluster_map.cells(self._label_embeddings).tolist()
         probes = [
-            Probe.of_text(
-                llm.name, prompt.text, cells=cells[row], grade=partial(self._source.grade, prompt.prompt_id)
+            Probe(
+                llm=llm.name,
+                body={
+                    "messages": [{"role": "user", "content": prompt.text}],
+                    # As those of all traffic here: so that the simulated LLMs know the task at once.
+                    "metadata": {"prompt_id": prompt.prompt_id},
+                },
+                cells=tuple(cells[row]),
+                grade=partial(self._source.grade, prompt.prompt_id),
             )
             for row, prompt in enumerate(self._labelled)
         ]
@@ -235,6 +242,7 @@ class Stage:
                     "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
                     "UNIROUTE_DATABASE_URL": settings.database_url,
                     "UNIROUTE_BATCHES_FOLDER": str(settings.batches_folder),
+                    "UNIROUTE_STATE_FOLDER": str(self._folder / "state"),
                     "UNIROUTE_EMBEDDERS_FOLDER": str(settings.embedders_folder),
                     "UNIROUTE_SIGNING_KEY": settings.signing_key.get_secret_value(),
                     "UNIROUTE_REFIT_INTERVAL_S": "1",
