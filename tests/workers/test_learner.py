@@ -335,6 +335,45 @@ def test_a_prompt_and_an_llm_are_placed_on_arrival(engine: Engine) -> None:
     assert read_counts(engine, "a").labels[:, 0].tolist() == [1.0, 1.0]
 
 
+def test_a_prompt_and_an_llm_count_once_per_source(engine: Engine) -> None:
+    """Whatever the ids: an equal score again adds nothing, another is a contradiction; a namesake counts."""
+    learner = make_learner(engine)
+
+    def label(feedback_id: str, score: float, source: str = "checker") -> Message:
+        body = {"feedback_id": feedback_id, "prompt": "second", "llm": "a", "score": score, "source": source}
+        return raw_feedback(msgspec.json.encode(body))
+
+    first = learner.handle([label(f"l-{n}", 0.0) for n in range(20)] + [label("m", 0.0, "human")])
+    [[second]] = learner.handle([label("n", 1.0)])
+
+    assert first == [[]] * 21
+    assert read_class([second]) == "contradictory_feedback"
+    assert read_counts(engine, "a").labels[1, 0] == 2.0
+    with transaction(engine) as session:
+        LLMs(session).retire("a")
+        LLMs(session).register(make_registration("a"))
+        renewed = LLMs(session).renewals()["a"]
+    assert renewed is not None
+    later = make_learner(engine, clock=lambda: renewed.timestamp() + 5e7)
+    assert later.handle([label("o", 1.0)]) == [[]]
+    assert read_counts(engine, "a").labels[1, 0] == 1.0
+
+
+@pytest.mark.parametrize("order", [(0.75, 0.5), (0.5, 0.75)])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_of_corrections_at_one_time_the_lowest_holds(
+    engine: Engine, order: tuple[float, float], batches: int
+) -> None:
+    """In one batch or over two, in whatever order they come."""
+    learner, token = make_learner(engine), sign()
+    learner.handle([feedback("f", decision_id=token, score=1.0)])
+    pieces = [feedback(f"c-{s}", decision_id=token, score=s, correction=True) for s in order]
+    for batch in [pieces] if batches == 1 else [[one] for one in pieces]:
+        learner.handle(batch)
+
+    assert read_counts(engine, "a").errors[0, 0] == 0.5
+
+
 def test_a_capped_source_gives_no_more_than_its_cap(engine: Engine) -> None:
     """Two an hour for each tenant: the third is refused, another tenant's counts, what comes again does."""
     with transaction(engine) as session:

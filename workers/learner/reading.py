@@ -14,7 +14,7 @@ from workers import messages
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import PoisonError
 from workers.messages import FeedbackEvent, Message
-from workers.storage.feedback import FeedbackEntry, count_in
+from workers.storage.feedback import FeedbackEntry, count_in, name_pair
 
 #: Of one value; a prompt has its own limit, and comes within one.
 _MAX_FEEDBACK_BYTES = 16 * 1024
@@ -105,11 +105,12 @@ def _place(
 ) -> FeedbackEntry | PoisonError:
     event = asked.event
     cells, shares = count_in(own, split)
+    prompt_id = name_prompt(event.prompt)
     try:
         return FeedbackEntry(
             feedback_id=event.feedback_id,
-            decision_id=None,
-            prompt_id=name_prompt(event.prompt),
+            decision_id=name_pair(prompt_id, event.llm),
+            prompt_id=prompt_id,
             llm=event.llm,
             map_version=map_version,
             cells=cells,

@@ -30,8 +30,8 @@ class FeedbackEntry:
 
     #: The sender's own id: sent twice, it counts once.
     feedback_id: str
-    #: The signed token it quoted, in its one spelling, or ``name_pair`` where it named prompt and LLM instead;
-    #: a decision counts once per source, and so does such a pair. ``None`` where only its id tells it apart.
+    #: The signed token it quoted, in its one spelling; ``name_pair`` where it named prompt and LLM instead. A
+    #: decision counts once per source, and so does a pair. ``None`` where only its id tells it apart.
     decision_id: str | None
     prompt_id: str
     llm: str
@@ -82,7 +82,7 @@ class FeedbackEntry:
 
 def name_pair(prompt_id: str, llm: str) -> str:
     """Give what stands for the decision id of feedback on a prompt and an LLM; no token holds a colon."""
-    return f"{_PAIR}{hashlib.sha256(f'{llm}\n{prompt_id}'.encode()).hexdigest()}"
+    return _PAIR + hashlib.sha256(f"{llm}\n{prompt_id}".encode()).hexdigest()
 
 
 def count_in(own: tuple[int, ...], split: tuple[Share, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -219,9 +219,9 @@ class Feedback:
 
         Of a decision that a source has scored before, an equal score is a duplicate; so is one that a
         correction has overtaken. Another score, under the same id too, is a contradiction, unless it is a
-        correction: of these the latest by its sender's clock holds, and of several at one time the lowest, in
-        whatever order they come. An id that another source used, or this one for something else, is reused. What is excluded is kept, and no
-        part of ``fresh``; where it corrects, it changes nothing.
+        correction: of these the latest by its sender's clock holds, and of several at one time the lowest,
+        in whatever order they come. An id that another source used, or this one for something else, is
+        reused. What is excluded is kept, and no part of ``fresh``; where it corrects, it changes nothing.
         """
         offered = list(entries)
         kept = self.record(offered)
