@@ -97,6 +97,7 @@ class Installation:
             "UNIROUTE_REPLY_PREFIX": settings.reply_prefix,
             "UNIROUTE_SIGNING_KEY": SIGNING_KEY,
             "UNIROUTE_EMBEDDERS_FOLDER": str(self.embedders),
+            "UNIROUTE_STATE_FOLDER": str(self.logs),
             "UNIROUTE_SESSION_TIMEOUT_MS": "3000",
             "UNIROUTE_TRANSACTION_TIMEOUT_MS": "5000",
             "UNIROUTE_WORKER_SLOT": slot,

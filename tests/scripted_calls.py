@@ -50,11 +50,19 @@ class ScriptedCaller:
     calls: list[tuple[str, str, int, float]] = field(default_factory=list)
     cancelled: int = 0
 
-    async def call(
-        self, endpoint: Endpoint, body: dict[str, Any], *, prompt_id: str, timeout_s: float, attempt: int = 1
+    async def call(  # those of the real one
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        prompt_id: str,
+        timeout_s: float,
+        attempt: int = 1,
+        on_send: Callable[[], None] = lambda: None,
     ) -> Answer:
         """Do as the script says."""
         del body
+        on_send()
         number = sum(one[0] == endpoint.llm for one in self.calls)
         self.calls.append((endpoint.llm, prompt_id, attempt, asyncio.get_running_loop().time()))
         seconds, outcome = self.scripts[endpoint.llm](number)
@@ -95,6 +103,9 @@ class StartsAtOnce:
     async def __call__(self, *_topics: str) -> int:
         """Let begin."""
         return self.earlier
+
+    def sending(self) -> None:
+        """Nobody asks after it."""
 
     def withdraw(self) -> None:
         """Count it."""

@@ -35,6 +35,7 @@ from workers.storage.snapshots import PublishedState, SnapshotSource, load_state
 from workers.tenants import Lender, Purses, Returns, TopicProgress
 from workers.topics import Topics
 from workers.transactions.batch_work import BatchWork
+from workers.transactions.call_journal import CallJournal
 from workers.transactions.call_work import CallWork
 from workers.transactions.config import LoopConfig
 from workers.transactions.follower import TopicFollower
@@ -199,14 +200,20 @@ def build_executor(settings: Settings, stack: ExitStack) -> TransactionLoop:
         leader_of=topics.leading_lane,
         topics_changed=directory.names,
     )
+    journal = CallJournal.open(
+        settings.state_folder, name=config.transactional_id, cluster=settings.kafka_bootstrap
+    )
+    stack.callback(journal.close)
     return TransactionLoop(
         config,
         CallWork(
             executor.handle,
             max_in_flight=_LLMS_AT_FULL_LOAD * settings.max_in_flight,
             paused=lambda: gates.paused,
+            journal=journal,
         ),
         observer=telemetry.RoleMetrics("executor", on_shares=gates.own),
+        journal=journal,
     )
 
 

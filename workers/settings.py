@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     embedders_folder: Path = Path("~/.cache/uniroute/embedders").expanduser()
     #: Where batches lie, their files and their results; every process that takes part in one sees the same.
     batches_folder: Path = Path("~/.local/share/uniroute/batches").expanduser()
+    #: Where an executor notes which calls it has sent, for itself after a crash.
+    state_folder: Path = Path("~/.local/state/uniroute").expanduser()
     #: Who may use the batches' HTTP server, as JSON: ``{"TENANT": "TOKEN"}``.
     batch_tokens: dict[str, SecretStr] = {}
     #: Lines of a batch that are under way at a time, at most.

@@ -41,7 +41,7 @@ class Tally:
             for header in (messages.COST_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
         )
         self.spent_usd += cost
-        self.repeated_calls += int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
+        self.repeated_calls += count_repeated(reply)
         if again:
             return
         self.settled_usd += reserved
@@ -51,3 +51,14 @@ class Tally:
             share = self.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
             share["lines"] += 1
             share["usd"] += float(cost)
+
+
+def count_repeated(reply: Message) -> int:
+    """Count the calls for a line that were made again after a crash.
+
+    What was begun before a crash was repeated by the calls after it; where there was none, because the
+    line's money had no room for it or the batch had ended, the last of those before repeated the others.
+    """
+    before = int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
+    called = messages.number_header(reply, messages.ATTEMPT)
+    return max(0, before - 1) if called == 0 else before

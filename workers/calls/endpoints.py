@@ -3,6 +3,7 @@
 import asyncio
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -18,6 +19,7 @@ from workers.calls.bodies import AnswerTooLargeError, UnknownEncodingError, boun
 from workers.calls.errors import CallError, classify
 from workers.calls.keys import resolve_key
 from workers.calls.pressure import read_pressure
+from workers.calls.sending import connected, tell_of_sending
 from workers.calls.usage import Usage
 
 _SHORTEST_SECRET = 8
@@ -81,15 +83,18 @@ class EndpointCaller:
         prompt_id: str,
         timeout_s: float,
         attempt: int = 1,
+        on_send: Callable[[], None] = lambda: None,
     ) -> Answer:
         """Send ``body`` to the endpoint, its ``model`` replaced and streaming off.
 
         A queue has no use for a stream: the whole answer is one reply. ``timeout_s`` is for all of it: an
         endpoint that sends a byte now and then does not outlast it. ``attempt`` counts the calls made for the
-        prompt, from 1, and tells the endpoint which of them are our own repetitions.
+        prompt, from 1, and tells the endpoint which of them are our own repetitions. ``on_send`` is called
+        when there is a connection, right before the first byte goes to it.
         """
         content = _write_request(body, endpoint)
         client = self._client(endpoint)
+        connected.set(on_send)
         try:
             async with asyncio.timeout(min(self._timeout_s, timeout_s)):
                 response = await client.post(
@@ -137,11 +142,13 @@ class EndpointCaller:
                 max_retries=0,
                 timeout=self._timeout_s,
                 # A quarter of the CPU of the default one, whose pool looks at every connection for each call.
-                http_client=openai.DefaultAioHttpClient(
-                    limits=self._limits,
-                    event_hooks={"response": [bound_body]},
-                    follow_redirects=False,  # nobody else is shown a prompt or a key
-                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                http_client=tell_of_sending(
+                    openai.DefaultAioHttpClient(
+                        limits=self._limits,
+                        event_hooks={"response": [bound_body]},
+                        follow_redirects=False,  # nobody else is shown a prompt or a key
+                        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                    )
                 ),
             )
         return self._clients[key]

@@ -159,6 +159,7 @@ class Executor:
         async def begin() -> None:
             # The log knows already, but for an answer that was kept: then the scorer's is the first call.
             bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
+            start.sending()
 
         score = await self._scorers.score(
             cascade.scorer, dispatch, value, bill, timeout_s=self._time_left(dispatch), begin=begin
@@ -288,7 +289,7 @@ class Executor:
             began = self._now()
             outcome: Answer | CallError = CallError("cancelled", "the call was given up in flight")
             try:
-                outcome = await self._call(llm, gate, dispatch, admission, attempt=calls)
+                outcome = await self._call(llm, gate, dispatch, admission, start, attempt=calls)
             finally:  # a call that is cancelled in flight may be billed too
                 bill.price_version = llm.price_version
                 bill.add(
@@ -344,7 +345,7 @@ class Executor:
                 start.withdraw()  # a long wait may follow, and whoever takes over counts what was begun
 
     async def _call(
-        self, llm: CallableLLM, gate: Gate, dispatch: Dispatch, admission: Admission, *, attempt: int
+        self, llm: CallableLLM, gate: Gate, dispatch: Dispatch, turn: Admission, start: Start, *, attempt: int
     ) -> Answer | CallError:
         try:
             answer = await self._caller.call(
@@ -353,16 +354,17 @@ class Executor:
                 prompt_id=dispatch.prompt_id,
                 timeout_s=min(self._settings.call_timeout_s, self._time_left(dispatch)),
                 attempt=attempt,
+                on_send=start.sending,
             )
         except CallError as error:
-            gate.leave(admission, error)
+            gate.leave(turn, error)
             return error
         except BaseException:
-            gate.abandon(admission)
+            gate.abandon(turn)
             raise
         usage = answer.usage
         gate.block(answer.pressure_s)
-        gate.leave(admission, None, tokens=None if usage is None else usage.total)
+        gate.leave(turn, None, tokens=None if usage is None else usage.total)
         return answer
 
     def _time_left(self, dispatch: Dispatch) -> float:

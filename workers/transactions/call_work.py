@@ -12,6 +12,7 @@ import structlog
 from workers.errors import PoisonError, WaitableError
 from workers.messages import Message, Record
 from workers.transactions.backoff import Backoff
+from workers.transactions.call_journal import CallJournal
 from workers.transactions.work import Completion, Grant, Ledger, Partition, Starting, partition_of, reject
 
 
@@ -25,6 +26,9 @@ class Start(Protocol):
 
     def __call__(self, *topics: str) -> Awaitable[int]:
         """Wait until the log knows of the call; awaited again, it asks no second time."""
+
+    def sending(self) -> None:
+        """Say, right before its first byte leaves, that the call is made; not said, it may count as not."""
 
     def withdraw(self) -> None:
         """Tell the log, with its next commit, that no call was made; to be awaited again before one is."""
@@ -53,7 +57,8 @@ class CallWork:
     - ``PoisonError``: the message is rejected with the error's class.
     - anything else: an error of ours. It is called ``attempts`` times, then rejected as ``handler_error``.
 
-    ``forget`` and ``close`` cancel the tasks concerned.
+    A ``journal``, which the loop writes too, is told which calls are sent. ``forget`` and ``close`` cancel
+    the tasks concerned.
     """
 
     def __init__(
@@ -64,8 +69,10 @@ class CallWork:
         attempts: int = 3,
         backoff: Backoff = Backoff(),  # noqa: B008  # a frozen value
         paused: Callable[[], Collection[str]] = tuple,
+        journal: CallJournal | None = None,
     ) -> None:
         self._handle = handle
+        self._journal = journal
         self._paused = paused
         self._max_in_flight = max_in_flight
         self._attempts = attempts
@@ -195,7 +202,7 @@ class CallWork:
 
     async def _call(self, message: Message) -> None:
         failures = attempt = 0
-        start = _Start(message, self._ledger, self._await_grant)
+        start = _Start(message, self._ledger, self._await_grant, self._journal)
         while True:
             try:
                 records = await self._handle(message, start)
@@ -220,7 +227,10 @@ class CallWork:
 class _Start:
     """The ``Start`` of one message."""
 
-    def __init__(self, message: Message, ledger: Ledger, ask: _Ask) -> None:
+    def __init__(
+        self, message: Message, ledger: Ledger, ask: _Ask, journal: CallJournal | None = None
+    ) -> None:
+        self._journal = journal
         self._message = message
         self._ledger = ledger
         self._ask = ask
@@ -230,6 +240,10 @@ class _Start:
         if self._earlier is None:
             self._earlier = await self._ask(self._message, topics)
         return self._earlier
+
+    def sending(self) -> None:
+        if self._journal is not None and self._earlier is not None:
+            self._journal.sending(self._message, self._earlier + 1)
 
     def withdraw(self) -> None:
         if self._earlier is not None:

@@ -20,6 +20,7 @@ from kafka.errors import (
 
 from workers.errors import UsageError
 from workers.transactions.backoff import Backoff
+from workers.transactions.call_journal import CallJournal
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer
 from workers.transactions.deliveries import Deliveries
@@ -84,8 +85,11 @@ class TransactionLoop:
         observer: LoopObserver | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # a frozen value
         clock: Callable[[], float] = time.monotonic,
+        journal: CallJournal | None = None,
     ) -> None:
+        """``journal``: the one that ``work`` notes in which calls are sent."""
         self._config = config
+        self._journal = journal
         self._work = work
         self._observer = observer or LoopCounters()
         self._backoff = backoff
@@ -150,6 +154,7 @@ class TransactionLoop:
             work=self._work,
             observer=self._observer,
             clock=self._clock,
+            journal=self._journal,
         )
 
     def _judge(self, error: Exception, fenced_at: list[float]) -> None:

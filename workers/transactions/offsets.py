@@ -128,18 +128,30 @@ class OffsetTracker:
         self._calls[offset] = min(earlier + 1, _MOST_CALLS)
         return earlier
 
+    @property
+    def calls(self) -> Mapping[int, int]:
+        """How often calls were begun for messages that are not finished, where that is not never."""
+        return self._calls
+
+    def discount_call(self, offset: int) -> None:
+        """Note that one of the calls that predecessors began was not made after all.
+
+        Raises ``ValueError`` where none was begun.
+        """
+        if not self._calls.get(offset, 0):
+            raise ValueError(f"no call can be discounted for offset {offset}: none was begun")
+        self._calls[offset] -= 1
+        if not self._calls[offset]:
+            del self._calls[offset]
+
     def withdraw_call(self, offset: int) -> None:
         """Note that a call that was begun was not made after all, for a message in flight.
 
         Raises ``ValueError`` for one that is not in flight, or of which no call was begun.
         """
-        count = self._calls.get(offset, 0) if offset in self._unfinished else 0
-        if not count:
-            raise ValueError(f"no call can be withdrawn for offset {offset}: none was begun")
-        if count == 1:
-            del self._calls[offset]
-        else:
-            self._calls[offset] = count - 1
+        if offset not in self._unfinished:
+            raise ValueError(f"no call can be withdrawn for offset {offset}: it is not in flight")
+        self.discount_call(offset)
 
     def metadata(self) -> str:
         """Say which offsets from ``position`` on are finished, and for which others calls were begun.

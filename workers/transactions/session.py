@@ -8,6 +8,7 @@ import structlog
 
 from workers.messages import Message
 from workers.transactions.assignment import Assignment
+from workers.transactions.call_journal import CallJournal
 from workers.transactions.config import LoopConfig
 from workers.transactions.consumer import GroupConsumer, Rebalance
 from workers.transactions.deliveries import Deliveries, Delivery
@@ -40,6 +41,7 @@ class Session:
         work: Work,
         observer: LoopObserver,
         clock: Callable[[], float],
+        journal: CallJournal | None = None,
     ) -> None:
         self._config = config
         self._consumer = consumer
@@ -48,6 +50,7 @@ class Session:
         self._work = work
         self._observer = observer
         self._clock = clock
+        self._journal = journal
         self._assignment = Assignment()
         # Complete, but the membership was not stable when they came.
         self._held: list[Completion] = []
@@ -114,6 +117,11 @@ class Session:
             tracker = self._consumer.tracker(partition)
             if tracker is None:
                 break  # the coordinator is slow to answer: no use in waiting for it again in this turn
+            if self._journal is not None:
+                for offset in self._journal.unsent(
+                    partition, position=tracker.position, counts=tracker.calls
+                ):
+                    tracker.discount_call(offset)
             self._assignment.resume(partition, tracker)
         messages = self._assignment.take(
             self._work.room,
@@ -172,6 +180,8 @@ class Session:
         self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
         self.progressed = True
         self._work.start(grants)
+        if self._journal is not None:
+            self._journal.finished(delivery.message for delivery in deliveries)
         for topic, count in Counter(grant.message.topic for grant in grants if grant.earlier).items():
             self._observer.repeated(topic, count)
         self._observer.committed(len(deliveries), len(records), self._clock() - started)
@@ -209,6 +219,10 @@ class Session:
     def _begin_calls(self, starting: Sequence[Starting]) -> list[Grant]:
         messages = [one.message for one in starting]
         counts = self._assignment.begin_calls(messages)
+        if self._journal is not None and messages:
+            self._journal.asking(
+                (message, count + 1) for message, count in zip(messages, counts, strict=True)
+            )
         return [
             Grant(message=message, earlier=count) for message, count in zip(messages, counts, strict=True)
         ]

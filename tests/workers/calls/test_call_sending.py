@@ -1,0 +1,71 @@
+"""When a call is said to be sent."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from workers.calls.endpoints import Endpoint, EndpointCaller
+from workers.calls.errors import CallError
+
+ANSWER = {"choices": [{"message": {"role": "assistant", "content": "ok"}}]}
+BODY = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def endpoint(port: int) -> Endpoint:
+    """An endpoint on this machine."""
+    return Endpoint(llm="a", base_url=f"http://127.0.0.1:{port}", provider_model="a")
+
+
+def test_each_call_is_told_of_before_the_endpoint_sees_it() -> None:
+    """On a new connection and on one that is used again alike."""
+    events: list[str] = []
+
+    async def respond(_: web.Request) -> web.Response:
+        events.append("seen")
+        return web.json_response(ANSWER)
+
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_post("/chat/completions", respond)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        caller = EndpointCaller(timeout_s=10, max_connections=4)
+        for number in ("1", "2"):
+            await caller.call(
+                endpoint(port),
+                BODY,
+                prompt_id=number,
+                timeout_s=10,
+                on_send=lambda number=number: events.append(f"sending {number}"),  # type: ignore[misc]
+            )
+        await caller.close()
+        await runner.cleanup()
+
+    asyncio.run(run())
+
+    assert events == ["sending 1", "seen", "sending 2", "seen"]
+
+
+def test_what_finds_no_connection_is_not_sent() -> None:
+    """Nobody listens: nothing left this machine, and nothing was paid."""
+    events: list[str] = []
+
+    async def run() -> None:
+        caller = EndpointCaller(timeout_s=10, max_connections=4)
+        with pytest.raises(CallError):
+            await caller.call(
+                endpoint(1),
+                BODY,
+                prompt_id="1",
+                timeout_s=10,
+                on_send=lambda: events.append("sending"),
+            )
+        await caller.close()
+
+    asyncio.run(run())
+
+    assert events == []
