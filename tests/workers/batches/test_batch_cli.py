@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from workers.cli.main import command
 from workers.errors import UsageError
+from workers.storage.batches import Batches
+from workers.storage.engine import transaction
 
 pytestmark = pytest.mark.stack
 
@@ -20,8 +26,13 @@ def run(bench: Bench, *arguments: str) -> Result:
 
 def run_command(bench: Bench, *arguments: str) -> Result:
     """Run ``uniroute`` against the bench; an error of ours is raised."""
+    return CliRunner().invoke(command, arguments, env=variables(bench), catch_exceptions=False)
+
+
+def variables(bench: Bench) -> dict[str, str]:
+    """What points ``uniroute`` at the bench."""
     settings = bench.installation.settings
-    variables = {
+    return {
         "UNIROUTE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
         "UNIROUTE_DATABASE_URL": settings.database_url,
         "UNIROUTE_TOPIC_PREFIX": settings.topic_prefix,
@@ -29,7 +40,37 @@ def run_command(bench: Bench, *arguments: str) -> Result:
         "UNIROUTE_EMBEDDERS_FOLDER": str(settings.embedders_folder),
         "UNIROUTE_BATCHES_FOLDER": str(bench.store.root),
     }
-    return CliRunner().invoke(command, arguments, env=variables, catch_exceptions=False)
+
+
+def handed_in(bench: Bench) -> set[str]:
+    """Give the ids of all batches."""
+    with transaction(bench.installation.engine) as session:
+        return {batch.id for batch in Batches(session).list()}
+
+
+def test_an_interrupt_leaves_the_batch_running(bench: Bench) -> None:
+    """Ctrl-C under ``--wait`` says how to come back, and whoever does sees the batch complete."""
+    bench.kill("executor")  # it cannot complete before the interrupt
+    before = handed_in(bench)
+    process = subprocess.Popen(  # noqa: S603  # ours
+        [sys.executable, "-m", "workers", "batch", "submit", str(bench.write(20)), "--wait"],
+        env={**os.environ, **variables(bench)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (found := handed_in(bench) - before):
+        assert process.poll() is None
+    (batch_id,) = found
+    bench.wait(batch_id, lambda batch: batch.status == "in_progress")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    bench.serve("executor")
+
+    watched = run(bench, "watch", batch_id)
+
+    assert process.returncode == 130
+    assert f"uniroute batch watch {batch_id}" in said
+    assert (watched.exit_code, "20 done, 0 failed of 20" in watched.stdout) == (0, True)
 
 
 def test_a_dry_run_plans_and_calls_nothing(bench: Bench) -> None:
