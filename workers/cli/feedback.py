@@ -122,9 +122,7 @@ def declare(
     *,
     kind: Annotated[str, typer.Option(help="human, judge, checker or implicit.")],
     weight: Annotated[float | None, typer.Option(help="Of a label; its kind's if not given.")] = None,
-    per_hour: Annotated[
-        int | None, typer.Option(help="Pieces taken of each of its tenants in any hour.")
-    ] = None,
+    per_hour: Annotated[int | None, typer.Option(help="Pieces taken of it in any hour.")] = None,
 ) -> None:
     """Say what a source is, how much it weighs, and how much it may give."""
     from workers.storage.engine import transaction

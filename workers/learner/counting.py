@@ -28,7 +28,6 @@ from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portio
 from workers.storage.llms import LLMs
 from workers.storage.placements import Placements
 from workers.storage.sources import Source, Sources, attribute
-from workers.storage.tenants import Tenants
 from workers.storage.watches import Watches
 from workers.topics import Topics
 from workers.transactions.dead_letters import dead_letter
@@ -168,33 +167,25 @@ class Learner:
     ) -> None:
         """Meet new sources, and hold those that are capped to their caps, whatever other learners count.
 
-        A cap holds for each tenant that was declared, and for all others together: whoever makes up names of
-        tenants gives no more for it.
+        A cap holds whatever tenants a source names: nobody vouches for them.
         """
         Sources(session).meet({entry.source for entry in entries.values()} - sources.keys())
         capped = {name: one.per_hour for name, one in sources.items() if one.per_hour is not None}
-        taken: dict[tuple[str, str], int] = {}
+        taken: dict[str, int] = {}
         kept: frozenset[str] = frozenset()
-        tenants: frozenset[str] = frozenset()
         if concerned := [one.feedback_id for one in entries.values() if one.source in capped]:
             Sources(session).lock({entry.source for entry in entries.values()} & capped.keys())
             hour_ago = datetime.fromtimestamp(self._clock(), tz=UTC) - timedelta(hours=1)
-            tenants = frozenset(Tenants(session).list())
-            for (source, whose), count in Feedback(session).taken_since(list(capped), hour_ago).items():
-                key = (source, whose if whose in tenants else "")
-                taken[key] = taken.get(key, 0) + count
+            taken = Feedback(session).taken_since(list(capped), hour_ago)
             kept = Feedback(session).kept(concerned)
 
         def check(entry: FeedbackEntry) -> PoisonError | None:
             cap = capped.get(entry.source)
             if cap is None or entry.feedback_id in kept:
                 return None
-            key = (entry.source, entry.tenant if entry.tenant in tenants else "")
-            if taken.get(key, 0) >= cap:
-                return PoisonError(
-                    "too_much_feedback", f"{entry.source!r} may give {cap} an hour for each tenant"
-                )
-            taken[key] = taken.get(key, 0) + 1
+            if taken.get(entry.source, 0) >= cap:
+                return PoisonError("too_much_feedback", f"{entry.source!r} may give {cap} an hour")
+            taken[entry.source] = taken.get(entry.source, 0) + 1
             return None
 
         _refuse(entries, problems, check)

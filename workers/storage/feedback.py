@@ -331,15 +331,14 @@ class Feedback:
             )
         )
 
-    def taken_since(self, sources: Collection[str], moment: datetime) -> dict[tuple[str, str], int]:
-        """Count the pieces that came from each of ``sources`` and its tenants after ``moment``."""
-        tenant = func.coalesce(FeedbackRow.tenant, "")
+    def taken_since(self, sources: Collection[str], moment: datetime) -> dict[str, int]:
+        """Count the pieces that came from each of ``sources`` after ``moment``."""
         rows = self._session.execute(
-            select(FeedbackRow.source, tenant, func.count())
+            select(FeedbackRow.source, func.count())
             .where(FeedbackRow.source.in_(sources), FeedbackRow.received_at > moment)
-            .group_by(FeedbackRow.source, tenant)
+            .group_by(FeedbackRow.source)
         )
-        return {(source, whose): count for source, whose, count in rows}
+        return {one.source: one[1] for one in rows}
 
     def replace(self, llm: str) -> None:
         """Keep the feedback on an LLM, but count it no more: another takes its name, and its prompts."""

@@ -30,7 +30,7 @@ class FeedbackSourceRow(Base):
     kind: Mapped[str] = mapped_column(comment="human, judge, checker or implicit")
     weight: Mapped[float | None] = mapped_column(comment="of its labels; null: that of its kind")
     per_hour: Mapped[int | None] = mapped_column(
-        BigInteger, comment="pieces taken of each of its tenants in any hour; null: all"
+        BigInteger, comment="pieces taken of it in any hour; null: all"
     )
     excluded_since: Mapped[datetime | None] = mapped_column(
         comment="what it gave since then counts nothing; null: all counts"

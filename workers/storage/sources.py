@@ -29,7 +29,7 @@ class Source:
     kind: SourceKind
     #: Of its labels, before its trust; ``None`` for that of its kind.
     weight: float | None = None
-    #: Pieces taken of each of its tenants in any hour; ``None`` for all.
+    #: Pieces taken of it in any hour; ``None`` for all.
     per_hour: int | None = None
     #: What it gave since then counts nothing.
     excluded_since: datetime | None = None
