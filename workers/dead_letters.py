@@ -50,6 +50,7 @@ _DECIDED = frozenset(
         messages.FALLBACK_FROM,
         messages.CALLS,
         messages.REPEATED_CALLS,
+        messages.UNSETTLED_USD,
         messages.CASCADE,
         messages.HELD_ANSWER,
         messages.VERSIONS,
@@ -90,7 +91,13 @@ class DeadLetter:
     @property
     def spent_usd(self) -> float:
         """USD that its calls are known to have cost, or estimated where that is not known."""
-        return sum((call.cost_usd or 0.0) + call.unsettled_usd for call in self.calls)
+        return sum(call.cost_usd or 0.0 for call in self.calls) + self.unsettled_usd
+
+    @property
+    def unsettled_usd(self) -> float:
+        """USD of calls that may have been billed without anybody knowing, as estimated."""
+        told = _read_number(self.message, messages.UNSETTLED_USD)
+        return sum(call.unsettled_usd for call in self.calls) if told is None else told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +220,7 @@ def _bill(letter: DeadLetter, settings: Settings) -> Record:
         tenant=header(messages.TENANT) or "",
         lane=header(messages.LANE) or "",
         cost_usd=sum(known) if known else None,
-        unsettled_usd=sum(call.unsettled_usd for call in letter.calls),
+        unsettled_usd=letter.unsettled_usd,
         reserved_usd=_read_number(letter.message, messages.RESERVED_USD) or 0.0,
         policy=header(messages.POLICY) or "",
         expected_usd=_read_number(letter.message, messages.PREDICTED_COST_USD) or 0.0,
@@ -268,7 +275,7 @@ def _redriven(letter: DeadLetter, topics: Topics, *, reroute: bool) -> tuple[str
 
 
 def _with_new_bill(headers: Headers, letter: DeadLetter) -> Headers:
-    replaced = {messages.CALLS, messages.REPEATED_CALLS, messages.MAX_COST_USD}
+    replaced = {messages.CALLS, messages.REPEATED_CALLS, messages.UNSETTLED_USD, messages.MAX_COST_USD}
     kept = tuple(one for one in headers if one[0] not in replaced)
     budget = _read_number(letter.message, messages.MAX_COST_USD)
     if budget is None:

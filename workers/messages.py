@@ -36,6 +36,8 @@ REPEATED_CALLS = "uniroute-repeated-calls"
 PREDICTED_ERROR = "uniroute-predicted-error"
 PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
 COST_USD = "uniroute-cost-usd"
+#: On a reply or a dead letter: USD of calls whose usage nobody told, as estimated; absent where all was told.
+UNSETTLED_USD = "uniroute-unsettled-usd"
 #: Tokens of the prompt as the router estimated them, before any LLM counted them.
 INPUT_TOKENS = "uniroute-input-tokens"
 #: USD of the tenant's budget that a dispatch was reserved.

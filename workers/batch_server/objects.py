@@ -74,6 +74,7 @@ def batch_object(batch: Batch) -> Json:
         "uniroute": {
             "paused": batch.paused,
             "spent_usd": float(batch.spent_usd),
+            "unsettled_usd": float(batch.unsettled_usd),
             "budget_usd": None if batch.budget_usd is None else float(batch.budget_usd),
             "repeated_calls": batch.repeated_calls,
             "plan": batch.plan,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from workers import messages
-from workers.batches.entries import refused_entry, reply_entry
+from workers.batches.entries import UNDONE, refused_entry, reply_entry
 from workers.batches.folders import BatchFolder, part
 from workers.batches.ingest import Lines
 from workers.batches.tally import Tally
@@ -74,6 +74,8 @@ class Collector:
         self.answered = _read_answered(self._written, len(lines))
         #: Lines that got an error in place of an answer when the batch came to its end.
         self.undone = int(positions.get("undone", 0))
+        #: The status that the batch ends with before all lines are answered, once that is known.
+        self.ended_as: str | None = None
         self.paid: deque[Paid] = deque(maxlen=MOST_PAID)
         offsets = positions.get("replies")
         self._reply_topic = reply_topic
@@ -171,7 +173,10 @@ class Collector:
             return
         note_paid(self.paid, row, reply)
         custom_id = self._lines.custom_id(row)
-        entry, error = reply_entry(self._batch_id, self._lines.number(row), custom_id, reply)
+        entry, error = reply_entry(
+            self._batch_id, self._lines.number(row), custom_id, reply, ended_as=self.ended_as
+        )
+        self.undone += error in UNDONE
         self._write(row, entry, failed=error is not None)
 
     def _take_letter(self, row: int, letter: Message) -> None:
@@ -251,8 +256,11 @@ def with_cost(letter: Message) -> Message:
     """Give a dead letter with what the calls that were made for it cost, as far as that is known."""
     raw = letter.header(messages.CALLS)
     calls = msgspec.json.decode(raw, type=tuple[messages.CallFact, ...]) if raw else ()
-    usd = sum(call.cost_usd or 0.0 for call in calls)
-    return replace(letter, headers=(*letter.headers, (messages.COST_USD, repr(usd).encode())))
+    amounts = [(messages.COST_USD, sum(call.cost_usd or 0.0 for call in calls))]
+    if letter.header(messages.UNSETTLED_USD) is None:
+        amounts.append((messages.UNSETTLED_USD, sum(call.unsettled_usd for call in calls)))
+    told = tuple((name, repr(usd).encode()) for name, usd in amounts)
+    return replace(letter, headers=(*letter.headers, *told))
 
 
 def _name(place: TopicPartition) -> str:

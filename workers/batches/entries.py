@@ -17,10 +17,13 @@ _NUMBERS = (
     ("predicted_error", messages.PREDICTED_ERROR),
     ("predicted_cost_usd", messages.PREDICTED_COST_USD),
     ("cost_usd", messages.COST_USD),
+    ("unsettled_usd", messages.UNSETTLED_USD),
     ("attempts", messages.ATTEMPT),
     ("repeated_calls", messages.REPEATED_CALLS),
 )
 _OK, _FAILED = 200, 500
+#: Errors of lines that their batch's end came before.
+UNDONE = frozenset({"batch_expired", "batch_cancelled", "batch_failed"})
 
 
 class Response(msgspec.Struct):
@@ -59,8 +62,14 @@ class _Answer(msgspec.Struct):
 _encoder = msgspec.json.Encoder()
 
 
-def reply_entry(batch_id: str, line: int, custom_id: str, reply: Message) -> tuple[bytes, str | None]:
-    """Give the entry of a line that was answered, and the class of its error, ``None`` for an answer."""
+def reply_entry(
+    batch_id: str, line: int, custom_id: str, reply: Message, *, ended_as: str | None = None
+) -> tuple[bytes, str | None]:
+    """Give the entry of a line that was answered, and the class of its error, ``None`` for an answer.
+
+    A line's deadline is its batch's, and lines are called off when a batch ends early: ``ended_as`` names
+    the status it ends with then. Such a line bears the error of all that the end came before, of ``UNDONE``.
+    """
     value = reply.value or b"null"
     try:
         error = msgspec.json.decode(value, type=_Answer).error
@@ -69,6 +78,10 @@ def reply_entry(batch_id: str, line: int, custom_id: str, reply: Message) -> tup
             message="the reply cannot be read", type="server_error", code="bad_reply"
         )
         value = b"null"
+    if error is not None and (error.code == "expired" or (ended_as and error.code == "cancelled")):
+        undone = undone_error(ended_as or "expired")
+        value = messages.error_value(undone.error_class, undone.sentence)
+        error = messages.ErrorDetail(message=undone.sentence, type=error.type, code=undone.error_class)
     request_id = reply.text_header("ce_id") or ""
     entry = Entry(
         id=_entry_id(batch_id, line),
@@ -79,6 +92,11 @@ def reply_entry(batch_id: str, line: int, custom_id: str, reply: Message) -> tup
         uniroute=_facts(reply),
     )
     return _write(entry), None if error is None else error.code
+
+
+def undone_error(ended_as: str) -> PoisonError:
+    """Give the error of a line that its batch's end came before; ``ended_as`` is the status of that."""
+    return PoisonError(f"batch_{ended_as}", f"the batch was {ended_as} before this line was answered")
 
 
 def refused_entry(batch_id: str, line: int, custom_id: str | None, problem: PoisonError) -> bytes:

@@ -1,6 +1,5 @@
 """Gives a batch's files their final names, and copies them to where they were asked for."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import BinaryIO
@@ -23,14 +22,13 @@ def write_results(folder: BatchFolder, *, order: str) -> None:
         with draft.open("wb") as file:
             for source in (folder.invalid, part(folder.errors)):
                 _append(source, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder.errors)
+        complete(folder.errors, draft=draft)
     if not folder.output.exists():
-        if order == "input" and folder.written.exists():
-            _sort_output(folder)
         part(folder.output).touch()
-        complete(folder.output)
+        draft = part(folder.output)
+        if order == "input" and folder.written.exists():
+            draft = _write_sorted(folder)
+        complete(folder.output, draft=draft)
 
 
 def drop_work(folder: BatchFolder) -> None:
@@ -43,6 +41,7 @@ def drop_work(folder: BatchFolder) -> None:
         folder.vectors,
         folder.embedder,
         folder.written,
+        part(folder.output),
         part(folder.errors),
     ):
         path.unlink(missing_ok=True)
@@ -54,8 +53,8 @@ def _append(source: Path, file: BinaryIO) -> None:
             shutil.copyfileobj(read, file, _COPY_BYTES)
 
 
-def _sort_output(folder: BatchFolder) -> None:
-    """Write the output anew in the order of the input."""
+def _write_sorted(folder: BatchFolder) -> Path:
+    """Write a draft of the output in the order of the input; what was collected stays as it is."""
     entries = np.frombuffer(folder.written.read_bytes(), dtype=ENTRY)
     entries = entries[entries["failed"] == 0]
     entries = entries[np.argsort(entries["row"], kind="stable")]
@@ -64,4 +63,4 @@ def _sort_output(folder: BatchFolder) -> None:
         for at, size in zip(entries["at"].tolist(), entries["bytes"].tolist(), strict=True):
             read.seek(at)
             written.write(read.read(size))
-    draft.replace(part(folder.output))
+    return draft

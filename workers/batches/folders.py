@@ -105,11 +105,12 @@ def part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def complete(path: Path) -> None:
-    """Give a file its final name, once its content is on the disk."""
-    with part(path).open("rb+") as file:
+def complete(path: Path, *, draft: Path | None = None) -> None:
+    """Give a file, or the draft of one, its final name, once its content is on the disk."""
+    draft = draft or part(path)
+    with draft.open("rb+") as file:
         os.fsync(file.fileno())
-    part(path).replace(path)
+    draft.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

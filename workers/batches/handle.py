@@ -190,7 +190,7 @@ class Handle:
         sent = Position() if outbox is None else outbox.position
         return Purse(
             budget_usd=self.look().budget_usd,
-            spent_usd=tally.spent_usd,
+            spent_usd=tally.spent_usd + tally.unsettled_usd,
             reserved_usd=sent.reserved_usd,
             settled_usd=tally.settled_usd,
             largest_overrun_usd=tally.largest_overrun_usd,

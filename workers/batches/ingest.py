@@ -166,8 +166,11 @@ class Lines:
 
     def find(self, number: int) -> int | None:
         """Give the row of the line with this number in the file; ``None`` where there is none."""
-        row = int(self._numbers.searchsorted(number))
-        return row if row < len(self) and self._numbers[row] == number else None
+        if not len(self) or not 0 <= number <= self._numbers[-1]:
+            return None
+        # Of the column's type: for a number of another all of the column would be converted, at every reply.
+        row = int(self._numbers.searchsorted(self._numbers.dtype.type(number)))
+        return row if self._numbers[row] == number else None
 
     def tokens(self, rows: slice | Sequence[int]) -> NDArray[np.float64]:
         """Give the estimated input tokens of some lines."""

@@ -80,6 +80,7 @@ class _Way:
         # Dispatches, and error replies of lines that nothing can take.
         self._topics = (f"{settings.topic_prefix}dispatch", settings.reply_prefix)
         self.undone = 0
+        self.ended_as: str | None = None
         self._idle = 0
 
     def follow(self, lines: Lines) -> None:
@@ -165,6 +166,7 @@ class Rehearsal(Handle):
             repeated_calls=0,
             duplicated=0,
             spent_usd=Decimal(0),
+            unsettled_usd=Decimal(0),
             settled_usd=Decimal(0),
             largest_overrun_usd=Decimal(0),
             predicted_usd=Decimal(0),

@@ -8,7 +8,7 @@ import numpy as np
 import structlog
 from kafka.errors import KafkaError
 
-from workers.batches.entries import refused_entry
+from workers.batches.entries import refused_entry, undone_error
 from workers.batches.finishing import drop_work, write_results
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, StoppedError
@@ -116,6 +116,8 @@ def _close_lines(handle: Handle, outcome: str) -> str:
         dispatched = outbox.position.lines
         if outcome == "completed" and (collector.undone or not collector.answered.all()):
             outcome = "expired"
+        if outcome != "completed":
+            collector.ended_as = outcome
         _call_off(handle, lines, outbox, collector)
         until = time.monotonic() + _GRACE_S
         _refuse_rest(handle, lines, collector, range(dispatched, len(lines)), outcome)
@@ -133,7 +135,7 @@ def _refuse_rest(handle: Handle, lines: Lines, collector: WayBack, rows: range, 
 
     Others may be answered meanwhile: replies are taken in between.
     """
-    error = PoisonError(f"batch_{outcome}", f"the batch was {outcome} before this line was answered")
+    error = undone_error(outcome)
     for row in rows:
         if row % _REFUSED_AT_ONCE == 0:
             collector.collect(wait_ms=0)

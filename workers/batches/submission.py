@@ -32,6 +32,7 @@ _LASTING = frozenset(
         "invalid_body",
         "duplicate_custom_id",
         "empty",
+        "truncated_file",
     }
 )
 
@@ -158,12 +159,12 @@ def results(store: Store, batch: Batch) -> dict[str, Path]:
 
 
 def retry_failed(
-    engine: Engine, store: Store, batch_id: str, *, options: Options | None = None, most_bytes: int
+    engine: Engine, store: Store, batch_id: str, *, budget_usd: float | None = None, most_bytes: int
 ) -> Submitted:
     """Make a batch of those lines of an ended batch that a second try may answer.
 
-    ``UsageError`` where there are none. The new batch has the old one's options, its budget less what was
-    spent of it, unless other ``options`` are given.
+    ``UsageError`` where there are none. The new batch has the old one's options; its budget is what was left
+    of the old one's, unless another is given.
     """
     with transaction(engine) as session:
         batches = Batches(session)
@@ -173,8 +174,8 @@ def retry_failed(
     numbers = set() if errors is None else set(_read_mendable(errors))
     if not numbers or file is None:
         raise UsageError(f"{batch_id} has no failed line that a second try may answer")
-    if options is None:
-        options = _less(Options.read(batch.options), batch)
+    options = Options.read(batch.options)
+    options = _less(options, batch) if budget_usd is None else replace(options, budget_usd=budget_usd)
     draft = store.draft()
     with draft.open("wb") as written:
         for line in read_lines(store.file(batch.input_file), max_bytes=most_bytes):
@@ -201,7 +202,7 @@ def retry_failed(
 def _less(options: Options, batch: Batch) -> Options:
     if options.budget_usd is None:
         return options
-    left = options.budget_usd - float(batch.spent_usd)
+    left = options.budget_usd - float(batch.spent_usd + batch.unsettled_usd)
     if left <= 0:
         raise UsageError(f"{batch.id} has spent its budget: give another one by --budget-usd")
     return replace(options, budget_usd=left)

@@ -9,6 +9,8 @@ from workers.batches.purse import as_amount
 from workers.messages import Message
 from workers.storage.batches import Batch
 
+_AMOUNTS = (messages.COST_USD, messages.UNSETTLED_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
+
 
 @dataclass(slots=True)
 class Tally:
@@ -19,6 +21,7 @@ class Tally:
     repeated_calls: int
     duplicated: int
     spent_usd: Decimal
+    unsettled_usd: Decimal
     settled_usd: Decimal
     largest_overrun_usd: Decimal
     predicted_usd: Decimal
@@ -36,17 +39,17 @@ class Tally:
 
     def add_money(self, reply: Message, *, again: bool) -> None:
         """Count a reply's cost; ``again`` where its line was answered before: it settles nothing then."""
-        cost, reserved, predicted = (
-            as_amount(messages.number_header(reply, header) or 0.0)
-            for header in (messages.COST_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
+        cost, unsettled, reserved, predicted = (
+            as_amount(messages.number_header(reply, header) or 0.0) for header in _AMOUNTS
         )
         self.spent_usd += cost
+        self.unsettled_usd += unsettled
         self.repeated_calls += count_repeated(reply)
         if again:
             return
         self.settled_usd += reserved
         self.predicted_usd += predicted
-        self.largest_overrun_usd = max(self.largest_overrun_usd, cost - reserved)
+        self.largest_overrun_usd = max(self.largest_overrun_usd, cost + unsettled - reserved)
         if llm := reply.text_header(messages.LLM):
             share = self.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
             share["lines"] += 1

@@ -104,6 +104,8 @@ class WayBack(Protocol):
     answered: NDArray[np.bool_]
     #: Lines that got an error in place of an answer when the batch came to its end, in earlier lives too.
     undone: int
+    #: The status that the batch ends with before all lines are answered, once that is known.
+    ended_as: str | None
     #: How far dispatching has come, to be kept beside the replies.
     dispatched: Mapping[str, Any]
     #: The last lines that were paid for.

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import takewhile
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class Working:
             self._stack.close()
             raise
         self._planned_at = self._collector.count
+        # Whether anything was published since the plan in force was made.
+        self._moved = False
         self._dispatcher = Dispatcher(
             lines=self._lines,
             vectors=self._vectors,
@@ -121,10 +123,13 @@ class Working:
     def _collect(self, *, wait_ms: int) -> None:
         """Take replies, and learn from how long their lines waited how many may be under way."""
         under_way = self._outbox.position.lines - self._collector.count
-        count, now = self._collector.collect(wait_ms=wait_ms), time.monotonic()
+        paid = self._collector.paid
+        known = paid[-1] if paid else None
+        self._collector.collect(wait_ms=wait_ms)
+        now = time.monotonic()
         waits = [
             now - self._sent_at[bisect_right(self._sent_to, one.row)] - one.seconds
-            for one in islice(reversed(self._collector.paid), count)
+            for one in takewhile(lambda one: one is not known, reversed(paid))
             if one.seconds is not None and self._first_sent <= one.row < self._outbox.position.lines
         ]
         self._window.answered(waits, under_way=under_way)
@@ -140,16 +145,17 @@ class Working:
     def _follow_view(self) -> None:
         """Take over what was published since, and plan anew where that or the answers' cost asks for it."""
         view = self._handle.view()
-        moved = view.snapshot.versions != self._view.snapshot.versions
+        self._moved |= view.snapshot.versions != self._view.snapshot.versions
         if view.snapshot.cluster_map.fingerprint != self._view.snapshot.cluster_map.fingerprint:
             raise OSError("the cluster map in force has another embedder: the lines are embedded anew")
         self._view = view
         answered = self._collector.count
         since = max(_REPLAN_LINES, len(self._lines) // _REPLAN_PARTS)
-        if answered - self._planned_at < (since // 5 if moved else since):
+        if answered - self._planned_at < (since // 5 if self._moved else since):
             return
         self._planned_at = answered
-        self._replan("error rates, prices or lengths have changed" if moved else "")
+        self._replan("error rates, prices or lengths have changed" if self._moved else "")
+        self._moved = False
 
     def _replan(self, reason: str) -> None:
         in_force, begin = read_plan(self._handle.look().plan), self._outbox.position.lines

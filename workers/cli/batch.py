@@ -239,7 +239,6 @@ def retry_failed(
 ) -> None:
     """Make a new batch of the failed lines that a second try may answer."""
     from workers.batches.folders import Store
-    from workers.batches.requests import Options
     from workers.batches.submission import retry_failed as retry
 
     settings = read_settings()
@@ -248,7 +247,7 @@ def retry_failed(
             engine,
             Store(settings.batches_folder),
             batch_id,
-            options=None if budget_usd is None else Options(budget_usd=budget_usd),
+            budget_usd=budget_usd,
             most_bytes=2 * settings.max_prompt_bytes,
         )
     typer.echo(submitted.batch.id)
@@ -308,9 +307,10 @@ def _status(batch: "Batch") -> str:
 
 def _sentence(batch: "Batch") -> str:
     budget = "" if batch.budget_usd is None else f" of {batch.budget_usd:.4f}"
+    untold = f", about {batch.unsettled_usd:.4f} more untold" if batch.unsettled_usd else ""
     return (
         f"{batch.id} {_status(batch)}: {batch.completed} done, {batch.failed} failed of {batch.total}, "
-        f"{batch.spent_usd:.4f}{budget} USD"
+        f"{batch.spent_usd:.4f}{budget} USD{untold}"
     )
 
 

@@ -305,6 +305,7 @@ class Executor:
                 return outcome.value
             wait_s = self._retries.wait(calls, outcome, left_s=self._time_left(dispatch), rng=self._rng)
             if wait_s is None:
+                self._left_s(dispatch)
                 raise _GaveUp(outcome.error_class, outcome.sentence) from outcome
             with start.resting():
                 await self._sleep(wait_s)

@@ -36,7 +36,7 @@ _REPLACED = (
     messages.FALLBACK_FROM,
 )
 #: What a dead letter says anew of what was tried.
-_RETOLD = (messages.CALLS, messages.REPEATED_CALLS)
+_RETOLD = (messages.CALLS, messages.REPEATED_CALLS, messages.UNSETTLED_USD)
 _SOURCE = "/executor"
 #: A larger answer is not held: it would crowd out the prompt.
 _MOST_HELD_BYTES = 256 * 1024
@@ -173,6 +173,7 @@ def failure_letter(
             *kept,
             (messages.CALLS, encode_calls(bill.calls)),
             *_repeated(bill),
+            *_unsettled(bill),
             (BOOKED_HEADER, b"true"),
             *(((ANSWERED_HEADER, b"true"),) if answered else ()),
         ),
@@ -195,9 +196,14 @@ def _facts(bill: Bill) -> Headers:
         facts.append((messages.CACHE, bill.cache.encode()))
     if bill.cost_usd is not None:
         facts.append((messages.COST_USD, repr(bill.cost_usd).encode()))
-    return tuple(facts)
+    return (*facts, *_unsettled(bill))
 
 
 def _repeated(bill: Bill) -> Headers:
     again = bill.all_repeated
     return ((messages.REPEATED_CALLS, str(again).encode()),) if again else ()
+
+
+def _unsettled(bill: Bill) -> Headers:
+    usd = bill.unsettled_usd
+    return ((messages.UNSETTLED_USD, repr(usd).encode()),) if usd else ()

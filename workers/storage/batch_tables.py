@@ -81,6 +81,10 @@ class BatchRow(Base):
         Integer, server_default="0", comment="second replies to a line, which were dropped"
     )
     spent_usd: Mapped[Decimal] = mapped_column(server_default="0", comment="sum of the replies' costs")
+    unsettled_usd: Mapped[Decimal] = mapped_column(
+        server_default="0",
+        comment="estimate for calls whose usage nobody told; the budget counts it as spent",
+    )
     settled_usd: Mapped[Decimal] = mapped_column(
         server_default="0", comment="what was reserved for the lines that are answered"
     )

@@ -51,6 +51,7 @@ class Batch:
     repeated_calls: int
     duplicated: int
     spent_usd: Decimal
+    unsettled_usd: Decimal
     settled_usd: Decimal
     largest_overrun_usd: Decimal
     predicted_usd: Decimal

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import chain, repeat
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from workers.batches.ingest import Lines, ingest
 from workers.batches.planning import Goal, Plan, make_plan
 from workers.batches.preparing import Texts, make_goal
 from workers.batches.purse import Purse
+from workers.batches.rehearsal import Answered, rehearse
 from workers.batches.requests import Options, Wishes
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Paid
@@ -61,13 +63,18 @@ class Desk:
         return self.dispatcher.dispatch(rows, self.view, plan, purse)
 
 
-def write_lines(folder: BatchFolder, source: Path, count: int) -> tuple[Lines, Vectors]:
-    """Check and embed so many lines of one token each."""
+def write_requests(source: Path, count: int) -> None:
+    """Write a file of so many lines of one token each."""
     with source.open("w") as file:
         for number in range(count):
             body = {"model": "auto", "messages": [{"role": "user", "content": f"{number % 10_000:04d}"}]}
             line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(line) + "\n")
+
+
+def write_lines(folder: BatchFolder, source: Path, count: int) -> tuple[Lines, Vectors]:
+    """Check and embed so many lines of one token each."""
+    write_requests(source, count)
     embedder = FakeEmbedder()
     ingest(source, folder, WISHES, SETTINGS)
     lines, vectors = Lines(folder), Vectors(folder, embedder.fingerprint)
@@ -379,3 +386,25 @@ def test_a_deadline_that_no_choice_meets_is_told(desk: Desk) -> None:
 
     assert (plan.binds, plan.surcharges) == ("deadline", {})
     assert plan.seconds == pytest.approx(20 / 5 * 60)
+
+
+def test_a_plan_made_later_says_what_was_published_before_it(desk: Desk, tmp_path: Path) -> None:
+    """Prices change while the first lines are under way, long before it is time to plan again."""
+    changed = replace(desk.view.snapshot, versions=Versions(error_rates="1", prices="2"))
+    views = chain([desk.view] * 2, repeat(replace(desk.view, snapshot=changed)))
+    write_requests(tmp_path / "more.jsonl", 500)
+
+    played = rehearse(
+        tmp_path / "more.jsonl",
+        Options(budget_usd=1.0),
+        view=lambda: next(views),
+        answer=lambda _row, llm: Answered(
+            cost_usd={"cheap": CHEAP, "dear": DEAR}[llm], input_tokens=1, output_tokens=100
+        ),
+        folder=tmp_path / "work",
+        settings=SETTINGS,
+    )
+
+    assert played.plans[0].reason == "first"
+    assert played.plans[1].reason.startswith("error rates, prices or lengths have changed")
+    assert not any("changed" in plan.reason for plan in played.plans[2:])

@@ -2,13 +2,15 @@ import gzip
 import json
 import os
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zstandard
 
 from workers.batches.folders import BatchFolder
-from workers.batches.ingest import Ingested, Lines, StoppedError, ingest
+from workers.batches.ingest import LINE, Ingested, Lines, StoppedError, ingest
 from workers.batches.lines import read_lines
 from workers.batches.requests import Wishes
 from workers.settings import Settings
@@ -152,3 +154,32 @@ def test_ingest_stops_soon_and_leaves_nothing_complete(tmp_path: Path) -> None:
         ingest(source, folder, WISHES, SETTINGS, stopped=lambda: True)
 
     assert not folder.index.exists()
+
+
+def test_a_line_is_found_by_its_number(tmp_path: Path) -> None:
+    """Blank and bad lines leave gaps; a number beyond the last is nobody's."""
+    ingest_bytes(tmp_path, make_line("a") + b"\n" + make_line("b") + b"{half\n" + make_line("c"))
+
+    with closing(Lines(BatchFolder(tmp_path / "batch"))) as lines:
+        found = [lines.find(number) for number in (0, 1, 2, 3, 4, 5, 6, 2**40)]
+
+    assert found == [None, 0, None, 1, None, 2, None, None]
+
+
+def test_finding_a_line_takes_no_memory(tmp_path: Path) -> None:
+    """It is done for every reply: nothing of a batch's size may be copied for it."""
+    folder = BatchFolder(tmp_path)
+    index = np.zeros(100_000, dtype=LINE)
+    index["number"] = np.arange(1, 100_001)
+    np.save(folder.index, index)
+    folder.lines.touch()
+    folder.limits.write_bytes(b"[]")
+
+    with closing(Lines(folder)) as lines:
+        tracemalloc.start()
+        row = lines.find(77_777)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert row == 77_776
+    assert peak < 10_000

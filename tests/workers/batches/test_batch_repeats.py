@@ -1,10 +1,20 @@
-"""What a batch counts as calls that were made again."""
+"""What a batch counts of its replies: calls that were made again, and money."""
 
+from decimal import Decimal
+
+import msgspec
 import pytest
 
 from workers import messages
-from workers.batches.tally import count_repeated
-from workers.messages import Message
+from workers.batches.collecting import with_cost
+from workers.batches.tally import Tally, count_repeated
+from workers.messages import CallFact, Headers, Message
+
+
+def make_reply(*headers: tuple[str, bytes]) -> Message:
+    """A reply with these headers."""
+    told: Headers = headers
+    return Message(topic="r", partition=0, offset=0, timestamp_ms=0, key=b"k", value=b"{}", headers=told)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +32,39 @@ def test_calls_made_again_are_counted(before: int, called: int, again: int) -> N
         (messages.REPEATED_CALLS, str(before).encode()),
         (messages.ATTEMPT, str(called).encode()),
     )
-    reply = Message(topic="r", partition=0, offset=0, timestamp_ms=0, key=b"k", value=b"{}", headers=headers)
 
-    assert count_repeated(reply) == again
+    assert count_repeated(make_reply(*headers)) == again
+
+
+def make_tally() -> Tally:
+    """One of nothing."""
+    nothing = Decimal(0)
+    return Tally(0, 0, 0, 0, nothing, nothing, nothing, nothing, nothing)
+
+
+def test_what_nobody_told_counts_beside_what_was_told() -> None:
+    """.3 told and .5 estimated of .6 reserved: .2 over, though the told part is below."""
+    tally = make_tally()
+    amounts = ((messages.COST_USD, b"0.3"), (messages.UNSETTLED_USD, b"0.5"), (messages.RESERVED_USD, b"0.6"))
+
+    tally.add_money(make_reply(*amounts), again=False)
+    tally.add_money(make_reply(*amounts), again=True)
+
+    assert (tally.spent_usd, tally.unsettled_usd) == (Decimal("0.6"), Decimal("1.0"))
+    assert (tally.settled_usd, tally.largest_overrun_usd) == (Decimal("0.6"), Decimal("0.2"))
+
+
+def test_a_dead_letter_tells_what_its_calls_are_taken_to_have_cost() -> None:
+    """By its calls; where it says more, because a crash had some of them repeated, by what it says."""
+    calls = (
+        CallFact(llm="a", outcome="ok", seconds=1.0, cost_usd=0.25),
+        CallFact(llm="a", outcome="timeout", seconds=1.0, unsettled_usd=0.5),
+    )
+    raw = (messages.CALLS, msgspec.json.encode(calls))
+    by_calls, told = make_tally(), make_tally()
+
+    by_calls.add_money(with_cost(make_reply(raw)), again=False)
+    told.add_money(with_cost(make_reply(raw, (messages.UNSETTLED_USD, b"1.5"))), again=False)
+
+    assert (by_calls.spent_usd, by_calls.unsettled_usd) == (Decimal("0.25"), Decimal("0.5"))
+    assert (told.spent_usd, told.unsettled_usd) == (Decimal("0.25"), Decimal("1.5"))

@@ -33,13 +33,13 @@ def test_every_line_comes_out_once_whoever_is_killed(bench: Bench) -> None:
     assert errors == []
     assert [entry["line"] for entry in output] == list(range(1, 601))
     assert Counter(entry["custom_id"] for entry in output) == Counter(f"id {n}" for n in range(600))
-    assert batch.spent_usd <= 0.05
+    assert batch.spent_usd + batch.unsettled_usd <= 0.05
     assert abs(float(batch.spent_usd) - sum(entry["uniroute"]["cost_usd"] for entry in output)) < 1e-9
 
 
 def test_what_the_budget_does_not_pay_for_is_told(bench: Bench) -> None:
     """A budget for a part of the lines is spent on them and no further; a retry takes up the rest."""
-    batch_id = bench.submit(300, Options(budget_usd=0.0004))
+    batch_id = bench.submit(300, Options(budget_usd=0.0004, order="input", metadata={"team": "red"}))
 
     batch = bench.wait(batch_id, lambda batch: batch.ended)
 
@@ -53,11 +53,12 @@ def test_what_the_budget_does_not_pay_for_is_told(bench: Bench) -> None:
         bench.installation.engine,
         bench.store,
         batch_id,
-        options=Options(budget_usd=1.0),
+        budget_usd=1.0,
         most_bytes=100_000,
     )
     second = bench.wait(again.batch.id, lambda batch: batch.ended)
     assert (second.completed, second.failed) == (len(errors), 0)
+    assert again.batch.options == {**batch.options, "budget_usd": 1.0}
 
 
 def test_a_paused_batch_stands_still_and_a_cancelled_one_keeps_what_is_finished(bench: Bench) -> None:
@@ -77,7 +78,7 @@ def test_a_paused_batch_stands_still_and_a_cancelled_one_keeps_what_is_finished(
     assert time.monotonic() - begun < 10
     assert len(output) == batch.completed > 0
     assert Counter(entry["line"] for entry in [*output, *errors]) == Counter(range(1, 1_501))
-    assert {entry["error"]["code"] for entry in errors} <= {"batch_cancelled", "cancelled"}
+    assert {entry["error"]["code"] for entry in errors} == {"batch_cancelled"}
     assert cancel(engine, batch_id).status == "cancelled"
     with pytest.raises(UsageError, match="cancelled"):
         pause(engine, batch_id, paused=True)

@@ -111,6 +111,8 @@ def test_calls_of_earlier_lives_may_have_been_paid() -> None:
     assert poor.caller.calls == []
     assert "choices" in body_of(reply)
     assert body_of(told)["unsettled_usd"] == body_of(usage)["unsettled_usd"] == pytest.approx(0.041)
+    assert float(headers_of(reply)["unsettled-usd"]) == float(headers_of(refused)["unsettled-usd"])
+    assert float(headers_of(reply)["unsettled-usd"]) == body_of(usage)["unsettled_usd"]
 
 
 def test_a_connection_that_broke_after_the_request_was_sent_may_be_billed() -> None:
@@ -146,6 +148,16 @@ def test_a_failure_ends_as_the_prompt_asked(choice: str, topics: list[str]) -> N
     [records] = bench.handle(dispatch(on_failure=choice))
 
     assert [record.topic for record in records] == topics
+
+
+def test_a_call_that_the_deadline_ends_is_told_as_that() -> None:
+    """Not as a timeout: another LLM would be late as well, and none is asked."""
+    soon = (NOW + timedelta(seconds=5)).isoformat()
+    bench = Bench({"a": always(answer(), seconds=100.0), "b": always(answer())})
+    [[reply, usage]] = bench.handle(dispatch(deadline=soon, fallbacks="b"))
+
+    assert body_of(reply)["error"]["code"] == body_of(usage)["outcome"] == "expired"
+    assert [call[1] for call in body_of(usage)["calls"]] == ["timeout"]
 
 
 def test_a_prompt_past_its_deadline_is_not_called_for() -> None:
@@ -278,7 +290,7 @@ def test_a_bug_of_ours_after_a_paid_call_loses_no_bill(on_failure: str) -> None:
     assert len(bench.caller.calls) == 1
     assert body_of(usage)["outcome"] == "handler_error"
     assert [call[1] for call in body_of(usage)["calls"]] == ["timeout"]
-    assert body_of(usage)["unsettled_usd"] > 0.02
+    assert float(headers["unsettled-usd"]) == body_of(usage)["unsettled_usd"] > 0.02
 
 
 def test_a_bug_of_ours_before_any_call_is_tried_again() -> None:
