@@ -77,8 +77,14 @@ class Handle:
         return self._batch
 
     def is_stopped(self) -> bool:
-        """Tell whether what is under way should end: the process does, or the batch was cancelled."""
-        return self.place.stop.is_set() or self.look().status == "cancelling"
+        """Tell whether what is under way should end.
+
+        The process does, or somebody cancelled, or the deadline has passed, or somebody paused a batch that
+        is still being prepared.
+        """
+        batch = self.look()
+        paused = batch.paused and batch.status == "validating"
+        return self.place.stop.is_set() or batch.status == "cancelling" or paused or self.is_late()
 
     def is_late(self) -> bool:
         """Tell whether the deadline had passed at the last look, by the database's clock."""

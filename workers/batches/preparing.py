@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from routing.embedders import Embedder
 from workers.batches.capacities import Capacities
 from workers.batches.handle import Handle
@@ -19,15 +21,19 @@ from workers.router import RoutingView
 from workers.settings import Settings
 from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
 
-#: Lines that are embedded between two looks at whether to stop.
-_EMBED_LINES = 256
+#: Lines, and tokens of them, that are embedded between two looks at whether to stop: seconds of a slow core.
+_EMBED_LINES, _EMBED_TOKENS = 256, 32_768
+#: A longer text is cut by whatever embeds it.
+_MOST_TOKENS = 512
+#: How often who waits for the embedder looks at whether to stop.
+_TURN_S = 0.5
 
 
 def prepare(handle: Handle) -> None:
     """Take a batch from validating to in progress, or to ``failed`` where no line of it is good.
 
     Begun again after a crash, checked lines are not checked anew, and embedded ones not embedded. Raises
-    ``StoppedError`` soon after the batch is cancelled or the process told to stop.
+    ``StoppedError`` soon after the batch is cancelled, paused or late, or the process told to stop.
     """
     if not handle.folder.index.exists():
         found = ingest(
@@ -65,8 +71,11 @@ def embed(handle: Handle, lines: Lines, view: RoutingView) -> Vectors:
     try:
         while vectors.count < len(lines):
             _check(handle)
-            with handle.place.embedding:
-                texts.embed_next(vectors, view.embedder)
+            if handle.place.embedding.acquire(timeout=_TURN_S):
+                try:
+                    texts.embed_next(vectors, view.embedder)
+                finally:
+                    handle.place.embedding.release()
     except BaseException:
         vectors.close()
         raise
@@ -83,7 +92,9 @@ class Texts:
 
     def embed_next(self, vectors: Vectors, embedder: Embedder) -> None:
         """Embed some more lines."""
-        rows = range(vectors.count, min(vectors.count + _EMBED_LINES, len(self.lines)))
+        begin = vectors.count
+        tokens = np.minimum(self.lines.tokens(slice(begin, begin + _EMBED_LINES)), _MOST_TOKENS)
+        rows = range(begin, begin + max(1, int((tokens.cumsum() <= _EMBED_TOKENS).sum())))
         prompts = [
             make_prompt(self.lines.body(row), self.lines.number(row), self.wishes, self.settings)
             for row in rows

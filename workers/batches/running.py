@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 def run_batch(handle: Handle, *, backoff: Backoff = Backoff()) -> None:  # noqa: B008  # a frozen value
     """Work on one batch until it has ended or the process is told to stop; hold its folder's lock meanwhile.
 
+    One that is paused is left alone once its lines under way are answered: call again when it is resumed,
+    cancelled or late.
+
     - *validating*: the file is read line by line, each line checked by itself; the good ones are embedded,
       once, and planned together.
     - *in_progress*: the next lines are decided by the plan's lambda and dispatched, in a Kafka transaction
@@ -47,17 +50,8 @@ def run_batch(handle: Handle, *, backoff: Backoff = Backoff()) -> None:  # noqa:
     failures = 0
     while not handle.place.stop.is_set():
         try:
-            batch = handle.look(at_once=True)
-            if batch.ended:
-                drop_work(handle.folder)
+            if not _go_on(handle):
                 return
-            if batch.status == "validating":
-                prepare(handle)
-            elif batch.status == "in_progress":
-                with closing(Working(handle)) as working:
-                    working.run()
-            else:
-                finish(handle)
             failures = 0
         except StoppedError:
             continue
@@ -67,6 +61,28 @@ def run_batch(handle: Handle, *, backoff: Backoff = Backoff()) -> None:  # noqa:
             handle.place.stop.wait(backoff.delay_s(failures))
         except (UsageError, PoisonError) as error:
             _give_up(handle, str(error))
+
+
+def _go_on(handle: Handle) -> bool:
+    """Do what is next; tell whether there is more to do now."""
+    batch = handle.look(at_once=True)
+    if batch.ended:
+        drop_work(handle.folder)
+        return False
+    if batch.status not in {"validating", "in_progress"}:
+        finish(handle)
+    elif handle.is_late():
+        handle.note("late")
+        handle.finalize()
+    elif batch.status == "in_progress":
+        with closing(Working(handle)) as working:
+            working.run()
+            return not working.is_still()
+    elif batch.paused:
+        return False
+    else:
+        prepare(handle)
+    return True
 
 
 def _give_up(handle: Handle, problem: str) -> None:
@@ -86,6 +102,8 @@ def finish(handle: Handle) -> None:
         outcome = "cancelled" if batch.status == "cancelling" else "completed"
         if batch.problem is not None:
             outcome = "failed"
+        elif outcome == "completed" and not handle.folder.index.exists():
+            outcome = "expired"  # before its lines were checked
         # With its final name the error file holds every line that has no answer.
         if handle.folder.index.exists() and not handle.folder.errors.exists():
             outcome = _close_lines(handle, outcome)

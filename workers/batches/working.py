@@ -79,18 +79,29 @@ class Working:
         self._first_sent = self._outbox.position.lines
 
     def run(self) -> None:
-        """Work until all lines are answered, the deadline passes, somebody cancels, or the process stops."""
+        """Work until all lines are answered, the deadline passes, somebody cancels, or the process stops.
+
+        Or until it is paused and every line under way is answered.
+        """
         handle = self._handle
         while not handle.place.stop.is_set() and (batch := handle.look()).status == "in_progress":
             if handle.is_late():
                 handle.note("late", unanswered=len(self._lines) - self._collector.count)
                 handle.finalize()
                 return
+            if self.is_still():
+                return
             self._follow_view()
             sent = 0 if batch.paused else self._dispatch()
             self._collect(wait_ms=0 if sent else _IDLE_MS)
             if self._collector.count == len(self._lines):
                 handle.finalize()
+
+    def is_still(self) -> bool:
+        """Tell whether the batch is paused with lines left, none of them under way."""
+        answered = self._collector.count
+        nothing_is_under_way = self._outbox.position.lines <= answered < len(self._lines)
+        return self._handle.look().paused and nothing_is_under_way
 
     def close(self) -> None:
         """Let go of files and connections."""

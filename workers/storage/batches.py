@@ -71,6 +71,16 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBatch:
+    """A batch that has not ended, with what says whether somebody is to work on it now."""
+
+    id: str
+    paused: bool
+    #: Nothing but its end is left: it was cancelled, all is answered, or its deadline has passed.
+    ending: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
     """Something that happened to a batch."""
 
@@ -151,10 +161,18 @@ class Batches:
             query = query.where(older | ((BatchRow.created_at == last.created_at) & (BatchRow.id < after)))
         return [_read(Batch, row) for row in self._session.scalars(query)]
 
-    def open(self) -> Sequence[str]:
-        """Give the ids of all batches that have not ended, oldest first."""
-        query = select(BatchRow.id).where(BatchRow.ended_at.is_(None)).order_by(BatchRow.created_at)
-        return list(self._session.scalars(query))
+    def open(self) -> Sequence[OpenBatch]:
+        """Give all batches that have not ended, oldest first."""
+        ending = BatchRow.status.in_(("cancelling", "finalizing")) | (BatchRow.deadline <= func.now())
+        query = (
+            select(BatchRow.id, BatchRow.paused, ending)
+            .where(BatchRow.ended_at.is_(None))
+            .order_by(BatchRow.created_at)
+        )
+        return [
+            OpenBatch(id=batch_id, paused=paused, ending=ends)
+            for batch_id, paused, ends in self._session.execute(query)
+        ]
 
     def twins(self, sha256: str) -> Sequence[Batch]:
         """Give the batches whose file has this content, newest first."""

@@ -11,9 +11,10 @@ from batch_benches import Bench
 
 from workers.batches.finishing import write_results
 from workers.batches.handle import Handle, Workplace
+from workers.batches.ingest import StoppedError
 from workers.batches.preparing import prepare
 from workers.batches.running import finish, run_batch
-from workers.batches.submission import cancel
+from workers.batches.submission import cancel, pause
 from workers.batches.trial import read_view
 from workers.batches.working import Working
 from workers.decision_ids import DecisionSigner
@@ -118,6 +119,43 @@ def test_cancelling_in_the_last_moment(bench: Bench, place: Workplace) -> None:
     handle.end("completed")
 
     assert read(bench, handle.id).status == "cancelled"
+
+
+def test_a_deadline_passes_before_the_lines_are_checked(bench: Bench, place: Workplace) -> None:
+    """Nothing more is read or embedded: the batch is expired, with empty files."""
+    handle = Handle(bench.submit(LINES), place)
+    with transaction(bench.installation.engine) as session:
+        batches = Batches(session)
+        batches.set(handle.id, deadline=batches.now())
+
+    with pytest.raises(StoppedError):
+        prepare(handle)
+    run_batch(handle)
+
+    batch = read(bench, handle.id)
+    assert (batch.status, batch.total, bench.entries(batch)) == ("expired", 0, ([], []))
+
+
+def test_a_paused_batch_is_left_alone_until_it_is_resumed(bench: Bench, place: Workplace) -> None:
+    """Whether it is checked or under way: working on it comes back at once, and goes on where it stood."""
+    engine, checked, dispatched = (
+        bench.installation.engine,
+        Handle(bench.submit(LINES), place),
+        Handle(bench.submit(LINES + 1), place),
+    )
+    prepare(dispatched)
+
+    for handle in (checked, dispatched):
+        pause(engine, handle.id, paused=True)
+        run_batch(handle)
+    stood = [read(bench, handle.id) for handle in (checked, dispatched)]
+    for handle in (checked, dispatched):
+        pause(engine, handle.id, paused=False)
+        run_batch(handle)
+    ended = [read(bench, handle.id) for handle in (checked, dispatched)]
+
+    assert [(one.status, one.completed) for one in stood] == [("validating", 0), ("in_progress", 0)]
+    assert [(one.status, one.completed) for one in ended] == [("completed", LINES), ("completed", LINES + 1)]
 
 
 class DyingHandle(Handle):
