@@ -21,6 +21,7 @@ from workers.batches.requests import Wishes, make_prompt
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Step
 from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.errors import WaitableError
 from workers.messages import Record
 from workers.prompts import Prompt
 from workers.router import NamedPolicy, RoutingView
@@ -28,8 +29,8 @@ from workers.router.budgets import degrade, refuse_spending
 from workers.router.handling import limits_at
 from workers.router.records import Decided, decision_record, dispatch_record, error_reply, reservation_record
 from workers.settings import Settings
-from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
-from workers.tenants import Held, Purses, lend_nothing, narrow
+from workers.storage.tenants import Tenant
+from workers.tenants import Held, Purses, lend_nothing, narrow, require_tenant
 from workers.topics import Topics
 
 #: Why a line did not get what the plan prefers.
@@ -108,8 +109,10 @@ class Dispatcher:
         none is, a line takes the LLM that the plan prefers among those that are paid for; one that can pay
         for none ends as ``budget_exhausted``. So does a line that its tenant's budget does not cover, once
         nobody is ``patient`` any more; a tenant that is to be degraded gets its cheapest LLM instead.
+
+        Raises ``PoisonError`` once the tenant is gone, ``WaitableError`` while the plan's policy is.
         """
-        tenant = self._tenant(view)
+        tenant = require_tenant(self._wishes.tenant, view.tenants)
         by = _By(
             view=view,
             plan=plan,
@@ -146,11 +149,6 @@ class Dispatcher:
             expected += float(charged.decisions.predicted_costs[charged.row])
         done = Step(lines=step, reserved_usd=reserved, expected_usd=expected, largest_usd=largest)
         return Dispatched(step=done, records=records, waits_for_tenant=waits)
-
-    def _tenant(self, view: RoutingView) -> Tenant:
-        return find_tenant(self._wishes.tenant, view.tenants) or Tenant(
-            name=self._wishes.tenant or DEFAULT_TENANT
-        )
 
     def _offer(self, rows: range, by: _By, purse: Purse) -> tuple[_Offer, int]:
         """Decide the lines, and give how many of them are paid for."""
@@ -268,8 +266,16 @@ class Dispatcher:
 
 
 def name_policy(plan: Plan, batch_id: str, view: RoutingView) -> NamedPolicy:
-    """Give what decides the lines: the named policy, else the plan's lambda under the batch's name."""
-    if plan.policy is not None and plan.policy in view.policies:
+    """Give what decides the lines: the named policy, else the plan's lambda under the batch's name.
+
+    ``WaitableError`` while the policy that the lines were planned by is not in force.
+    """
+    if plan.policy is not None:
+        if plan.policy not in view.policies:
+            raise WaitableError(
+                f"policy {plan.policy}",
+                view.unusable.get(plan.policy, "the batch was planned by it: apply it again, or cancel"),
+            )
         return view.policies[plan.policy]
     body: dict[str, Any] = {"kind": "lagrangian", "error_per_usd": plan.error_per_usd or 0.0}
     if plan.surcharges:

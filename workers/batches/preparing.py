@@ -19,7 +19,7 @@ from workers.errors import UsageError
 from workers.policies import DEFAULT_POLICY
 from workers.router import RoutingView
 from workers.settings import Settings
-from workers.storage.tenants import DEFAULT_TENANT, Tenant, find_tenant
+from workers.tenants import require_tenant
 
 #: Lines, and tokens of them, that are embedded between two looks at whether to stop: seconds of a slow core.
 _EMBED_LINES, _EMBED_TOKENS = 256, 32_768
@@ -141,11 +141,6 @@ def plan(
     )
 
 
-def find_payer(name: str, view: RoutingView) -> Tenant:
-    """Give the tenant of a batch; one that nobody declared has no limits, and is kept apart by its name."""
-    return find_tenant(name, view.tenants) or Tenant(name=name or DEFAULT_TENANT)
-
-
 def make_goal(
     options: Options,
     view: RoutingView,
@@ -158,10 +153,10 @@ def make_goal(
 ) -> Goal:
     """Give what a plan is to meet with the money that is left.
 
-    ``UsageError`` for a policy that is unknown, that the tenant may not use, or that spends a budget of its
-    own.
+    Raises ``PoisonError`` for a tenant that nobody declared, ``UsageError`` for a policy that is unknown,
+    that the tenant may not use, or that spends a budget of its own.
     """
-    payer = find_payer(tenant, view)
+    payer = require_tenant(tenant, view.tenants)
     # Lines under way are taken to cost what is expected of them, not what they reserve.
     committed = float(purse.spent_usd) + correction * purse.expected_under_way_usd
     budget = None

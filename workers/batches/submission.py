@@ -18,6 +18,8 @@ from workers.batches.requests import Options
 from workers.errors import UsageError
 from workers.storage.batches import Batch, Batches, BatchFile
 from workers.storage.engine import transaction
+from workers.storage.policies import Policies
+from workers.storage.tenants import DEFAULT_TENANT, Tenants
 
 #: OpenAI's completion window.
 DEFAULT_WINDOW = timedelta(hours=24)
@@ -109,8 +111,15 @@ def keep_rows(
 def submit(
     file: BatchFile, options: Options, *, engine: Engine, window: timedelta = DEFAULT_WINDOW, tenant: str = ""
 ) -> Submitted:
-    """Make a batch of a file that is kept; a batcher takes it up."""
+    """Make a batch of a file that is kept; a batcher takes it up.
+
+    ``UsageError`` for a tenant or a policy that there is none of.
+    """
     with transaction(engine) as session:
+        Tenants(session).get(tenant or DEFAULT_TENANT)
+        policies = Policies(session).current()
+        if options.policy is not None and options.policy not in policies:
+            raise UsageError(f"no policy is named {options.policy!r}; in force: {', '.join(policies)}")
         batches = Batches(session)
         twins = tuple(twin.id for twin in batches.twins(file.sha256))
         batch = batches.create(

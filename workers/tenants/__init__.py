@@ -1,6 +1,6 @@
 """What tenants may ask for, and what routers may spend for them; the books are ``workers.storage.ledger``."""
 
-from workers.tenants.admission import admit, narrow, narrow_limits, permit_policy
+from workers.tenants.admission import admit, narrow, narrow_limits, permit_policy, require_tenant
 from workers.tenants.purses import Held, Lender, Purses, Shortage, lend_nothing
 from workers.tenants.returns import Returns, TopicProgress
 
@@ -16,4 +16,5 @@ __all__ = [
     "narrow",
     "narrow_limits",
     "permit_policy",
+    "require_tenant",
 ]

@@ -15,13 +15,17 @@ def admit(prompt: Prompt, tenants: Mapping[str, Tenant]) -> tuple[Prompt, Tenant
 
     Raises ``PoisonError`` of class ``unknown_tenant``, or ``forbidden_policy`` for one that it may not use.
     """
-    tenant = find_tenant(prompt.tenant, tenants)
+    tenant = require_tenant(prompt.tenant, tenants)
+    return replace(prompt, tenant=tenant.name, policy=permit_policy(prompt.policy, tenant)), tenant
+
+
+def require_tenant(name: str, tenants: Mapping[str, Tenant]) -> Tenant:
+    """Give the tenant of this name, the default for none; ``PoisonError`` of class ``unknown_tenant``."""
+    tenant = find_tenant(name, tenants)
     if tenant is None:
         known = ", ".join(sorted({DEFAULT_TENANT, *tenants}))
-        raise PoisonError(
-            "unknown_tenant", f"no tenant is named {prompt.tenant[:80]!r}; known: {known[:300]}"
-        )
-    return replace(prompt, tenant=tenant.name, policy=permit_policy(prompt.policy, tenant)), tenant
+        raise PoisonError("unknown_tenant", f"no tenant is named {name[:80]!r}; known: {known[:300]}")
+    return tenant
 
 
 def permit_policy(policy: str | None, tenant: Tenant) -> str | None:

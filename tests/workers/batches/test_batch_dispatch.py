@@ -29,7 +29,7 @@ from workers.batches.ways import Paid
 from workers.batches.working import hold_against
 from workers.calls.gates import Limits as CallLimits
 from workers.decision_ids import DecisionSigner
-from workers.errors import UsageError
+from workers.errors import PoisonError, UsageError, WaitableError
 from workers.messages import DecisionRecord, ErrorReply, ReservationRecord
 from workers.replay.again import decide_as_logged
 from workers.router import NamedPolicy, RoutingView
@@ -335,6 +335,30 @@ def test_a_policy_that_a_tenant_may_not_use_is_refused(desk: Desk) -> None:
 
     with pytest.raises(UsageError, match="may not use policy 'dear'; allowed: thrift"):
         make_goal(Options(policy="dear"), desk.view, make_purse(1.0), tenant="blue")
+
+
+def test_a_policy_that_is_away_is_waited_for(desk: Desk) -> None:
+    """Nothing is decided by anything else meanwhile; once it is back its choice is the lines'."""
+    cheapest = NamedPolicy.build("cheapest", 1, {"kind": "fixed", "llm": "cheap"})
+    plan, there = replace_plan(desk.plan(Goal()), policy="cheapest", error_per_usd=None), desk.view
+
+    with pytest.raises(WaitableError, match="policy cheapest is away"):
+        desk.dispatch(plan, make_purse(1.0))
+    desk.view = replace(there, policies={"cheapest": cheapest})
+    found = desk.dispatch(plan, make_purse(1.0))
+
+    assert {one.llm for one in read_decisions(found)} == {"cheap"}
+
+
+def test_a_tenant_that_nobody_declared_gets_nothing(desk: Desk) -> None:
+    """As on the ingest topic: neither when the lines are planned nor once the tenant was removed."""
+    dispatcher = serve_tenant(desk, Tenant(name="blue"), lend(0.0))
+    plan, gone = desk.plan(Goal()), replace(desk.view, tenants={})
+
+    with pytest.raises(PoisonError, match="no tenant is named 'blue'; known: default"):
+        make_goal(Options(), gone, make_purse(1.0), tenant="blue")
+    with pytest.raises(PoisonError, match="no tenant is named 'blue'; known: default"):
+        dispatcher.dispatch(range(20), gone, plan, make_purse(1.0))
 
 
 def test_a_policy_with_a_budget_of_its_own_is_refused(desk: Desk) -> None:

@@ -10,6 +10,16 @@ from batch_benches import Bench
 
 from workers.batch_server import BatchServer
 from workers.errors import UsageError
+from workers.storage.engine import transaction
+from workers.storage.tenants import Tenant, Tenants
+
+
+@pytest.fixture(autouse=True)
+def tenants(bench: Bench) -> None:
+    """The tenants whose tokens are used."""
+    with transaction(bench.installation.engine) as session:
+        for name in ("blue", "red", "green"):
+            Tenants(session).set(Tenant(name=name))
 
 
 @contextmanager
@@ -104,6 +114,26 @@ def test_a_file_for_another_purpose_is_not_kept(bench: Bench) -> None:
 
         assert list(client.files.list()) == []
         assert list(client.batches.list(limit=0)) == []
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("lacks", ["tenant", "policy"])
+def test_what_nobody_declared_is_refused_with_the_batch(bench: Bench, lacks: str) -> None:
+    """A tenant without limits would spend without any; a policy that is none would decide nothing."""
+    tenant = "brown" if lacks == "tenant" else "blue"
+    with (
+        serving(bench, {tenant: "token"}) as url,
+        openai.OpenAI(base_url=url, api_key="token") as client,
+        bench.write(1).open("rb") as file,
+    ):
+        uploaded = client.files.create(file=file, purpose="batch")
+        with pytest.raises(openai.BadRequestError, match=f"no {lacks} is named '(brown|thrift)'"):
+            client.batches.create(
+                input_file_id=uploaded.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"uniroute_policy": "thrift"},
+            )
 
 
 @pytest.mark.stack
