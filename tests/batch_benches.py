@@ -27,6 +27,8 @@ class Bench:
     installation: Installation
     store: Store
     folder: Path
+    #: Of the server that stands in for the LLMs.
+    llms_url: str
     processes: dict[str, WorkerProcess] = field(default_factory=dict)
 
     @property
@@ -34,9 +36,10 @@ class Bench:
         """What its processes are told."""
         return {"UNIROUTE_BATCHES_FOLDER": str(self.store.root), "UNIROUTE_BATCH_WINDOW": "400"}
 
-    def serve(self, role: str) -> None:
-        """Start a role."""
-        self.processes[role] = self.installation.serve(role, environment=self.environment)
+    def serve(self, role: str, **environment: str) -> None:
+        """Start a role; it is told ``environment`` beside what all are."""
+        told = {**self.environment, **environment}
+        self.processes[role] = self.installation.serve(role, environment=told)
 
     def kill(self, role: str) -> None:
         """End a role by SIGKILL."""

@@ -1,7 +1,7 @@
 """What LLMs take of a batch until its deadline, and how long its lines will take them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ class Capacities:
     seconds_left: float = np.inf
     #: Lines that are under way at a time, at most.
     window: int = 1
+
+    def slowed(self, paces: Mapping[str, float]) -> "Capacities":
+        """Limit LLMs to the lines in a second that they were seen to take, where nothing is stricter."""
+        limits = dict(self.limits)
+        for llm, pace in paces.items():
+            declared = limits.get(llm, Limits())
+            most = min(declared.requests_per_minute or np.inf, _MINUTE_S * pace)
+            limits[llm] = replace(declared, requests_per_minute=most)
+        return replace(self, limits=limits)
 
     def supplies(self, lines: Lines, names: tuple[str, ...], *, budget_usd: float) -> Supplies:
         """Give what there is to assign from; what is more than all lines together need is no limit."""

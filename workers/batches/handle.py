@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -90,6 +90,10 @@ class Handle:
         """Tell whether the deadline had passed at the last look, by the database's clock."""
         self.look()
         return self._late
+
+    def seconds_left(self) -> float:
+        """Give the seconds to the deadline; 1 where it is nearer, or past."""
+        return max(1.0, (self.look().deadline - datetime.now(UTC)).total_seconds())
 
     def set(self, **changes: Any) -> None:  # noqa: ANN401
         """Write columns of the batch."""

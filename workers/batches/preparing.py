@@ -1,8 +1,8 @@
 """The first stage of a batch: check its lines, embed them, plan them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
@@ -117,8 +117,12 @@ def plan(
     at: int,
     reason: str,
     correction: float = 1.0,
+    paces: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Plan the lines from row ``at`` on, with the money that is left."""
+    """Plan the lines from row ``at`` on, with the money that is left.
+
+    ``paces`` are the lines in a second that slow LLMs were seen to take.
+    """
     before = read_plan(handle.look().plan)
     return make_plan(
         lines,
@@ -131,7 +135,8 @@ def plan(
             purse,
             tenant=handle.look().tenant,
             correction=correction,
-            seconds_left=max(1.0, (handle.look().deadline - datetime.now(UTC)).total_seconds()),
+            seconds_left=handle.seconds_left(),
+            paces=paces,
             window=handle.place.settings.batch_window,
         ),
         number=1 if before is None else before.number + 1,
@@ -149,6 +154,7 @@ def make_goal(
     tenant: str = "",
     correction: float = 1.0,
     seconds_left: float = math.inf,
+    paces: Mapping[str, float] | None = None,
     window: int = 1,
 ) -> Goal:
     """Give what a plan is to meet with the money that is left.
@@ -181,7 +187,9 @@ def make_goal(
         policy_name=name,
         policy=None if name is None else view.policies[name].declaration.policy,
         candidates=payer.llms,
-        capacities=Capacities(limits=view.limits, seconds_left=seconds_left, window=window),
+        capacities=Capacities(limits=view.limits, seconds_left=seconds_left, window=window).slowed(
+            paces or {}
+        ),
         spent_usd=committed,
         correction=correction,
     )

@@ -15,6 +15,7 @@ from routing.snapshot import Snapshot
 from workers.batches.dispatching import Dispatcher
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines
+from workers.batches.paces import Paces
 from workers.batches.planning import read_plan
 from workers.batches.preparing import embed, plan
 from workers.batches.vectors import Vectors
@@ -28,7 +29,8 @@ _CHUNK = 256
 _LEAST_PART = 4
 _IDLE_MS = 50
 _TENANT_PATIENCE_S = 5.0
-#: A plan is made anew each time so many lines, or this part of all, were answered.
+#: A plan is made anew each time so many lines and this part of all were answered, or the former where this
+#: part of the time to the deadline has passed.
 _REPLAN_LINES, _REPLAN_PARTS = 100, 20
 #: Lines that cost what is predicted are added in thought to those that were paid for.
 _PRIOR_LINES = 100
@@ -58,7 +60,7 @@ class Working:
         except BaseException:
             self._stack.close()
             raise
-        self._planned_at = self._collector.count
+        self._planned_at, self._planned_s = self._collector.count, time.monotonic()
         # Whether anything was published since the plan in force was made.
         self._moved = False
         self._dispatcher = Dispatcher(
@@ -71,6 +73,7 @@ class Working:
             now=now,
             purses=handle.open_purses(self._stack),
         )
+        self._paces = Paces()
         self._tenant_short_since: float | None = None
         self._window = Window(handle.place.settings.batch_window)
         #: Of each transaction since the opening: the row behind its last, and when it was committed.
@@ -138,11 +141,12 @@ class Working:
         known = paid[-1] if paid else None
         self._collector.collect(wait_ms=wait_ms)
         now = time.monotonic()
-        waits = [
-            now - self._sent_at[bisect_right(self._sent_to, one.row)] - one.seconds
-            for one in takewhile(lambda one: one is not known, reversed(paid))
-            if one.seconds is not None and self._first_sent <= one.row < self._outbox.position.lines
-        ]
+        waits = []
+        for one in takewhile(lambda one: one is not known, reversed(paid)):
+            if one.seconds is None or not self._first_sent <= one.row < self._outbox.position.lines:
+                continue
+            waits.append(now - self._sent_at[bisect_right(self._sent_to, one.row)] - one.seconds)
+            self._paces.answered(one.llm, waits[-1])
         self._window.answered(waits, under_way=under_way)
 
     def _is_short(self) -> bool:
@@ -160,20 +164,30 @@ class Working:
         if view.snapshot.cluster_map.fingerprint != self._view.snapshot.cluster_map.fingerprint:
             raise OSError("the cluster map in force has another embedder: the lines are embedded anew")
         self._view = view
-        answered = self._collector.count
-        since = max(_REPLAN_LINES, len(self._lines) // _REPLAN_PARTS)
-        if answered - self._planned_at < (since // 5 if self._moved else since):
+        if not self._is_due():
             return
-        self._planned_at = answered
-        self._replan("error rates, prices or lengths have changed" if self._moved else "")
+        self._planned_at, self._planned_s = self._collector.count, time.monotonic()
+        self._replan(["error rates, prices or lengths have changed"] if self._moved else [])
         self._moved = False
 
-    def _replan(self, reason: str) -> None:
+    def _is_due(self) -> bool:
+        """Tell whether so much has come of the plan in force that another may be better."""
+        since = max(_REPLAN_LINES, len(self._lines) // _REPLAN_PARTS)
+        if self._moved:
+            since //= 5
+        passed = time.monotonic() - self._planned_s
+        if passed * _REPLAN_PARTS > passed + self._handle.seconds_left():
+            since = min(since, _REPLAN_LINES)
+        return self._collector.count - self._planned_at >= since
+
+    def _replan(self, reasons: Sequence[str]) -> None:
+        paces = self._paces.measure()
         in_force, begin = read_plan(self._handle.look().plan), self._outbox.position.lines
         if in_force is None or in_force.error_per_usd is None or begin >= len(self._lines):
             return
         correction = hold_against(self._collector.paid, self._lines, self._vectors, self._view.snapshot)
         costs = f"answers cost {correction:.3f} of what is predicted for them now"
+        slow = [f"{llm} takes {pace:.3g} lines in a second" for llm, pace in paces.items()]
         found = plan(
             self._handle,
             self._lines,
@@ -181,8 +195,9 @@ class Working:
             self._view,
             self._handle.purse(self._collector, self._outbox),
             at=begin,
-            reason="; ".join(filter(None, (reason, costs))),
+            reason="; ".join((*reasons, costs, *slow)),
             correction=correction,
+            paces=paces,
         )
         self._handle.keep_plan(found)
 

@@ -33,7 +33,7 @@ def bench(kafka_bootstrap: str, postgres: "Postgres", migrated_template: str) ->
         ):
             for llm, score, price in zip(LLMS, (0.5, 0.9), (0.1, 2.0), strict=True):
                 installation.register(llm, score=score, usd_per_mtok=price, base_url=llms.base_url)
-            bench = Bench(installation, Store(folder / "batches"), folder)
+            bench = Bench(installation, Store(folder / "batches"), folder, llms.url)
             bench.serve("executor")
             bench.serve("batcher")
             yield bench
