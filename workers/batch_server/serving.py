@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from workers.batches.requests import ENDPOINT, Options, read_duration
 from workers.batches.submission import Intake, cancel, results, submit
 from workers.errors import UsageError, WaitableError, WorkersError
 from workers.settings import Settings
-from workers.storage.batches import Batch, Batches
+from workers.storage.batches import Batch, Batches, BatchFile
 from workers.storage.engine import transaction
 
 _TENANT_KEY = "uniroute-tenant"
+#: Entries of a page where nothing is said, and at most: OpenAI's.
 _PAGE, _LONGEST_PAGE = 20, 100
+_FILES_PAGE = 10_000
+#: What an id of ours, or of a client, may look like; any other is nobody's.
+_ID = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _PIECE_BYTES = 256 * 1024
 #: Keys of a batch's metadata that are wishes: ``uniroute_budget_usd`` and so on.
 _WISH = "uniroute_"
@@ -100,6 +105,8 @@ class BatchServer:
         request[_TENANT_KEY] = tenant
         try:
             return await handler(request)
+        except web.HTTPException as error:  # aiohttp's own: no such path, or a body that is too large
+            return web.json_response(error_object(error.reason), status=error.status)
         except _NotFoundError as error:
             return web.json_response(error_object(str(error)), status=404)
         except UsageError as error:
@@ -110,7 +117,10 @@ class BatchServer:
     def _find_tenant(self, header: str) -> str | None:
         if not self._tokens:
             return ""
-        given = header.removeprefix("Bearer ").encode(errors="surrogateescape")
+        scheme, _, word = header.partition(" ")
+        if scheme.lower() != "bearer" or not word.strip():
+            return None
+        given = word.strip().encode(errors="surrogateescape")
         found = None
         for tenant, token in self._tokens.items():  # each is compared, in constant time
             if hmac.compare_digest(given, token.encode()):
@@ -143,9 +153,19 @@ class BatchServer:
         return web.json_response(file_object(kept))
 
     async def _list_files(self, request: web.Request) -> web.Response:
-        tenant = request[_TENANT_KEY]
-        files = await self._ask(lambda batches: batches.files(tenant=tenant))
-        return web.json_response(list_object([file_object(file) for file in files], more=False))
+        tenant, after, order = request[_TENANT_KEY], _read_cursor(request), request.query.get("order", "desc")
+        if order not in {"asc", "desc"}:
+            raise UsageError(f"order is {order[:20]!r}: give asc or desc")
+        if request.query.get("purpose", "batch") != "batch":
+            return web.json_response(list_object([], more=False))
+        limit = _read_limit(request, usual=_FILES_PAGE, most=_FILES_PAGE)
+        found = await self._ask(
+            lambda batches: batches.files(
+                tenant=tenant, limit=limit + 1, after=after, oldest_first=order == "asc"
+            )
+        )
+        page = [file_object(file) for file in found[:limit]]
+        return web.json_response(list_object(page, more=len(found) > limit))
 
     async def _show_file(self, request: web.Request) -> web.Response:
         found, _ = await self._find_file(request)
@@ -160,9 +180,7 @@ class BatchServer:
         file_id = request.match_info["id"]
         result = read_result_id(file_id)
         if result is None:
-            file = await self._ask(lambda batches: batches.file(file_id))
-            if file is None or file.tenant != request[_TENANT_KEY]:
-                raise _NotFoundError(f"no file is named {file_id}")
+            file = await self._find_upload(file_id, request[_TENANT_KEY])
             return file_object(file), self._store.file(file.id)
         batch_id, kind = result
         batch = await self._find_batch(batch_id, request[_TENANT_KEY])
@@ -179,9 +197,7 @@ class BatchServer:
         if asked.endpoint != ENDPOINT:
             raise UsageError(f"the endpoint is {ENDPOINT}, not {asked.endpoint}")
         tenant = request[_TENANT_KEY]
-        file = await self._ask(lambda batches: batches.file(asked.input_file_id))
-        if file is None or file.tenant != tenant:
-            raise _NotFoundError(f"no file is named {asked.input_file_id}")
+        file = await self._find_upload(asked.input_file_id, tenant)
         options = _read_options(asked)
         window = read_duration(asked.completion_window)
         submitted = await asyncio.to_thread(
@@ -190,11 +206,8 @@ class BatchServer:
         return web.json_response(batch_object(submitted.batch))
 
     async def _list_batches(self, request: web.Request) -> web.Response:
-        tenant, after = request[_TENANT_KEY], request.query.get("after")
-        try:
-            limit = min(max(1, int(request.query.get("limit", _PAGE))), _LONGEST_PAGE)
-        except ValueError as error:
-            raise UsageError("limit is a number") from error
+        tenant, after = request[_TENANT_KEY], _read_cursor(request)
+        limit = _read_limit(request, usual=_PAGE, most=_LONGEST_PAGE)
         found = await self._ask(lambda batches: batches.list(tenant=tenant, limit=limit + 1, after=after))
         page = [batch_object(batch) for batch in found[:limit]]
         return web.json_response(list_object(page, more=len(found) > limit))
@@ -207,10 +220,20 @@ class BatchServer:
         batch = await self._find_batch(request.match_info["id"], request[_TENANT_KEY])
         return web.json_response(batch_object(await asyncio.to_thread(cancel, self._engine, batch.id)))
 
+    async def _find_upload(self, file_id: str, tenant: str) -> BatchFile:
+        file: BatchFile | None = None
+        if _ID.fullmatch(file_id):
+            file = await self._ask(lambda batches: batches.file(file_id))
+        if file is None or file.tenant != tenant:
+            raise _NotFoundError(f"no file is named {file_id[:80]!r}")
+        return file
+
     async def _find_batch(self, batch_id: str, tenant: str) -> Batch:
-        batch: Batch | None = await self._ask(lambda batches: batches.find(batch_id))
+        batch: Batch | None = None
+        if _ID.fullmatch(batch_id):
+            batch = await self._ask(lambda batches: batches.find(batch_id))
         if batch is None or batch.tenant != tenant:
-            raise _NotFoundError(f"no batch is named {batch_id}")
+            raise _NotFoundError(f"no batch is named {batch_id[:80]!r}")
         return batch
 
     async def _ask(self, question: Callable[[Batches], Any]) -> Any:  # noqa: ANN401  # what the question gives
@@ -226,8 +249,38 @@ class _NotFoundError(WorkersError):
 
 
 def read_tokens(settings: Settings) -> dict[str, str]:
-    """Give the token of each tenant."""
-    return {tenant: token.get_secret_value() for tenant, token in settings.batch_tokens.items()}
+    """Give the token of each tenant; ``UsageError`` for one that is empty, or that two tenants have.
+
+    An empty one would let in whoever sends none.
+    """
+    tokens = {tenant: token.get_secret_value() for tenant, token in settings.batch_tokens.items()}
+    owners: dict[str, str] = {}
+    for tenant, token in tokens.items():
+        if not token.strip():
+            raise UsageError(
+                f"UNIROUTE_BATCH_TOKENS: the token of {tenant!r} is empty: give it one that nobody guesses, "
+                "openssl rand -hex 32 prints one"
+            )
+        if (owner := owners.setdefault(token, tenant)) != tenant:
+            raise UsageError(
+                f"UNIROUTE_BATCH_TOKENS: {owner!r} and {tenant!r} have the same token: give each its own"
+            )
+    return tokens
+
+
+def _read_cursor(request: web.Request) -> str | None:
+    after = request.query.get("after")
+    if after is not None and not _ID.fullmatch(after):
+        raise UsageError(f"after is {after[:80]!r}: give the last id of the page before")
+    return after
+
+
+def _read_limit(request: web.Request, *, usual: int, most: int) -> int:
+    """Give the entries of a page; what is out of range is the nearest that is not."""
+    try:
+        return min(max(1, int(request.query.get("limit", usual))), most)
+    except ValueError as error:
+        raise UsageError("limit is a number") from error
 
 
 def _read_options(asked: _NewBatch) -> Options:

@@ -18,6 +18,7 @@ ENDPOINT = "/v1/chat/completions"
 _MAX_ID_BYTES = 512
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ORDERS = ("completion", "input")
+_LONGEST = timedelta(days=365)
 
 
 class LineEnvelope(msgspec.Struct):
@@ -88,11 +89,14 @@ class Wishes:
 
 
 def read_duration(text: str) -> timedelta:
-    """Read 90s, 30m, 6h or 2d; ``UsageError`` otherwise."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", text.strip())
+    """Read 90s, 30m, 6h or 2d, a year at most; ``UsageError`` otherwise."""
+    found = re.fullmatch(r"(\d{1,8}(?:\.\d+)?)([smhd])", text.strip())
     if found is None or float(found[1]) == 0:
         raise UsageError(f"{text[:40]!r} is no time: give a number with s, m, h or d, 6h for example")
-    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+    duration = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    if duration > _LONGEST:
+        raise UsageError(f"{text[:40]!r} is too long: {_LONGEST.days}d at most")
+    return duration
 
 
 def read_envelope(value: bytes) -> LineEnvelope:

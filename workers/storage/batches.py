@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from workers.errors import UsageError
 from workers.storage.batch_tables import ENDED, BatchFileRow, BatchJournalRow, BatchRow
+
+#: What is listed page by page.
+_Row = TypeVar("_Row", BatchRow, BatchFileRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +116,17 @@ class Batches:
         row = self._session.get(BatchFileRow, file_id)
         return None if row is None else _read(BatchFile, row)
 
-    def files(self, *, tenant: str | None = None) -> list[BatchFile]:
-        """Give the files, newest first; those of one tenant where it is named."""
-        query = select(BatchFileRow).order_by(BatchFileRow.created_at.desc(), BatchFileRow.id)
-        if tenant is not None:
-            query = query.where(BatchFileRow.tenant == tenant)
-        return [_read(BatchFile, row) for row in self._session.scalars(query)]
+    def files(
+        self, *, tenant: str, limit: int, after: str | None = None, oldest_first: bool = False
+    ) -> Sequence[BatchFile]:
+        """Give ``limit`` of a tenant's files, newest first; ``after`` continues a list behind its last id.
+
+        ``UsageError`` where the tenant has no file of that id.
+        """
+        return [
+            _read(BatchFile, row)
+            for row in self._page(BatchFileRow, tenant, limit, after, oldest_first=oldest_first)
+        ]
 
     def create(
         self,
@@ -152,14 +160,37 @@ class Batches:
         return found
 
     def list(self, *, tenant: str | None = None, limit: int = 100, after: str | None = None) -> list[Batch]:
-        """Give the newest ``limit`` batches, newest first; ``after`` continues a list behind its last id."""
-        query = select(BatchRow).order_by(BatchRow.created_at.desc(), BatchRow.id.desc()).limit(limit)
+        """Give the newest ``limit`` batches, newest first; ``after`` continues a list behind its last id.
+
+        Those of one tenant where it is named. ``UsageError`` where none of them has that id.
+        """
+        return [_read(Batch, row) for row in self._page(BatchRow, tenant, limit, after)]
+
+    def _page(
+        self,
+        table: type[_Row],
+        tenant: str | None,
+        limit: int,
+        after: str | None,
+        *,
+        oldest_first: bool = False,
+    ) -> Sequence[_Row]:
+        """Give the rows behind ``after``, by the time of their making, then by id."""
+        place = tuple_(table.created_at, table.id)
+        query = select(table).limit(limit)
+        if oldest_first:
+            query = query.order_by(table.created_at, table.id)
+        else:
+            query = query.order_by(table.created_at.desc(), table.id.desc())
         if tenant is not None:
-            query = query.where(BatchRow.tenant == tenant)
-        if after is not None and (last := self._session.get(BatchRow, after)) is not None:
-            older = BatchRow.created_at < last.created_at
-            query = query.where(older | ((BatchRow.created_at == last.created_at) & (BatchRow.id < after)))
-        return [_read(Batch, row) for row in self._session.scalars(query)]
+            query = query.where(table.tenant == tenant)
+        if after is not None:
+            last = self._session.get(table, after)
+            if last is None or tenant not in {None, last.tenant}:
+                raise UsageError(f"after is {after[:80]!r}: give the last id of the page before")
+            cursor = tuple_(literal(last.created_at), literal(last.id))
+            query = query.where(place > cursor if oldest_first else place < cursor)
+        return self._session.scalars(query).all()
 
     def open(self) -> Sequence[OpenBatch]:
         """Give all batches that have not ended, oldest first."""

@@ -1,15 +1,19 @@
 import asyncio
 import json
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import openai
 import pytest
 from batch_benches import Bench
+from pydantic import SecretStr
 
-from workers.batch_server import BatchServer
+from workers.batch_server import BatchServer, read_tokens
 from workers.errors import UsageError
+from workers.settings import Settings
 from workers.storage.engine import transaction
 from workers.storage.tenants import Tenant, Tenants
 
@@ -18,7 +22,7 @@ from workers.storage.tenants import Tenant, Tenants
 def tenants(bench: Bench) -> None:
     """The tenants whose tokens are used."""
     with transaction(bench.installation.engine) as session:
-        for name in ("blue", "red", "green"):
+        for name in ("blue", "red", "green", "pager"):
             Tenants(session).set(Tenant(name=name))
 
 
@@ -114,6 +118,91 @@ def test_a_file_for_another_purpose_is_not_kept(bench: Bench) -> None:
 
         assert list(client.files.list()) == []
         assert list(client.batches.list(limit=0)) == []
+
+
+@pytest.mark.stack
+def test_lists_are_paged_by_cursors(bench: Bench) -> None:
+    """Two to a page the client finds all five files and batches, newest first; nobody's cursor is refused."""
+    with (
+        serving(bench, {"pager": "token-of-pager"}) as url,
+        openai.OpenAI(base_url=url, api_key="token-of-pager") as client,
+    ):
+        with bench.write(1).open("rb") as file:
+            files = [client.files.create(file=file, purpose="batch").id for _ in range(5)]
+        batches = [
+            client.batches.create(
+                input_file_id=one, endpoint="/v1/chat/completions", completion_window="24h"
+            ).id
+            for one in files
+        ]
+
+        first = client.files.list(limit=2)
+        assert ([one.id for one in first.data], first.has_more) == ([files[4], files[3]], True)
+        assert [one.id for one in client.files.list(limit=2)] == files[::-1]
+        assert [one.id for one in client.files.list(limit=2, order="asc")] == files
+        assert [one.id for one in client.batches.list(limit=2)] == batches[::-1]
+        for cursor in ("batch_of_nobody", "file-\0", files[0][:-1]):
+            with pytest.raises(openai.BadRequestError, match="last id of the page before"):
+                client.batches.list(after=cursor)
+            with pytest.raises(openai.BadRequestError, match="last id of the page before"):
+                client.files.list(after=cursor)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("window", ["99999999d", "999999999999h", "366d", "soon", ""])
+def test_a_window_that_is_none_is_the_clients_mistake(bench: Bench, window: str) -> None:
+    """However long it is: 400, with the sentence that says what would do."""
+    with (
+        serving(bench, {"blue": "token-of-blue"}) as url,
+        openai.OpenAI(base_url=url, api_key="token-of-blue", max_retries=0) as client,
+        bench.write(1).open("rb") as file,
+    ):
+        uploaded = client.files.create(file=file, purpose="batch")
+        with pytest.raises(openai.BadRequestError, match=r"6h for example|365d at most"):
+            client.batches.create(
+                input_file_id=uploaded.id,
+                endpoint="/v1/chat/completions",
+                completion_window=window,  # type: ignore[arg-type]  # OpenAI has one
+            )
+
+
+@pytest.mark.stack
+def test_paths_and_ids_that_are_nobodys_are_not_found(bench: Bench) -> None:
+    """In OpenAI's shape, whatever bytes they hold."""
+    with (
+        serving(bench, {"blue": "token-of-blue"}) as url,
+        openai.OpenAI(base_url=url, api_key="token-of-blue", max_retries=0) as client,
+    ):
+        for path in ("/batches/a%00b", "/files/a%00b", "/files/file-output-%00", "/models"):
+            with pytest.raises(openai.NotFoundError) as found:
+                client.get(path, cast_to=object)
+            assert isinstance(found.value.body, dict)
+            assert found.value.body["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fix"),
+    [
+        ({"blue": "t", "red": ""}, "token of 'red' is empty: give it one"),
+        ({"red": "  "}, "token of 'red' is empty: give it one"),
+        ({"blue": "t", "red": "t"}, "'blue' and 'red' have the same token: give each its own"),
+    ],
+)
+def test_tokens_that_let_in_anybody_are_refused(tokens: dict[str, str], fix: str) -> None:
+    """The sentence names the setting and what to do."""
+    with pytest.raises(UsageError, match=f"UNIROUTE_BATCH_TOKENS: .*{fix}"):
+        read_tokens(Settings(batch_tokens={name: SecretStr(token) for name, token in tokens.items()}))
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dG9rZW4=", "token-of-blue"])
+def test_a_request_without_a_bearer_token_is_refused(bench: Bench, header: str | None) -> None:
+    """Whatever else it says."""
+    with serving(bench, {"blue": "token-of-blue"}) as url:
+        request = urllib.request.Request(f"{url}/files", headers={"authorization": header} if header else {})  # noqa: S310
+
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(request)  # noqa: S310  # ours, on loopback
 
 
 @pytest.mark.stack
