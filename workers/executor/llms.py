@@ -22,6 +22,13 @@ class CallableLLM:
     output_tokens: float = DEFAULT_OUTPUT_TOKENS
 
     def estimate_for(self, dispatch: Dispatch) -> float:
-        """Give the USD that a call for a dispatch is expected to cost."""
+        """Give the USD that a call for a dispatch is expected to cost.
+
+        That is what its decision expected of the LLM, which knows the prompt; of another, what a mean answer
+        costs.
+        """
+        decided = dispatch.llm == self.endpoint.llm and not dispatch.fallback_from
+        if decided and dispatch.cascade is None and dispatch.expected_usd:
+            return dispatch.expected_usd
         output_tokens = dispatch.output_tokens(self.output_tokens)
         return call_cost(self.price, input_tokens=dispatch.input_tokens, output_tokens=output_tokens)

@@ -115,6 +115,18 @@ def test_calls_of_earlier_lives_may_have_been_paid() -> None:
     assert float(headers_of(reply)["unsettled-usd"]) == body_of(usage)["unsettled_usd"]
 
 
+def test_a_call_is_expected_to_cost_what_its_decision_expected() -> None:
+    """.02 USD, not the .041 of a mean answer: so .04 leave room for one more after a crash, .039 do not."""
+    expected = {"predicted_cost_usd": "0.02"}
+    rich, poor = Bench({"a": always(answer())}, earlier=1), Bench({"a": always(answer())}, earlier=1)
+    [[reply, usage]] = rich.handle(dispatch(max_cost_usd="0.04", **expected))
+    [[refused, _]] = poor.handle(dispatch(max_cost_usd="0.039", **expected))
+
+    assert "choices" in body_of(reply)
+    assert body_of(usage)["unsettled_usd"] == 0.02
+    assert body_of(refused)["error"]["code"] == "budget"
+
+
 def test_a_connection_that_broke_after_the_request_was_sent_may_be_billed() -> None:
     """Its estimate is on the bill; that of a connection that never was is not."""
     broken = CallError("connection", "reset", received=True)
