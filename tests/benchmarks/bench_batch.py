@@ -59,6 +59,7 @@ def run(lines: int) -> dict[str, Any]:
             **found,
             "budget_usd": float(batch.budget_usd or 0.0),
             "spent_usd": float(batch.spent_usd),
+            "unsettled_usd": float(batch.unsettled_usd),
             "plans": sum(entry.event == "planned" for entry in journal),
             "lines_per_s": round(lines / sum(phases.values()), 1),
             "phases": {name: round(seconds, 2) for name, seconds in phases.items()},

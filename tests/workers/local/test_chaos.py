@@ -66,6 +66,7 @@ WHOLE = {
         ({"acts": 1, "status": "completed", "events": [{"what": "a kill"}]}, 0),
         ({"acts": 2, "status": "completed", "events": [{"what": "a kill"}]}, 1),
         ({"acts": 1, "status": "failed", "spent_usd": 0.2, "budget_usd": 0.1}, 2),
+        ({"spent_usd": 0.2, "unsettled_usd": 0.2, "budget_usd": 0.3}, 1),
     ],
 )
 def test_each_broken_promise_is_named(figures: dict[str, Any], broken: int) -> None:

@@ -65,7 +65,10 @@ def find_broken(figures: Mapping[str, Any]) -> list[str]:
         "calls were made again and not counted": (
             figures["repeated_calls"] < figures["repeated_calls_seen_by_llms"]
         ),
-        "more was spent than the budget": figures.get("spent_usd", 0.0) > figures.get("budget_usd", math.inf),
+        "more was spent than the budget": (
+            figures.get("spent_usd", 0.0) + figures.get("unsettled_usd", 0.0)
+            > figures.get("budget_usd", math.inf)
+        ),
         "the batch did not complete": figures.get("status", "completed") != "completed",
         "the batch ended before all was broken": len(figures["events"]) < figures.get("acts", 0),
         "it did not recover": any(event.get("recovered_in_s", 0.0) is None for event in figures["events"]),

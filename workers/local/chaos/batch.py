@@ -81,6 +81,7 @@ def run_batch_chaos(options: Options, *, say: Say, show: Show) -> Report:
             "repeated_calls_seen_by_llms": count_repeated(stage.read_calls()),
             "budget_usd": budget,
             "spent_usd": float(batch.spent_usd),
+            "unsettled_usd": float(batch.unsettled_usd),
             "crashes_not_caused": watch.crashes,
             "acts": len(ROLES) * _KILLS + 2,
             "seconds": round(seconds, 3),

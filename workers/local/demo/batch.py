@@ -102,6 +102,7 @@ def _run_batch(
         "budget_usd": budget,
         "budget_share": share,
         "spent_usd": float(batch.spent_usd),
+        "unsettled_usd": float(batch.unsettled_usd),
         "predicted_usd": _first_plan(journal).get("total_usd"),
         "predicted_quality": _first_plan(journal).get("quality"),
         "plans": sum(entry.event == "planned" for entry in journal),
