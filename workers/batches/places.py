@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,28 @@ def copy_to(source: Path, folder: str, name: str) -> None:
     filesystem.makedirs(base, exist_ok=True)
     filesystem.put_file(str(source), draft)
     filesystem.mv(draft, target)
+
+
+def check_target(folder: str) -> None:
+    """Try whether files can be put into a folder, or below a URL; ``UsageError`` says why not.
+
+    The folder is made where it is missing, and nothing stays in it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        name = f".uniroute-{uuid.uuid4().hex[:8]}"
+        probe = Path(scratch) / name
+        probe.touch()
+        try:
+            copy_to(probe, folder, name)
+            if is_url(folder):
+                filesystem, base = _find(folder)
+                filesystem.rm_file(f"{base.rstrip('/')}/{name}")
+            else:
+                (Path(folder) / name).unlink()
+        except UsageError:
+            raise
+        except Exception as error:  # every object store's library has errors of its own
+            raise UsageError(f"{folder} cannot be written: {error}; name another --output") from error
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -91,9 +91,12 @@ def _hand_in(
 ) -> None:
     """Keep the file and make a batch of it; print its id, or show it until it has ended."""
     from workers.batches.folders import Store
+    from workers.batches.places import check_target
     from workers.batches.submission import submit as make_batch
 
     settings = read_settings()
+    if options.output is not None:
+        check_target(options.output)
     with open_engine(settings) as engine:
         kept = keep_input(engine, Store(settings.batches_folder), file, columns, tenant=tenant)
         submitted = make_batch(kept, options, engine=engine, window=window, tenant=tenant)
@@ -289,9 +292,16 @@ def _follow(engine: "Engine", batch_id: str) -> None:
     except KeyboardInterrupt:
         console.print(f"The batch goes on: uniroute batch watch {batch_id}")
         raise typer.Exit(130) from None
+    with transaction(engine) as session:
+        lost = [one for one in Batches(session).journal(batch_id) if one.event == "not_copied"]
     console.print(_sentence(batch))
+    for one in lost[-1:]:
+        console.print(
+            f"Not copied to {one.facts['to']}: {one.facts['problem']}. uniroute batch fetch copies."
+        )
     if batch.status == "failed":
         console.print(batch.problem or "")
+    if lost or batch.status == "failed":
         raise typer.Exit(FAILED)
 
 

@@ -106,6 +106,34 @@ def test_a_batch_is_followed_and_fetched_from_the_shell(bench: Bench, tmp_path: 
         run(bench, "pause", batch_id)
 
 
+def test_an_output_that_cannot_be_written_is_told_at_once(bench: Bench, tmp_path: Path) -> None:
+    """No batch comes of it; a folder that is missing is made, and nothing stays in it."""
+    (tmp_path / "file").touch()
+    before, file = handed_in(bench), str(bench.write(1))
+
+    for place in (str(tmp_path / "file"), f"{tmp_path}/file/below", f"file://{tmp_path}/file/below"):
+        with pytest.raises(UsageError, match="cannot be written"):
+            run(bench, "submit", file, "--output", place)
+    assert handed_in(bench) == before
+    run(bench, "cancel", run(bench, "submit", file, "--output", f"file://{tmp_path}/new").stdout.strip())
+    assert not list((tmp_path / "new").glob(".uniroute*"))
+
+
+def test_results_that_were_not_copied_are_told(bench: Bench, tmp_path: Path) -> None:
+    """A place that is gone when the batch ends: the one who waits hears of it, by the exit code too."""
+    bench.kill("executor")  # it cannot complete before its place is gone
+    batch_id = run(bench, "submit", str(bench.write(3)), "--output", str(tmp_path / "out")).stdout.strip()
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").touch()
+    bench.serve("executor")
+
+    watched = run(bench, "watch", batch_id)
+
+    assert watched.exit_code == 1
+    assert "3 done" in watched.stdout
+    assert "Not copied to" in watched.stdout
+
+
 def test_a_batch_is_paused_resumed_cancelled_and_retried_from_the_shell(bench: Bench) -> None:
     """Each command says what came of it; the second batch takes up the lines that the first left."""
     batch_id = run(bench, "submit", str(bench.write(600))).stdout.strip()
