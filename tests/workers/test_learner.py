@@ -6,7 +6,9 @@ import itertools
 import string
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -506,6 +508,109 @@ def test_excluding_a_source_restores_the_counts_and_rates_of_a_run_without_it(en
         [entry] = Journal(session).read(subject="judge:liar")
     assert (entry.kind, entry.body["pieces"]) == ("feedback excluded", 30)
     assert include_source(engine, "judge:liar", apply=True).pieces == 31
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_excluding_since_a_time_takes_its_corrections_back(engine: Engine, seed: int) -> None:
+    """What was corrected after T says again what it said; the counts are a fold without what came since.
+
+    Bit for bit; what is corrected meanwhile is kept, and counts once the source is taken in again.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = [sign(shares=((0, 96), (1, 32))) if n % 2 else sign() for n in range(12)]
+    learner = make_learner(engine)
+
+    def send(said: list[Said]) -> None:
+        learner.handle(
+            [
+                feedback(
+                    f"f-{next(_SERIAL)}",
+                    decision_id=tokens[one.decision],
+                    score=one.score,
+                    source=one.source,
+                    correction=one.correction,
+                    timestamp_ms=1_800_000_000_000 + one.second * 1_000,
+                )
+                for one in said
+            ]
+        )
+
+    early, late, meanwhile = (draw_said(rng, 40) for _ in range(3))
+    send(early)
+    moment = datetime.now(UTC)
+    send(late)
+    soiled = read_by_source(engine)
+    shown = exclude_source(engine, "judge", since=moment)
+
+    assert shown.pieces > 0
+    assert read_by_source(engine) == soiled == fold(early + late)
+    exclude_source(engine, "judge", since=moment, apply=True)
+    others = [one for one in late if one.source != "judge"]
+    assert read_by_source(engine) == fold(early + others)
+    send(meanwhile)
+    others += [one for one in meanwhile if one.source != "judge"]
+    assert read_by_source(engine) == fold(early + others)
+    include_source(engine, "judge", apply=True)
+    assert read_by_source(engine) == fold(early + late + meanwhile)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A score of a decision, first or corrected."""
+
+    decision: int
+    source: str
+    correction: bool
+    score: float
+    second: int
+
+
+def draw_said(rng: np.random.Generator, n: int) -> list[Said]:
+    """Draw scores of two sources; a decision's first score by one is always the same."""
+    found = []
+    for _ in range(n):
+        decision, source, correction = int(rng.integers(12)), "human" if rng.random() < 0.5 else "judge", True
+        score, second = float(rng.random()), -int(rng.integers(30))
+        if rng.random() < 0.4:
+            correction, score, second = False, (decision + len(source)) / 32, 0
+        found.append(Said(decision, source, correction, score, second))
+    return found
+
+
+def fold(said: Sequence[Said]) -> dict[tuple[str, int], tuple[Fraction, Fraction]]:
+    """Count by hand: of each decision and source the latest correction, of equals the lowest, else the first.
+
+    Decisions of an odd number lie to three quarters in cell 0 and to one in cell 1, others in cell 0.
+    """
+    latest: dict[tuple[int, str], Said] = {}
+    for one in said:
+        key = one.decision, one.source
+        if key not in latest or _rank(one) > _rank(latest[key]):
+            latest[key] = one
+    counts: dict[tuple[str, int], tuple[Fraction, Fraction]] = {}
+    for one in latest.values():
+        error = Fraction(round((1 - one.score) * 2**20), 2**20)
+        for cell, parts in ((0, 96), (1, 32)) if one.decision % 2 else ((0, 128),):
+            errors, labels = counts.get((one.source, cell), (Fraction(), Fraction()))
+            share = Fraction(parts, 128)
+            counts[one.source, cell] = errors + error * share, labels + share
+    return counts
+
+
+def _rank(one: Said) -> tuple[bool, int, float]:
+    return one.correction, one.second if one.correction else 0, -one.score
+
+
+def read_by_source(engine: Engine) -> dict[tuple[str, int], tuple[Fraction, Fraction]]:
+    """Give errors and labels of ``a`` by source and cell, exactly; cells without are left out."""
+    with transaction(engine) as session:
+        found = CellCounts(session).by_source(MAP.version, ["a"], n_cells=2, epochs=None)
+    return {
+        (source, cell): (Fraction(counts.errors[cell, 0]), Fraction(counts.labels[cell, 0]))
+        for source, counts in found.items()
+        for cell in range(2)
+        if counts.labels[cell, 0] > 0
+    }
 
 
 def test_older_days_are_forgotten_by_the_feedback_of_later_ones(engine: Engine) -> None:

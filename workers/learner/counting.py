@@ -224,10 +224,10 @@ def _add(session: Session, fresh: Sequence[FeedbackEntry], corrections: Sequence
         ]
     elsewhere = Placements(session).of([one.corrected for one in corrections]) if corrections else {}
     for one in corrections:
-        entry, change = one.entry, round_error(one.entry.score) - round_error(one.before)
+        change = round_error(one.after) - round_error(one.before)
         rows += [
-            ((version, entry.llm, entry.source, one.epoch, one.day, cell), change * share, 0.0)
-            for version, portions in [(entry.map_version, one.portions), *elsewhere.get(one.corrected, ())]
+            ((version, one.llm, one.source, one.epoch, one.day, cell), change * share, 0.0)
+            for version, portions in [(one.map_version, one.portions), *elsewhere.get(one.corrected, ())]
             for cell, share in portions
         ]
     CellCounts(session).add_feedback(rows)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from routing.clusters import PARTS, Share
 from routing.errors import InvalidInputError
+from workers.storage.corrections import Corrections, Said
 from workers.storage.tables import DISPOSITIONS, MAX_NAME_BYTES, FeedbackRow
 
 #: Postgres indexes no key of more than a third of a page.
@@ -132,17 +133,11 @@ _INSERT = text(
 )
 _FIND = text(
     "SELECT feedback.feedback_id, feedback.decision_id, feedback.source, feedback.score, "
-    "feedback.event_time, feedback.correction, feedback.disposition, feedback.epoch, feedback.cells, "
-    "feedback.shares, feedback.day "
+    "feedback.llm, feedback.map_version, feedback.correction, feedback.disposition, feedback.epoch, "
+    "feedback.cells, feedback.shares, feedback.day "
     "FROM feedback JOIN json_to_recordset(CAST(:keys AS json)) AS keys (decision_id text, source text) "
     "ON feedback.decision_id = keys.decision_id AND feedback.source = keys.source "
     'ORDER BY feedback.decision_id COLLATE "C", feedback.source COLLATE "C" FOR UPDATE OF feedback'
-)
-_CORRECT = text(
-    "UPDATE feedback SET score = rows.score, event_time = rows.event_time, correction = true "
-    "FROM json_to_recordset(CAST(:rows AS json)) AS rows "
-    "(decision_id text, source text, score float8, event_time timestamptz) "
-    "WHERE feedback.decision_id = rows.decision_id AND feedback.source = rows.source"
 )
 _json = msgspec.json.Encoder()
 _Key = tuple[str, str | None, str]
@@ -152,15 +147,17 @@ _Key = tuple[str, str | None, str]
 class Correction:
     """A score that took the place of another, whose error is to be counted in its stead."""
 
-    entry: FeedbackEntry
-    #: The id of the piece that it corrects.
+    #: The piece that it corrects, in whose counts it stands.
     corrected: str
-    #: The score that was counted before.
-    before: float
-    #: Of the piece that it corrects, in whose counts it stands.
+    llm: str
+    source: str
+    map_version: str
     epoch: int
     day: int
     portions: tuple[tuple[int, float], ...]
+    #: The score that was counted before, and the one that counts now.
+    before: float
+    after: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +171,12 @@ class Recorded:
     contradictions: list[FeedbackEntry]
     #: Those whose id is that of a piece on something else, or of another source.
     reused: list[FeedbackEntry]
-    #: Corrections of an excluded source, which change nothing.
-    excluded: int
     #: How many of those offered said nothing new.
     duplicates: int
+
+
+def _key(entry: FeedbackEntry) -> tuple[str, str]:
+    return entry.decision_id or "", entry.source
 
 
 def _lock_order(entry: FeedbackEntry) -> tuple[str, str]:
@@ -217,11 +216,11 @@ class Feedback:
     def take(self, entries: Iterable[FeedbackEntry]) -> Recorded:
         """Keep what is new as ``record`` does, and correct what is to be corrected.
 
-        Of a decision that a source has scored before, an equal score is a duplicate; so is one that a
-        correction has overtaken. Another score, under the same id too, is a contradiction, unless it is a
-        correction: of these the latest by its sender's clock holds, and of several at one time the lowest,
-        in whatever order they come. An id that another source used, or this one for something else, is
-        reused. What is excluded is kept, and no part of ``fresh``; where it corrects, it changes nothing.
+        Of a decision that a source has scored before, an equal score is a duplicate, and so is a first score
+        that comes after a correction. Another score, under the same id too, is a contradiction, unless it is
+        a correction: these are all kept, and ``Corrections`` says which is in force, in whatever order they
+        come. An id that another source used, or this one for something else, is reused. What is excluded is
+        kept, and no part of ``fresh``; where it corrects, it changes nothing.
         """
         offered = list(entries)
         kept = self.record(offered)
@@ -230,27 +229,20 @@ class Feedback:
         reused = [one for one in left if _is_reused(one, owners)]
         disputed = [one for one in left if not _is_reused(one, owners)]
         stored = self._find([one for one in disputed if one.decision_id is not None])
-        latest: dict[tuple[str, str], FeedbackEntry] = {}
+        corrected = {_key(one) for one in disputed if one.correction and one.decision_id is not None}
         contradictions = []
-        excluded = 0
         for one in disputed:
-            key = (one.decision_id or "", one.source)
-            held = owners[one.feedback_id] if one.decision_id is None else stored[key]
-            if not one.correction:
-                if not held.correction and held.score != one.score:
-                    contradictions.append(one)
-            elif one.disposition == "excluded":
-                excluded += 1
-            elif _overtakes(one, held) and (key not in latest or _overtakes(one, latest[key])):
-                latest[key] = one
-        corrections = self._correct(latest, stored)
+            held = owners[one.feedback_id] if one.decision_id is None else stored[_key(one)]
+            says_otherwise = not one.correction and not held.correction and held.score != one.score
+            if says_otherwise and _key(one) not in corrected:
+                contradictions.append(one)
+        added, corrections = self._correct([one for one in disputed if one.correction], stored)
         return Recorded(
             fresh=[one for one in kept.values() if one.disposition == "counted"],
             corrections=corrections,
-            contradictions=[one for one in contradictions if (one.decision_id, one.source) not in latest],
+            contradictions=contradictions,
             reused=reused,
-            excluded=excluded,
-            duplicates=len(disputed) - len(contradictions) - len(latest) - excluded,
+            duplicates=len(disputed) - len(contradictions) - added,
         )
 
     def _find_ids(self, entries: Sequence[FeedbackEntry]) -> dict[str, Any]:
@@ -274,43 +266,55 @@ class Feedback:
         return {(row.decision_id, row.source): row for row in rows}
 
     def _correct(
-        self, latest: Mapping[tuple[str, str], FeedbackEntry], stored: Mapping[tuple[str, str], Any]
-    ) -> list[Correction]:
-        if not latest:
-            return []
-        self._session.execute(
-            _CORRECT, {"rows": _json.encode([latest[key] for key in sorted(latest)]).decode()}
-        )
-        return [
-            Correction(
-                entry=latest[key],
-                corrected=stored[key].feedback_id,
-                before=stored[key].score,
-                epoch=stored[key].epoch,
-                day=stored[key].day,
-                portions=portion_cells(stored[key].cells, stored[key].shares),
+        self, said: Sequence[FeedbackEntry], stored: Mapping[tuple[str, str], Any]
+    ) -> tuple[int, list[Correction]]:
+        """Keep corrections; give how many are new, and what they change of what counts."""
+        added, changed = Corrections(self._session).add(
+            Said(
+                feedback_id=stored[_key(one)].feedback_id,
+                score=one.score,
+                event_time=one.event_time,
+                excluded=one.disposition == "excluded",
             )
-            for key in sorted(latest)
-            if stored[key].disposition == "counted"
+            for one in said
+            if _key(one) in stored
+        )
+        return added, [
+            Correction(
+                corrected=row.feedback_id,
+                llm=row.llm,
+                source=row.source,
+                map_version=row.map_version,
+                epoch=row.epoch,
+                day=row.day,
+                portions=portion_cells(row.cells, row.shares),
+                before=row.score,
+                after=changed[row.feedback_id],
+            )
+            for _, row in sorted(stored.items())
+            if row.feedback_id in changed and row.disposition == "counted"
         ]
 
     def exclude(self, source: str, *, since: datetime | None) -> int:
         """Count what came of a source from ``since`` on, or ever, no more; give the number of pieces.
 
-        By the database's clock: the sender's could be set to any time.
+        By the database's clock: the sender's could be set to any time. A piece of before that was corrected
+        since says again what it said then.
         """
-        return self._dispose(source, since=since, before="counted", after="excluded")
+        gone = self._dispose(source, since=since, before="counted", after="excluded")
+        return len(gone | Corrections(self._session).exclude(source, since=since))
 
     def include(self, source: str) -> int:
         """Count again what was excluded of a source; give the number of pieces."""
-        return self._dispose(source, since=None, before="excluded", after="counted")
+        back = self._dispose(source, since=None, before="excluded", after="counted")
+        return len(back | Corrections(self._session).include(source))
 
     def llms_of(self, source: str) -> frozenset[str]:
         """Give the LLMs that a source gave feedback on."""
         spoken = select(FeedbackRow.llm).where(FeedbackRow.source == source).distinct()
         return frozenset(self._session.scalars(spoken))
 
-    def _dispose(self, source: str, *, since: datetime | None, before: str, after: str) -> int:
+    def _dispose(self, source: str, *, since: datetime | None, before: str, after: str) -> frozenset[str]:
         change = update(FeedbackRow).where(FeedbackRow.source == source, FeedbackRow.disposition == before)
         if since is not None:
             change = change.where(FeedbackRow.received_at >= since)
@@ -319,7 +323,7 @@ class Feedback:
             .returning(FeedbackRow.feedback_id)
             .execution_options(synchronize_session=False)
         )
-        return len(rows.all())
+        return frozenset(rows)
 
     def kept(self, feedback_ids: Collection[str]) -> frozenset[str]:
         """Give those of the ids that are kept already."""
@@ -383,8 +387,3 @@ class Feedback:
 def _is_reused(one: FeedbackEntry, owners: Mapping[str, Any]) -> bool:
     owner = owners.get(one.feedback_id)
     return owner is not None and _subject_of(owner) != _subject_of(one)
-
-
-def _overtakes(one: FeedbackEntry, held: Any) -> bool:  # noqa: ANN401 (a row)
-    """Tell whether a correction prevails over what is kept, or over another; none does over its equal."""
-    return not held.correction or (one.event_time, -one.score) > (held.event_time, -held.score)

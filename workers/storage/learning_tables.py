@@ -3,7 +3,17 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, SmallInteger, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    false,
+    func,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from workers.storage.tables import MAX_NAME_BYTES, Base
@@ -93,6 +103,28 @@ class EarlierLabelsRow(Base):
     )
     label_errors: Mapped[float]
     label_weight: Mapped[float]
+
+
+class FeedbackScoreRow(Base):
+    """One of the scores of a piece of feedback that was corrected: its first, or a correction."""
+
+    __tablename__ = "feedback_scores"
+    __table_args__ = (
+        CheckConstraint("score BETWEEN 0 AND 1", name="score"),
+        {
+            "comment": "every score of the feedback that was corrected; feedback shows the latest that is "
+            "not left out; rows are added, never replaced"
+        },
+    )
+
+    feedback_id: Mapped[str] = mapped_column(
+        ForeignKey("feedback.feedback_id"), primary_key=True, comment="the piece that was corrected"
+    )
+    correction: Mapped[bool] = mapped_column(primary_key=True, comment="false: what the piece came with")
+    event_time: Mapped[datetime] = mapped_column(primary_key=True, comment="as of feedback")
+    score: Mapped[float] = mapped_column(primary_key=True, comment="as of feedback")
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    excluded: Mapped[bool] = mapped_column(server_default=false(), comment="left out with its source")
 
 
 class FeedbackPlacementRow(Base):
