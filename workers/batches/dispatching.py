@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.decisions import Decisions, Prompts, decide
-from routing.errors import NoCandidateError
+from routing.errors import InvalidInputError, NoCandidateError, UnknownLLMError
 from routing.policies import UniformSource
 from routing.requests import Limits
 from workers import messages
@@ -21,16 +22,16 @@ from workers.batches.requests import Wishes, make_prompt
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Step
 from workers.decision_ids import DecisionFacts, DecisionSigner
-from workers.errors import WaitableError
+from workers.errors import PoisonError, WaitableError
 from workers.messages import Record
 from workers.prompts import Prompt
-from workers.router import NamedPolicy, RoutingView
+from workers.router import NamedPolicy, RoutingView, require_policy
 from workers.router.budgets import degrade, refuse_spending
 from workers.router.handling import limits_at
 from workers.router.records import Decided, decision_record, dispatch_record, error_reply, reservation_record
 from workers.settings import Settings
 from workers.storage.tenants import Tenant
-from workers.tenants import Held, Purses, lend_nothing, narrow, require_tenant
+from workers.tenants import Held, Purses, lend_nothing, narrow, permit_policy, require_tenant
 from workers.topics import Topics
 
 #: Why a line did not get what the plan prefers.
@@ -48,6 +49,14 @@ class Dispatched:
     records: Sequence[Record]
     #: Whether a line waits for its tenant's budget.
     waits_for_tenant: bool = False
+
+    def plus(self, more: "Dispatched") -> "Dispatched":
+        """Give both together; ``more`` are the lines behind these."""
+        return Dispatched(
+            step=self.step.plus(more.step),
+            records=[*self.records, *more.records],
+            waits_for_tenant=more.waits_for_tenant,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +117,9 @@ class Dispatcher:
         While money is under way, the lines stop before the first that is not paid for by what is left. Once
         none is, a line takes the LLM that the plan prefers among those that are paid for; one that can pay
         for none ends as ``budget_exhausted``. So does a line that its tenant's budget does not cover, once
-        nobody is ``patient`` any more; a tenant that is to be degraded gets its cheapest LLM instead.
+        nobody is ``patient`` any more; a tenant that is to be degraded gets its cheapest LLM instead. A line
+        that names a policy of its own (``model`` ``auto/POLICY``) is decided by that one, and refused where
+        its tenant may not use it or it is none in force.
 
         Raises ``PoisonError`` once the tenant is gone, ``WaitableError`` while the plan's policy is.
         """
@@ -120,7 +131,33 @@ class Dispatcher:
             tenant=tenant,
             now=self._now(),
         )
-        offer, count = self._offer(rows, by, purse)
+        prompts = [narrow(self._prompt(row), tenant) for row in rows]
+        done = Dispatched(step=Step(), records=[])
+        for policy, group in groupby(range(len(rows)), key=lambda at: prompts[at].policy):
+            alike = list(group)
+            some = prompts[alike[0] : alike[-1] + 1]
+            try:
+                rule = by if policy is None else _by_policy(policy, by)
+                found = self._dispatch_alike(
+                    rows[alike[0] : alike[-1] + 1], some, rule, purse, patient=patient
+                )
+            except PoisonError as error:
+                found = _refuse_all(some, error, by.now)
+            done = done.plus(found)
+            if found.step.lines < len(some):
+                break
+            purse = _take_from(purse, found.step)
+            patient = patient or found.step.largest_usd > 0
+        return done
+
+    def _dispatch_alike(
+        self, rows: range, prompts: Sequence[Prompt], by: _By, purse: Purse, *, patient: bool
+    ) -> Dispatched:
+        """Decide lines by one policy; ``PoisonError`` of class ``unusable_policy`` where it cannot choose."""
+        try:
+            offer, count = self._offer(rows, prompts, by, purse)
+        except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
+            raise PoisonError("unusable_policy", f"policy {by.named.name} cannot choose: {error}") from error
         records: list[Record] = []
         step, largest, expected, reserved = 0, 0.0, 0.0, Decimal(0)
         waits = False
@@ -150,10 +187,9 @@ class Dispatcher:
         done = Step(lines=step, reserved_usd=reserved, expected_usd=expected, largest_usd=largest)
         return Dispatched(step=done, records=records, waits_for_tenant=waits)
 
-    def _offer(self, rows: range, by: _By, purse: Purse) -> tuple[_Offer, int]:
+    def _offer(self, rows: range, prompts: Sequence[Prompt], by: _By, purse: Purse) -> tuple[_Offer, int]:
         """Decide the lines, and give how many of them are paid for."""
         plan = by.plan
-        prompts = [narrow(self._prompt(row), by.tenant) for row in rows]
         asked = Prompts(
             embeddings=self._vectors.read(slice(rows.start, rows.stop)),
             input_tokens=np.array([prompt.input_tokens for prompt in prompts], dtype=np.float64),
@@ -281,6 +317,39 @@ def name_policy(plan: Plan, batch_id: str, view: RoutingView) -> NamedPolicy:
     if plan.surcharges:
         body["surcharges"] = plan.surcharges
     return NamedPolicy.build(f"batch/{batch_id}", plan.number, body)
+
+
+def _by_policy(name: str, by: _By) -> _By:
+    """Decide by the policy that a line names; ``PoisonError`` as a live prompt gets it.
+
+    And for one that spends a budget of its own, as for a whole batch.
+    """
+    permit_policy(name, by.tenant)
+    named = require_policy(name, by.view)
+    if named.declaration.budget is not None:
+        raise PoisonError(
+            "unusable_policy", f"policy {name} spends a budget of its own, which a batch does not draw on"
+        )
+    return replace(by, named=named.exploring(by.tenant.exploration_share))
+
+
+def _refuse_all(prompts: Sequence[Prompt], error: PoisonError, now: datetime) -> Dispatched:
+    records = [
+        error_reply(prompt.message, prompt.reply_to, error.error_class, error.sentence, now=now)
+        for prompt in prompts
+    ]
+    return Dispatched(step=Step(lines=len(records)), records=records)
+
+
+def _take_from(purse: Purse, step: Step) -> Purse:
+    """Give the purse with some more lines under way; those that were refused among them, as nobody knows."""
+    return replace(
+        purse,
+        reserved_usd=purse.reserved_usd + step.reserved_usd,
+        lines_under_way=purse.lines_under_way + step.lines,
+        expected_under_way_usd=purse.expected_under_way_usd + step.expected_usd,
+        largest_usd=max(purse.largest_usd, step.largest_usd),
+    )
 
 
 def _floors(plan: Plan, after: NDArray[np.int64], purse: Purse) -> NDArray[np.float64]:

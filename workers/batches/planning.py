@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from routing.assignment import Lines as AssignmentLines
 from routing.assignment import Prices, assign_jointly
-from routing.errors import InfeasibleError
+from routing.errors import InfeasibleError, InvalidInputError, UnknownLLMError
 from routing.policies import Candidates, Lagrangian, Policy
 from routing.snapshot import Snapshot
 from workers.batches.capacities import Capacities
 from workers.batches.ingest import Lines
 from workers.batches.summing import Asked, sum_up
 from workers.batches.vectors import Vectors
+from workers.errors import UsageError
 
 #: A lambda at which nothing but cost counts, and one at which it hardly does.
 _GREATEST, _LEAST = 1e12, 1e-9
@@ -99,8 +100,9 @@ def make_plan(
     """Plan ``rows`` of the batch.
 
     Up to 20,000 lines are assigned one by one; more are summed up first, or a sample of ``most`` of them. The
-    joint assignment's price of a
-    USD is the lambda by which each line is decided, and the price of an LLM's capacity its surcharge.
+    joint assignment's price of a USD is the lambda by which each line is decided, and the price of an LLM's
+    capacity its surcharge. Lines that name a policy of their own are planned as the others are. Raises
+    ``UsageError`` for a policy that cannot choose.
     """
     looked_at = sum_up(
         Asked(
@@ -255,7 +257,10 @@ def _choose(summed: AssignmentLines, policy: Policy, snapshot: Snapshot) -> NDAr
     candidates = Candidates(
         errors=summed.errors, costs=summed.costs, allowed=summed.open, names=snapshot.names
     )
-    return policy.choose(candidates, rng=np.random.default_rng(0)).llms
+    try:
+        return policy.choose(candidates, rng=np.random.default_rng(0)).llms
+    except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
+        raise UsageError(f"the policy cannot choose: {error}") from error
 
 
 def as_facts(plan: Plan) -> Mapping[str, Any]:

@@ -70,6 +70,15 @@ class Step:
     expected_usd: float = 0.0
     largest_usd: float = 0.0
 
+    def plus(self, more: "Step") -> "Step":
+        """Give both together."""
+        return Step(
+            lines=self.lines + more.lines,
+            reserved_usd=self.reserved_usd + more.reserved_usd,
+            expected_usd=self.expected_usd + more.expected_usd,
+            largest_usd=max(self.largest_usd, more.largest_usd),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paid:

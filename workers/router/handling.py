@@ -29,7 +29,7 @@ from workers.router.records import (
     reservation_record,
 )
 from workers.router.serving import read_serving
-from workers.router.views import NamedPolicy, RoutingView
+from workers.router.views import NamedPolicy, RoutingView, require_policy
 from workers.settings import Settings
 from workers.storage.tenants import Tenant, find_tenant
 from workers.tenants import Held, Purses, Shortage, admit, lend_nothing, narrow
@@ -284,10 +284,4 @@ def _check_names(prompt: Prompt, view: RoutingView) -> str:
     if candidates is not None and not candidates & set(known):
         name = min(candidates)
         raise PoisonError("unknown_llm", str(UnknownLLMError(name, known)))
-    policy = DEFAULT_POLICY if prompt.policy is None else prompt.policy
-    if policy in view.unusable:
-        raise PoisonError("unusable_policy", f"policy {policy} cannot be used: {view.unusable[policy]}")
-    if policy not in view.policies:
-        listed = ", ".join(sorted(view.policies)) or "none"
-        raise PoisonError("unknown_policy", f"no policy is named {policy[:80]!r}; in force: {listed}")
-    return policy
+    return require_policy(DEFAULT_POLICY if prompt.policy is None else prompt.policy, view).name

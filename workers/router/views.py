@@ -10,6 +10,7 @@ from routing.embedders import Embedder, Fingerprint
 from routing.errors import InvalidInputError
 from routing.snapshot import Snapshot
 from workers.calls.gates import Limits as CallLimits
+from workers.errors import PoisonError
 from workers.policies import Declaration, explore_at_least, read_policy
 from workers.storage.snapshots import PublishedState
 from workers.storage.tenants import Tenant
@@ -57,6 +58,16 @@ class RoutingView:
 
     def __post_init__(self) -> None:
         self.snapshot.cluster_map.fingerprint.require(self.embedder.fingerprint)
+
+
+def require_policy(name: str, view: RoutingView) -> NamedPolicy:
+    """Give a policy in force; ``PoisonError`` of class ``unusable_policy`` or ``unknown_policy``."""
+    if name in view.unusable:
+        raise PoisonError("unusable_policy", f"policy {name} cannot be used: {view.unusable[name]}")
+    if name not in view.policies:
+        listed = ", ".join(sorted(view.policies)) or "none"
+        raise PoisonError("unknown_policy", f"no policy is named {name[:80]!r}; in force: {listed}")
+    return view.policies[name]
 
 
 def build_view(

@@ -350,6 +350,83 @@ def test_a_policy_that_is_away_is_waited_for(desk: Desk) -> None:
     assert {one.llm for one in read_decisions(found)} == {"cheap"}
 
 
+def name_policies(desk: Desk, folder: Path, *models: str) -> Desk:
+    """A desk whose lines name these models, one each, with some policies in force."""
+    bodies = {
+        "thrift": {"kind": "fixed", "llm": "cheap"},
+        "left": {"kind": "fixed", "llm": "gone"},
+        "paced": {"kind": "budget", "usd": 1.0, "per": "day"},
+    }
+    source, batch = folder / "named.jsonl", BatchFolder(folder / "named")
+    write_requests(source, len(models))
+    lines = source.read_text().splitlines()
+    named = (line.replace('"auto"', f'"{one}"') for line, one in zip(lines, models, strict=True))
+    source.write_text("\n".join(named))
+    ingest(source, batch, WISHES, SETTINGS)
+    desk.lines = Lines(batch)
+    policies = {name: NamedPolicy.build(name, 3, body) for name, body in bodies.items()}
+    desk.view = replace(desk.view, policies=policies)
+    return desk
+
+
+def test_a_line_is_decided_by_the_policy_that_it_names(desk: Desk, tmp_path: Path) -> None:
+    """As a live prompt is, and refused as one: between them the others go by the plan."""
+    models = ("auto", "auto/thrift", "auto/none", "auto/thrift", "auto/left", "auto/paced", "auto")
+    tenant = Tenant(name="blue")
+    dispatcher = serve_tenant(name_policies(desk, tmp_path, *models), tenant, lend(0.0))
+
+    found = dispatcher.dispatch(range(7), desk.view, desk.plan(Goal()), make_purse(1.0))
+
+    desk.lines.close()
+    decided = [(one.prompt_id[-1], one.llm, one.policy) for one in read_decisions(found)]
+    refused = [
+        msgspec.json.decode(record.value or b"", type=ErrorReply).error.code
+        for record in found.records
+        if record.topic == WISHES.reply_to
+    ]
+    assert found.step.lines == 7
+    assert float(found.step.reserved_usd) == pytest.approx(4 * DEAR + 4 * CHEAP)
+    assert decided == [
+        ("1", "dear", "batch/batch_1@1"),
+        ("2", "cheap", "thrift@3"),
+        ("4", "cheap", "thrift@3"),
+        ("7", "dear", "batch/batch_1@1"),
+    ]
+    assert refused == ["unknown_policy", "unusable_policy", "unusable_policy"]
+
+
+def test_lines_of_several_policies_are_paid_from_one_purse(desk: Desk, tmp_path: Path) -> None:
+    """Money for two dear lines, a cheap one and what the largest may overrun: the fourth waits for it."""
+    name_policies(desk, tmp_path, "auto", "auto", "auto/thrift", "auto")
+    dispatcher = serve_tenant(desk, Tenant(name="blue"), lend(0.0))
+    plan, wanted = replace_plan(desk.plan(Goal()), floor_usd=0.0), 2 * (2 * DEAR + CHEAP) + 3 * 2 * DEAR
+
+    found = dispatcher.dispatch(range(4), desk.view, plan, make_purse(1.0001 * wanted))
+
+    desk.lines.close()
+    assert [one.llm for one in read_decisions(found)] == ["dear", "dear", "cheap"]
+
+
+def test_a_line_names_a_policy_that_its_tenant_may_not_use(desk: Desk, tmp_path: Path) -> None:
+    """It is refused as a live prompt is."""
+    tenant = Tenant(name="blue", policies=frozenset({"other"}))
+    dispatcher = serve_tenant(name_policies(desk, tmp_path, "auto/thrift"), tenant, lend(0.0))
+
+    [record] = dispatcher.dispatch(range(1), desk.view, desk.plan(Goal()), make_purse(1.0)).records
+
+    desk.lines.close()
+    assert msgspec.json.decode(record.value or b"", type=ErrorReply).error.code == "forbidden_policy"
+
+
+def test_a_plan_by_a_policy_that_cannot_choose_is_refused(desk: Desk) -> None:
+    """Its LLM has left: the batch fails with the reason."""
+    gone = NamedPolicy.build("left", 1, {"kind": "fixed", "llm": "gone"})
+    desk.view = replace(desk.view, policies={"left": gone})
+
+    with pytest.raises(UsageError, match=r"the policy cannot choose: .*gone"):
+        desk.plan(make_goal(Options(policy="left"), desk.view, make_purse(1.0)))
+
+
 def test_a_tenant_that_nobody_declared_gets_nothing(desk: Desk) -> None:
     """As on the ingest topic: neither when the lines are planned nor once the tenant was removed."""
     dispatcher = serve_tenant(desk, Tenant(name="blue"), lend(0.0))
