@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from routing.decisions import Decisions
 from routing.errors import MissingSupportError, UnknownLLMError
@@ -20,6 +21,7 @@ from workers.replay.plans import Bodies
 from workers.replay.rebuilding import rebuild_snapshot, state_of
 from workers.storage.engine import transaction
 from workers.storage.feedback import Feedback
+from workers.storage.sources import Sources
 
 _Matrix = NDArray[np.float64]
 #: A decision made again has the probability that was logged within this, or is left out.
@@ -105,14 +107,15 @@ def value_policies(
     """Value the policies that ``bodies`` declare on logged decisions that feedback was given on.
 
     What each could choose is what was allowed then, at the errors and costs predicted then, before the
-    feedback; a decision's score is the mean over its sources by their trust. Left out are decisions without
-    feedback, and those whose logged probability does not come out again: squeezed by a budget, say. A policy
-    that may choose what a decision never could gets no number but the names of these decisions. Raises
-    ``UsageError`` for a budget policy, whose choices depend on each other, and for fewer than two decisions.
+    feedback; a decision's score is the mean over its sources, each weighing as much as it does in learning.
+    Left out are decisions without feedback, or with that of sources alone which weigh nothing, and those
+    whose logged probability does not come out again: squeezed by a budget, say. A policy that may choose what
+    a decision never could gets no number but the names of these decisions. Raises ``UsageError`` for a budget
+    policy, whose choices depend on each other, and for fewer than two decisions.
     """
     targets = {name: _read_target(name, body) for name, body in bodies.items()}
     with transaction(engine) as session:
-        scores = Feedback(session).scores([record.decision_id for record in records])
+        scores = _read_scores(session, [record.decision_id for record in records])
     graded = [record for record in records if record.decision_id in scores]
     log = _collect(engine, graded, scores, targets)
     if len(log.ids) < _FEWEST:
@@ -139,6 +142,18 @@ def value_policies(
             for name, parts in log.targets.items()
         },
     )
+
+
+def _read_scores(session: Session, decision_ids: Sequence[str]) -> dict[str, float]:
+    """Give the mean score of each decision over its sources, by what a label of each weighs."""
+    given = Feedback(session).scores(decision_ids)
+    weights = Sources(session).weights({source for one in given.values() for source in one})
+    found = {}
+    for decision_id, one in sorted(given.items()):
+        mass = sum(weights[source] for source in sorted(one))
+        if mass > 0:
+            found[decision_id] = sum(weights[source] * one[source] for source in sorted(one)) / mass
+    return {decision_id: min(max(score, 0.0), 1.0) for decision_id, score in found.items()}
 
 
 def _read_target(name: str, body: Any) -> Declaration:  # noqa: ANN401  # whatever was declared

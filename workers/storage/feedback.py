@@ -357,19 +357,18 @@ class Feedback:
             .execution_options(synchronize_session=False)
         )
 
-    def scores(self, decision_ids: Sequence[str]) -> dict[str, float]:
-        """Give the score of each decision that counted feedback was given on: its sources' mean, by trust."""
-        trusted = func.sum(FeedbackRow.weight)
+    def scores(self, decision_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Give the score by each source of each decision that counted feedback was given on."""
         rows = self._session.execute(
-            select(FeedbackRow.decision_id, func.sum(FeedbackRow.weight * FeedbackRow.score) / trusted)
-            .where(
+            select(FeedbackRow.decision_id, FeedbackRow.source, FeedbackRow.score).where(
                 FeedbackRow.decision_id == func.any(cast(list(decision_ids), ARRAY(Text()))),
                 FeedbackRow.disposition == "counted",
             )
-            .group_by(FeedbackRow.decision_id)
-            .having(trusted > 0)
         )
-        return {decision_id: min(max(score, 0.0), 1.0) for decision_id, score in rows if decision_id}
+        found: dict[str, dict[str, float]] = {}
+        for decision_id, source, score in rows:
+            found.setdefault(decision_id or "", {})[source] = score
+        return found
 
     def counted(self, map_version: str) -> Iterator[FeedbackEntry]:
         """Stream the feedback that counts for a map, by feedback id: what a refold folds."""

@@ -93,6 +93,12 @@ class Sources:
             for row in sorted(rows, key=lambda row: row.name)
         }
 
+    def weights(self, names: Iterable[str]) -> dict[str, float]:
+        """Give what a label of each weighs: as its kind or as declared, times its trust as last estimated."""
+        known = self.list()
+        sources = [known.get(name) or Source(name=name, kind=kind_of(name)) for name in sorted(set(names))]
+        return {one.name: one.base_weight * one.trust for one in sources}
+
     def declare(
         self, name: str, *, kind: SourceKind, weight: float | None = None, per_hour: int | None = None
     ) -> None:

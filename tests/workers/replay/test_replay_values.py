@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 import pytest
 from logged_traffic import Office
 
+from routing.learning import SourceTrust
 from workers.errors import UsageError
 from workers.messages import DecisionRecord
 from workers.replay import apply_policies, value_policies
 from workers.storage.engine import transaction
 from workers.storage.feedback import Feedback, FeedbackEntry
+from workers.storage.sources import Sources
 
 pytestmark = pytest.mark.stack
 
@@ -19,14 +21,19 @@ LARGE = {"kind": "fixed", "llm": "large"}
 
 
 def grade(
-    office: Office, records: Sequence[DecisionRecord], score: Callable[[DecisionRecord], float]
+    office: Office,
+    records: Sequence[DecisionRecord],
+    score: Callable[[DecisionRecord], float],
+    *,
+    source: str = "human",
 ) -> None:
     """Give feedback on every decision."""
     with transaction(office.engine) as session:
         Feedback(session).record(
             [
                 FeedbackEntry(
-                    feedback_id=f"f-{record.prompt_id}",
+                    feedback_id=f"{source}-{record.prompt_id}",
+                    source=source,
                     decision_id=record.decision_id,
                     prompt_id=record.prompt_id,
                     llm=record.llm,
@@ -95,6 +102,32 @@ def test_decisions_without_feedback_are_left_out_and_counted(office: Office) -> 
     assert (value.snips.value, value.effective_size) == (pytest.approx(0.5), pytest.approx(20))
     with pytest.raises(UsageError, match="spends a budget"):
         value_policies(office.engine, records, bodies={"b": {"kind": "budget", "usd": 1.0}})
+
+
+def test_a_source_weighs_in_a_decisions_score_as_it_does_in_learning(office: Office) -> None:
+    """A judge half believed weighs a quarter of a human: 1 and 0 are .8; a flagged source says nothing.
+
+    So the quarter of the decisions that it alone scored are without feedback.
+    """
+    apply_policies(office.engine, {"default": EVEN})
+    records = office.traffic(10)
+    grade(office, records[:30], lambda _: 1.0)
+    grade(office, records[:30], lambda _: 0.0, source="judge")
+    grade(office, records, lambda _: 0.0, source="human:liar")
+    trust = {"judge": 0.5, "human:liar": 0.0}
+    with transaction(office.engine) as session:
+        Sources(session).meet(trust)
+        Sources(session).judge(
+            {
+                name: SourceTrust(trust=one, bias=0.2, least_bias=0.1, compared=9.0)
+                for name, one in trust.items()
+            }
+        )
+
+    found = value_policies(office.engine, records, bodies={"even": EVEN})
+
+    assert (found.used, found.without_feedback) == (30, 10)
+    assert found.logged.value == pytest.approx(1.0 / 1.25)
 
 
 def test_a_policy_that_names_nobody_of_then_is_refused(office: Office) -> None:
