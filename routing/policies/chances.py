@@ -117,7 +117,8 @@ class Exploration:
     LLM of the band keeps a known, positive probability: feedback can say what another choice would have been
     worth (off-policy estimates), and rates that have gone stale are seen again. Limits hold: what is not
     allowed is never explored. ``max_exploration_usd`` caps what a look may cost. Where the band is empty the
-    policy is followed alone.
+    policy is followed alone, and where the policy chooses nothing, nothing is chosen: its share of a prompt
+    would else go to exploration too, all of it.
 
     Raises ``InvalidInputError`` for a share or an even part outside 0..1, or a band or cap below 0. Source:
     Thompson 1933; Russo et al. 2018.
@@ -147,7 +148,8 @@ class Exploration:
         if candidates.deviations is not None:
             best = normalise_rows(odds_of_best(candidates.errors, candidates.deviations, inside))
             explored = self.even * explored + (1 - self.even) * best
-        share = np.where(inside.any(axis=1, keepdims=True), self.share, 0.0)
+        explores = inside.any(axis=1, keepdims=True) & followed.any(axis=1, keepdims=True)
+        share = np.where(explores, self.share, 0.0)
         return (1 - share) * followed + share * explored
 
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:

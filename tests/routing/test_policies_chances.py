@@ -10,6 +10,7 @@ from routing.errors import InvalidInputError, UnknownLLMError
 from routing.policies import (
     Candidates,
     Exploration,
+    Fixed,
     Lagrangian,
     LoggedDraws,
     Mixture,
@@ -58,6 +59,16 @@ def test_exploration_by_hand() -> None:
     policy = Exploration(policy=Lagrangian(0.0), share=0.2, band=0.2)
 
     assert policy.probabilities(candidates())[0] == pytest.approx([0.0, 0.1, 0.9])
+
+
+def test_where_the_policy_chooses_nothing_nothing_is_explored() -> None:
+    """A prompt that may not have the one LLM of its policy goes nowhere, as it would without exploring."""
+    policy = Exploration(policy=Fixed("a"), share=0.05, band=1.0)
+    found = policy.choose(candidates(100, allowed=[False, True, True]), rng=np.random.default_rng(0))
+
+    assert set(found.llms.tolist()) == {-1}
+    assert set(found.propensities.tolist()) == {0.0}
+    assert policy.probabilities(candidates())[0] == pytest.approx([0.95 + 0.05 / 3, 0.05 / 3, 0.05 / 3])
 
 
 def test_exploration_has_a_price_cap() -> None:
