@@ -22,6 +22,8 @@ from workers.storage.tables import FeedbackRow
 
 _ON: Mapping[State, State] = MappingProxyType({"probe": "shadow", "shadow": "canary", "canary": "active"})
 _BACK: Mapping[State, State] = MappingProxyType({"shadow": "probe", "canary": "shadow", "active": "canary"})
+#: States in which an LLM gets traffic.
+_ROUTED = frozenset({"canary", "active"})
 #: Standard deviations of a mean that it hardly exceeds: 95 %, on one side.
 _NORMAL_95 = 1.645
 
@@ -53,8 +55,9 @@ def promote(
 ) -> State:
     """Take an LLM one step on: probe, shadow, canary, active; from draining to what it was. Give its state.
 
-    To a shadow it takes labels; to a canary, that its probes settled the routes and that it would win some;
-    to active, live feedback that is no worse than was predicted of it, beyond chance. With ``force`` the step
+    To a shadow it takes labels; to a canary, that its probes settled the routes and that it would win some,
+    or, of one that joined with labels and had traffic before, as many of them as a shadow needs; to active,
+    live feedback that is no worse than was predicted of it, beyond chance. With ``force`` the step
     is taken all the same, and the journal says so. Raises ``UsageError`` for what is missing.
     """
     conditions = conditions or Conditions()
@@ -155,7 +158,9 @@ def _show_probes(session: Session, name: str, conditions: Conditions) -> _Shown:
     journal = LLMJournal(session)
     probed = next((step for step in reversed(journal.steps(name)) if "share" in step.evidence), None)
     if probed is None:
-        return _Shown(problem="it was not probed")
+        if not any(step.to_state in _ROUTED for step in journal.steps(name)):
+            return _Shown(problem=f"it was not probed: `uniroute llm demote {name}` leads back to probe")
+        return _show_labels(session, name, conditions)  # it joined with labels, and comes back on them
     share, evidence = float(probed.evidence["share"]), dict(probed.evidence)
     if journal.standings().get(name, Standing()).cautious:
         return _Shown(problem="its labels ran out before the routes were settled", evidence=evidence)

@@ -24,6 +24,7 @@ from workers.lifecycle import (
     promote,
 )
 from workers.onboarding import fit_map
+from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import make_engine, transaction
 from workers.storage.error_rates import ErrorRates
@@ -247,6 +248,25 @@ def test_every_step_leads_back(engine: Engine) -> None:
     assert [demote(engine, "new") for _ in range(2)] == ["shadow", "probe"]
     with pytest.raises(UsageError, match="no step back"):
         demote(engine, "new")
+
+
+def test_an_llm_that_joined_with_labels_comes_back_on_them(engine: Engine) -> None:
+    """Demoted from active to shadow it was never probed; 30 labels take it up again, 10 do not."""
+    with transaction(engine) as session:
+        version = ClusterMaps(session).active_version() or ""
+        CellCounts(session).add(version, ["old"], [0], [3.0], [10.0], evidence="label")
+    assert [demote(engine, "old") for _ in range(2)] == ["canary", "shadow"]
+    with pytest.raises(UsageError, match="it has 10 labels of 20"):
+        promote(engine, "old")
+    with transaction(engine) as session:
+        CellCounts(session).add(version, ["old"], [1], [6.0], [20.0], evidence="label")
+
+    assert promote(engine, "old") == "canary"
+    with transaction(engine) as session:
+        assert LLMJournal(session).steps("old")[-1].evidence["labels"] == 30
+    promote(engine, "new", force=True)
+    with pytest.raises(UsageError, match="was not probed: `uniroute llm demote new`"):
+        promote(engine, "new")
 
 
 def test_probes_without_an_answer_are_no_labels(engine: Engine) -> None:
