@@ -179,7 +179,7 @@ class Client:
 
         While the client is not in its group, up to half a second more: kafka-python joins at no other time.
         """
-        return [_read_reply(record) for records in self._poll(timeout_ms).values() for record in records]
+        return [read_reply(record) for records in self._poll(timeout_ms).values() for record in records]
 
     def commit(self) -> None:
         """Mark every reply that was polled as read."""
@@ -366,7 +366,7 @@ def _make_consumer(settings: Settings, topic: str, group: str | None) -> KafkaCo
     )
 
 
-def _read_reply(record: Any) -> Reply:  # noqa: ANN401 (kafka-python has no types)
+def read_reply(record: Any) -> Reply:  # noqa: ANN401 (kafka-python has no types)
     """Read whatever stands on the reply topic: nothing on it may end the caller's loop."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     return Reply(

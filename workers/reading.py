@@ -3,30 +3,68 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 
 from workers.settings import Settings
 
+#: Of a reader that goes on: partitions that are added are noticed within this long.
+_METADATA_MS = 10_000
 
-def open_reader(settings: Settings, names: Sequence[str]) -> KafkaConsumer:
-    """Read whole topics from their beginning, committed records alone, in no group."""
+
+def open_reader(settings: Settings, names: Sequence[str], **options: Any) -> KafkaConsumer:  # noqa: ANN401
+    """Read whole topics from their beginning, committed records alone, in no group.
+
+    ``options`` are kafka-python's.
+    """
     consumer = KafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap.split(","),
         isolation_level="read_committed",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         group_id=None,
+        **options,
     )
-    partitions = [
-        TopicPartition(name, partition)
-        for name in names
-        for partition in sorted(consumer.partitions_for_topic(name) or ())
-    ]
-    consumer.assign(partitions)
+    consumer.assign(_partitions(consumer, names))
     consumer.seek_to_beginning()
     return consumer
+
+
+class NewRecords:
+    """Reads whole topics, committed records alone, from now on, in no group; a context manager.
+
+    It joins nothing and so waits for nobody. Partitions that are added later are read from their beginning.
+    """
+
+    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
+        self._names = names
+        self._consumer = open_reader(settings, names, metadata_max_age_ms=_METADATA_MS)
+        for partition, end in self._consumer.end_offsets(self._consumer.assignment()).items():
+            self._consumer.seek(partition, end)  # now, not at the first poll
+
+    def poll(self, *, timeout_ms: int) -> Mapping[TopicPartition, Sequence[Any]]:
+        """Give the records that came, after at most ``timeout_ms``."""
+        known = self._consumer.assignment()
+        added = set(_partitions(self._consumer, self._names)) - known
+        if added:
+            at = {partition: self._consumer.position(partition) for partition in known}
+            self._consumer.assign([*known, *added])
+            self._consumer.seek_to_beginning(*added)
+            for partition, offset in at.items():
+                self._consumer.seek(partition, offset)
+        found: Mapping[TopicPartition, Sequence[Any]] = self._consumer.poll(timeout_ms=timeout_ms)
+        return found
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def read_all(settings: Settings, names: Sequence[str]) -> Iterator[Any]:
@@ -71,3 +109,11 @@ def _drain(consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> Itera
     while any(consumer.position(partition) < end for partition, end in ends.items()):
         for records in consumer.poll(timeout_ms=500).values():
             yield from records
+
+
+def _partitions(consumer: KafkaConsumer, names: Sequence[str]) -> list[TopicPartition]:
+    return [
+        TopicPartition(name, partition)
+        for name in names
+        for partition in sorted(consumer.partitions_for_topic(name) or ())
+    ]

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -14,17 +15,19 @@ from kafka.errors import KafkaError
 
 from workers import messages
 from workers.cascades import CascadeSpec, Scorer
-from workers.client import Client, Reply
+from workers.client import Client, Reply, read_reply
 from workers.decision_ids import DecisionFacts, DecisionSigner
 from workers.errors import WaitableError
 from workers.lifecycle.probing import Graded, ProbesFailedError
 from workers.messages import CallFact
 from workers.prompts import count_tokens
+from workers.reading import NewRecords
 from workers.settings import Settings
-from workers.topics import Topics
+from workers.topics import Topics, create_topics, reply_topic
 
 _LANE = "probe"
-_SOURCE = "/onboarding"
+_APP = "onboarding"
+_SOURCE = f"/{_APP}"
 _POLL_MS = 200
 #: What probes are booked as, in place of a policy's name: by this their cost is told from that of replies.
 ONBOARDING = "onboarding"
@@ -90,24 +93,29 @@ class ProbeLane:
         self._run = uuid.uuid4().hex[:12]
         self._sent = 0
         self._topics = Topics(settings.topic_prefix)
+        self._reply_to = settings.reply_prefix + _APP
+        self._resources = ExitStack()
+        #: Opened for the first score.
+        self._client: Client | None = None
 
     def __enter__(self) -> Self:
-        group = f"{self._purpose}-{self._run}"
-        self._client = Client(app="onboarding", settings=self._settings, group=group)
+        create_topics(self._settings, [reply_topic(self._reply_to, self._settings)])
         try:
+            # Not by a client in a group of its own: to join one would take a second or two.
+            self._replies = self._resources.enter_context(NewRecords(self._settings, [self._reply_to]))
             self._producer = KafkaProducer(
                 bootstrap_servers=self._settings.kafka_bootstrap.split(","), enable_idempotence=True
             )
+            self._resources.callback(self._producer.close)
         except KafkaError as error:
-            self._client.close()
+            self._resources.close()
             raise WaitableError("Kafka", str(error)) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._producer.close()
-        self._client.close()
+        self._resources.close()
 
     def ask(self, probes: Sequence[Probe]) -> list[Graded | None]:
         """Give the grade of each probe's answer, ``None`` where there is none.
@@ -131,7 +139,7 @@ class ProbeLane:
         problem = f"no reply within {self._patience_s:g} s: is an executor serving?"
         end = time.monotonic() + self._patience_s
         while len(found) < len(waiting) and time.monotonic() < end:
-            for reply in self._client.poll(timeout_ms=_POLL_MS):
+            for reply in self._read_replies():
                 if (row := waiting.get(reply.prompt_id, -1)) >= 0:
                     graded = _grade(probes[row], reply)
                     if not found and graded is None:
@@ -144,7 +152,17 @@ class ProbeLane:
 
     def score(self, graded: Graded, *, source: str) -> None:
         """Give a grade as feedback on the answer, which the learner counts as it does any caller's."""
+        if self._client is None:
+            self._client = self._resources.enter_context(Client(app=_APP, settings=self._settings))
         self._client.feedback(graded.decision_id, score=graded.score, source=source, tenant=self._tenant)
+
+    def _read_replies(self) -> Iterator[Reply]:
+        try:
+            polled = self._replies.poll(timeout_ms=_POLL_MS)
+        except KafkaError as error:
+            raise WaitableError("Kafka", f"replies to probes were not read: {error}") from error
+        for records in polled.values():
+            yield from map(read_reply, records)
 
     def _dispatch(self, prompt_id: str, probe: Probe, now: datetime) -> dict[str, object]:
         token = self._signer.sign(
@@ -166,7 +184,7 @@ class ProbeLane:
                 *messages.event_headers(
                     event_id=prompt_id, event_type="uniroute.dispatch", source=_SOURCE, now=now
                 ),
-                (messages.REPLY_TO, self._client.reply_topic.encode()),
+                (messages.REPLY_TO, self._reply_to.encode()),
                 (messages.DECISION_ID, token.encode()),
                 (messages.LLM, probe.llm.encode()),
                 (messages.LANE, _LANE.encode()),

@@ -23,7 +23,7 @@ from workers.lifecycle.dispatching import Probe
 from workers.lifecycle.probing import Graded, ProbesFailedError
 from workers.lifecycle.traffic import LivePrompt, allowed_for, copyable
 from workers.messages import DecisionRecord, Message
-from workers.reading import open_reader
+from workers.reading import NewRecords
 from workers.settings import Settings
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
@@ -270,15 +270,12 @@ class LiveReader:
     def __init__(self, settings: Settings) -> None:
         topics = Topics(settings.topic_prefix)
         self._prompts = topics.prompts
-        self._consumer = open_reader(settings, [topics.prompts, topics.decisions])
-        self._consumer.seek_to_end()
-        for partition in self._consumer.assignment():
-            self._consumer.position(partition)  # now, not at the first poll
+        self._records = NewRecords(settings, [topics.prompts, topics.decisions])
 
     def poll(self, *, timeout_ms: int) -> tuple[list[Message], list[DecisionRecord]]:
         """Give the prompts and the decisions that came, after at most ``timeout_ms``."""
         prompts, decisions = [], []
-        for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+        for partition, records in self._records.poll(timeout_ms=timeout_ms).items():
             for record in records:
                 if partition.topic == self._prompts:
                     prompts.append(read_message(record))
@@ -290,4 +287,4 @@ class LiveReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close()
+        self._records.close()
