@@ -27,6 +27,7 @@ from routing.learning.onboarding import (
     cautious_rates,
     deal_probes,
     expected_losses,
+    label_until_settled,
     spread_lambdas,
 )
 from routing.learning.trust import (
@@ -62,6 +63,7 @@ __all__ = [
     "estimate_trust",
     "expected_losses",
     "follow_llm",
+    "label_until_settled",
     "spread_lambdas",
     "watch_errors",
 ]

@@ -1,5 +1,7 @@
 """Onboarding an LLM with as few labels as the routing decision needs: which prompts, and when to stop."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +30,8 @@ class StoppingRule:
     #: Labels before the rule is asked, and at most.
     fewest: int = 20
     most: int = 400
-    #: Labels between two questions.
-    batch: int = 10
+    #: Labels between two questions, at least.
+    batch: int = 15
 
     def __post_init__(self) -> None:
         if not self.label_value > 0:
@@ -44,6 +46,48 @@ class StoppingRule:
         n = np.asarray(labels, dtype=np.float64)
         worth = np.asarray(losses, dtype=np.float64) >= self.label_value * n
         return np.asarray((n < self.fewest) | (worth & (n < self.most)))
+
+    def next_batch(self, loss: float, labels: int) -> int:
+        """Give how many labels to ask for before the rule is asked again; 0 for an LLM that wants no more.
+
+        The loss falls about as 1/n: with sqrt(loss * labels / label_value) labels it would be worth no more.
+        All that miss are asked for at once, because each question takes a round trip.
+        """
+        if not self.wants_more([loss], [labels])[0]:
+            return 0
+        if labels < self.fewest:
+            return self.fewest - labels
+        missing = round(math.sqrt(loss * labels / self.label_value)) - labels
+        return min(max(self.batch, missing), self.most - labels)
+
+
+def label_until_settled(
+    rule: StoppingRule,
+    labels: ArrayLike,
+    *,
+    weigh: Callable[[], ArrayLike],
+    ask: Callable[[int, int], int | None],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Label LLMs side by side, batch by batch, until the rule wants no more of any, or no more can be had.
+
+    Parameters: ``labels`` (H,) that they have; ``weigh`` gives the ``expected_losses`` (H,) by the labels of
+    that moment; ``ask(llm, count)`` labels an LLM on so many prompts more and gives how many labels came of
+    it, ``None`` where nothing more can be asked. Gives the labels (H,), and for each LLM, (H,), whether it
+    was settled: whether the rule stopped it before its most.
+    """
+    have = np.array(labels, dtype=np.int64)
+    open_ended = np.ones(have.shape, dtype=np.bool_)
+    while True:
+        # Before its fewest labels an LLM is asked whatever it is worth.
+        losses = np.asarray(weigh() if (have >= rule.fewest).any() else np.full(have.shape, np.inf))
+        wanted = [rule.next_batch(loss, n) for loss, n in zip(losses.tolist(), have.tolist(), strict=True)]
+        batches = np.where(open_ended, wanted, 0)
+        if not batches.any():
+            return have, ~rule.wants_more(losses, have) & (have < rule.most)
+        for llm in np.flatnonzero(batches).tolist():
+            gained = ask(llm, int(batches[llm]))
+            open_ended[llm] = gained is not None
+            have[llm] += gained or 0
 
 
 def expected_losses(errors: Matrix, deviations: Matrix, costs: ArrayLike, lambdas: ArrayLike) -> Vector:
@@ -108,12 +152,15 @@ def cautious_rates(prior: PoolPrior, errors: ArrayLike, labels: ArrayLike, *, pr
     return chosen
 
 
-def deal_probes(cells: ArrayLike, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Order prompts so that any first few hold each cluster in proportion to its share of them.
+def deal_probes(
+    cells: ArrayLike, *, rng: np.random.Generator, masses: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """Order prompts so that any first few hold each cluster by its share of the traffic, while it has some.
 
-    Parameters: ``cells`` (n,) of one resolution. Within a cluster the order is random, and which cluster
-    comes first too: the j-th of a cluster's m prompts is dealt at (j + u) / m, u one uniform number per
-    cluster.
+    Parameters: ``cells`` (n,) of one resolution; ``masses`` (C,) at least 0: what the traffic has of each of
+    its clusters, or else what the prompts have. Within a cluster the order is random, and which cluster comes
+    first too: the j-th prompt of a cluster of mass m is dealt at (j + u) / m, u one uniform number per
+    cluster. Clusters without mass come last.
     """
     where = np.asarray(cells)
     if where.ndim != 1:
@@ -122,5 +169,7 @@ def deal_probes(cells: ArrayLike, *, rng: np.random.Generator) -> NDArray[np.int
     turns = np.empty(len(where))
     for cell in np.unique(where):
         mine = np.flatnonzero(where[order] == cell)
-        turns[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
+        mass = len(mine) if masses is None else np.asarray(masses, dtype=np.float64)[cell]
+        drawn = np.arange(len(mine)) + rng.random()
+        turns[mine] = drawn / mass if mass > 0 else np.inf
     return order[np.argsort(turns, kind="stable")]

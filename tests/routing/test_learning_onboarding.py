@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from routing.errors import InvalidInputError
-from routing.learning import StoppingRule, cautious_rates, deal_probes, expected_losses, spread_lambdas
+from routing.learning import (
+    StoppingRule,
+    cautious_rates,
+    deal_probes,
+    expected_losses,
+    label_until_settled,
+    spread_lambdas,
+)
 from routing.quality.pool_prior import fit_pool_prior
 
 
@@ -69,6 +76,45 @@ def test_any_first_probes_hold_the_clusters_in_proportion() -> None:
     for first in (10, 20, 50):
         dealt = np.bincount(cells[order[:first]], minlength=3)
         assert np.all(np.abs(dealt - first * np.array([0.6, 0.3, 0.1])) <= 1)
+
+
+def test_probes_follow_the_traffics_mix_and_not_the_files() -> None:
+    """A file of 90 and 10 under a traffic of 50 and 50: ten of each among the first 20."""
+    cells = np.repeat([0, 1, 2], [90, 10, 5])
+
+    order = deal_probes(cells, rng=np.random.default_rng(0), masses=[500.0, 500.0, 0.0])
+
+    assert sorted(order.tolist()) == list(range(105))
+    assert np.all(np.abs(np.bincount(cells[order[:20]], minlength=3) - [10, 10, 0]) <= 1)
+    assert cells[order[-5:]].tolist() == [2] * 5
+
+
+def test_a_batch_is_what_is_missing_by_the_present_loss() -> None:
+    """A loss of .0072 at 20 labels falls to label value times labels at sqrt(.0072 * 20 / .0001) = 38."""
+    rule = StoppingRule(label_value=1e-4, fewest=20, most=40, batch=5)
+
+    assert rule.next_batch(0.0072, 12) == 8
+    assert rule.next_batch(0.0072, 20) == 18
+    assert rule.next_batch(0.0021, 20) == 5
+    assert rule.next_batch(0.5, 30) == 10
+    assert rule.next_batch(0.0019, 20) == rule.next_batch(0.5, 40) == 0
+
+
+def test_llms_are_labelled_side_by_side_until_none_wants_more() -> None:
+    """The first is settled at once; of the second prompts run out; half of the third's have no answer."""
+    rule, asked = StoppingRule(label_value=1e-3, fewest=10, most=40, batch=10), list[tuple[int, int]]()
+
+    def ask(llm: int, count: int) -> int | None:
+        asked.append((llm, count))
+        if llm == 1 and len(asked) > 3:
+            return None
+        return (count + 1) // 2 if llm == 2 else count
+
+    labels, settled = label_until_settled(rule, [0, 0, 0], weigh=lambda: [0.0, 1.0, 0.0], ask=ask)
+
+    assert asked[:3] == [(0, 10), (1, 10), (2, 10)]
+    assert [count for llm, count in asked if llm == 2] == [10, 5, 2, 1]
+    assert (labels[:2].tolist(), settled.tolist()) == ([10, 10], [True, False, True])
 
 
 def test_until_labels_suffice_an_llm_stands_at_its_upper_end() -> None:

@@ -138,6 +138,7 @@ def _probe(
         return probe(
             engine,
             name,
+            texts=[one.text for one in asked],
             embeddings=embeddings,
             input_tokens=np.array([one.input_tokens for one in asked]),
             ask=lambda rows: opened.ask([probes[row] for row in rows]),

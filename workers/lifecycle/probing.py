@@ -1,7 +1,8 @@
 """Learns a new LLM from as few graded probes as the routing decision needs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -9,30 +10,30 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from routing.costs import costs_at, price_table
 from routing.embedders import FloatMatrix
 from routing.errors import UnknownLLMError
-from routing.learning import StoppingRule, deal_probes, expected_losses, spread_lambdas
-from routing.policies import Exploration, Lagrangian
+from routing.learning import StoppingRule, deal_probes, label_until_settled
+from routing.llms import LLM
 from routing.quality.counts import count_errors
 from workers.errors import UsageError, WorkersError
-from workers.learner import refit
-from workers.policies import read_policy
+from workers.learner import refit, watched_resolution
+from workers.lifecycle.weighing import Known, Rivals
 from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts
 from workers.storage.cluster_maps import ClusterMaps, FittedMap
 from workers.storage.engine import transaction
-from workers.storage.llm_journal import Standing
+from workers.storage.journal import Journal
+from workers.storage.llm_journal import LLMJournal, Standing
 from workers.storage.llms import LLMs, Registration
 from workers.storage.snapshots import load_state
 from workers.topics import create_topics, llm_topics
 
-#: Prompts that stand for the traffic when it is asked what another label is worth.
-_ASKED_ON = 1_000
-#: Resolution whose cells the probes are dealt over: 20 clusters by default.
-_DEALT_OVER = 2
-#: Standard deviations on either side of a mean error that hold it with 90 %.
-_NORMAL_90 = 1.645
+#: What the journal calls a batch of labels that was counted.
+_LABELLED = "labelled"
+#: So that a budget pays for all of what it pays for exactly.
+_ROUNDING = 1e-9
+#: More batches than any LLM is ever labelled in.
+_EVERY_BATCH = 100_000
 
 
 class ProbesFailedError(WorkersError):
@@ -96,6 +97,7 @@ def probe(
     engine: Engine,
     name: str,
     *,
+    texts: Sequence[str],
     embeddings: FloatMatrix,
     input_tokens: NDArray[np.float64],
     ask: Ask,
@@ -105,135 +107,143 @@ def probe(
 ) -> Probed:
     """Label a probed LLM on prompts with reference answers until the routes are settled; it is a shadow then.
 
-    ``embeddings`` (n, d) and ``input_tokens`` (n,) are the prompts', in their order. They are asked so that
-    any first few hold each cluster by its share of them; a run that was broken off goes on where it ended, if
-    it has the same prompts and ``seed``. No batch is asked that would pass ``max_usd`` if it costs what those
-    before it did; the first is asked unless that is 0. Labels are counted batch by batch; the LLM's rates
-    stay at the upper end of their interval unless the rule stopped it. Raises ``UsageError`` for an LLM in
-    another state or where no map is in force, ``ProbesFailedError`` where the first batch got no answer.
+    ``texts`` (n,), ``embeddings`` (n, d) and ``input_tokens`` (n,) are the prompts', in their order. They are
+    asked so that any first few hold each cluster by its share of the prompts that the map was fitted on. A
+    text is a label once, however often it is there and in whatever files: so a run that was broken off goes
+    on where it ended, and what had no answer is asked again. A batch is cut to what stays within ``max_usd``
+    if each costs what those before it did; the first is asked unless that is 0. Labels are counted batch by
+    batch; the LLM's rates stay at the upper end of their interval unless the rule stopped it. Raises
+    ``UsageError`` for an LLM in another state or where no map is in force, ``ProbesFailedError`` where the
+    first batch got no answer.
     """
     rule = rule or StoppingRule()
     with transaction(engine) as session:
         fitted = ClusterMaps(session).require_active()
-        _check_state(session, name)
-        labels = before = _count_labels(session, fitted, name)
+        version = fitted.cluster_map.version
+        mix = ClusterMaps(session).mix(version)
+        llm = _check_state(session, name)
+        before = _count_labels(session, fitted, name)
+        labelled = _read_labelled(session, version, name)
+    with transaction(engine) as session:
+        rivals = Rivals(load_state(session), fitted, embeddings, input_tokens)
     cells = fitted.cluster_map.cells(embeddings)
     order = deal_probes(
-        cells[:, min(_DEALT_OVER, cells.shape[1] - 1)], rng=np.random.default_rng(seed)
-    ).tolist()
-    asked, failures, graded = before, 0, list[Graded]()
-    while True:
-        known = _weigh(engine, fitted, name, embeddings, input_tokens, cost=_mean_cost(graded))
-        more = bool(rule.wants_more([known.loss], [labels])[0])
-        rows = order[asked : asked + (rule.batch if labels else rule.fewest)]
-        if not more or not rows or not _affords(graded, len(rows), max_usd):
-            break
-        answers = ask(rows)
-        asked += len(rows)
-        counted = [(row, one) for row, one in zip(rows, answers, strict=True) if one is not None]
-        if not counted and not graded:
-            raise ProbesFailedError(f"{name} answered none of {len(rows)} probes")
-        failures += len(rows) - len(counted)
-        labels += len(counted)
-        graded += [one for _, one in counted]
-        with transaction(engine) as session:
-            _count(session, fitted, name, cells[[row for row, _ in counted]], [one for _, one in counted])
-    settled = labels >= rule.fewest and not more and labels < rule.most
-    found = Probed(
-        llm=name,
-        labels=labels,
-        labels_now=labels - before,
-        failures=failures,
-        settled=settled,
-        loss=known.loss,
-        mean_score=float(np.mean([one.score for one in graded])) if graded else None,
-        cost_usd=sum(one.cost_usd or 0.0 for one in graded),
-        judge_usd=sum(one.judge_usd for one in graded),
-        error=known.error,
-        error_interval=known.interval,
-        share=known.share,
+        cells[:, cells.shape[1] // 2] - watched_resolution(fitted.cluster_map.sizes).start,
+        rng=np.random.default_rng(seed),
+        masses=None if mix is None else mix.cells,
     )
+    run = _Run(
+        engine=engine,
+        fitted=fitted,
+        llm=llm,
+        rivals=rivals,
+        texts=texts,
+        cells=cells,
+        waiting=_leave_out(order.tolist(), texts, labelled),
+        ask=ask,
+        max_usd=max_usd,
+    )
+    labels, settled = label_until_settled(
+        rule, [before], weigh=lambda: [run.weigh().loss], ask=lambda _, count: run.label(count)
+    )
+    found = run.report(before=before, labels=int(labels[0]), settled=bool(settled[0]))
     with transaction(engine) as session:
         LLMs(session).set_state(
             name,
             "shadow",
-            standing=Standing(cautious=not settled),
-            reason=f"probed with {labels} labels",
+            standing=Standing(cautious=not found.settled),
+            reason=f"probed with {found.labels} labels",
             evidence=found.as_json(),
         )
-    refit(engine, reason=f"{name} was probed with {labels} labels", wait=True)
+    refit(engine, reason=f"{name} was probed with {found.labels} labels", wait=True)
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is known of an LLM beside those that are live."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """What is left to ask of an LLM, and what came of what was asked."""
 
-    loss: float
-    error: float
-    interval: tuple[float, float]
-    share: float
+    engine: Engine
+    fitted: FittedMap
+    llm: LLM
+    rivals: Rivals
+    texts: Sequence[str]
+    cells: NDArray[np.int32]
+    #: Rows that are still to be asked, in their turn.
+    waiting: list[int]
+    ask: Ask
+    max_usd: float | None
+    graded: list[Graded] = field(default_factory=list)
+    failures: int = 0
+    #: By the labels of this moment; ``None`` where nobody looked since the last of them came.
+    known: Known | None = None
 
+    def weigh(self) -> Known:
+        """Hold what all labels so far say against the live LLMs."""
+        if self.known is not None:
+            return self.known
+        cluster_map = self.fitted.cluster_map
+        with transaction(self.engine) as session:
+            counts = CellCounts(session).read(
+                cluster_map.version, [self.llm.name], n_cells=sum(cluster_map.sizes), evidence=("label",)
+            )
+        self.known = self.rivals.weigh(self.llm, counts, cost=_mean_cost(self.graded))
+        return self.known
 
-def _weigh(
-    engine: Engine,
-    fitted: FittedMap,
-    name: str,
-    embeddings: FloatMatrix,
-    input_tokens: NDArray[np.float64],
-    *,
-    cost: float | None,
-) -> _Known:
-    """Hold what labels say of one LLM against the live ones, at the lambdas that policies in force have.
+    def label(self, count: int) -> int | None:
+        """Ask so many, or as many as there are and the budget pays for; count what was answered.
 
-    ``cost`` is the mean of its answers so far; before the first it is what its prices let expect.
-    """
-    with transaction(engine) as session:
-        state = load_state(session)
-    cluster_map, every = fitted.cluster_map, slice(None, None, max(1, len(embeddings) // _ASKED_ON))
-    with transaction(engine) as session:
-        counts = CellCounts(session).read(
-            cluster_map.version, [name], n_cells=sum(cluster_map.sizes), evidence=("label",)
+        Gives how many labels that is, ``None`` where nothing could be asked.
+        """
+        rows = self.waiting[: min(count, self._affordable())]
+        if not rows:
+            return None
+        self.waiting = self.waiting[len(rows) :]
+        self.known = None
+        answers = self.ask(rows)
+        counted = [(row, one) for row, one in zip(rows, answers, strict=True) if one is not None]
+        if not counted and not self.graded:
+            raise ProbesFailedError(f"{self.llm.name} answered none of {len(rows)} probes")
+        self.failures += len(rows) - len(counted)
+        self.graded += [one for _, one in counted]
+        places = [row for row, _ in counted]
+        with transaction(self.engine) as session:
+            _count(session, self.fitted, self.llm.name, self.cells[places], [one for _, one in counted])
+            _note_labelled(
+                session,
+                self.fitted.cluster_map.version,
+                self.llm.name,
+                [_digest(self.texts[row]) for row in places],
+            )
+        return len(counted)
+
+    def _affordable(self) -> int:
+        """Give how many probes more the budget pays for, at what those before cost: any number at first."""
+        if self.max_usd is None or (not self.graded and self.max_usd > 0):
+            return len(self.waiting)
+        spent = sum((one.cost_usd or 0.0) + one.judge_usd for one in self.graded)
+        if not spent:
+            return len(self.waiting) if self.max_usd else 0
+        paid_for = max(0.0, self.max_usd - spent) * len(self.graded) / spent
+        return int(min(len(self.waiting), paid_for + _ROUNDING))
+
+    def report(self, *, before: int, labels: int, settled: bool) -> Probed:
+        """Say what the run came to."""
+        known = self.weigh()
+        return Probed(
+            llm=self.llm.name,
+            labels=labels,
+            labels_now=labels - before,
+            failures=self.failures,
+            settled=settled,
+            loss=known.loss,
+            mean_score=float(np.mean([one.score for one in self.graded])) if self.graded else None,
+            cost_usd=sum(one.cost_usd or 0.0 for one in self.graded),
+            judge_usd=sum(one.judge_usd for one in self.graded),
+            error=known.error,
+            error_interval=known.interval,
+            share=known.share,
         )
-    weights, tokens = cluster_map.weights(embeddings[every]), input_tokens[every]
-    errors = weights @ fitted.prior.error_rates(counts.errors, counts.labels)
-    deviations = weights @ fitted.prior.deviations(counts.errors, counts.labels)
-    mean, half = float(errors.mean()), _NORMAL_90 * float(deviations.mean())
-    interval = (max(0.0, mean - half), min(1.0, mean + half))
-    live = state.snapshot
-    if live is None or not live.llms:
-        return _Known(0.0, mean, interval, 1.0)
-    if cost is None:
-        llm = state.registered[name].llm
-        cost = float(costs_at(price_table([llm]), tokens, np.array([llm.expected_output_tokens])).mean())
-    costs = np.append(live.predict_costs(tokens).mean(axis=0), cost)
-    known = live.predict_deviations(weights)
-    if known is None:
-        known = np.zeros((len(weights), len(live.llms)))
-    errors = np.hstack([live.predict_errors(weights), errors])
-    lambdas = np.array(_lambdas(state.policies) or spread_lambdas(errors, costs).tolist())
-    losses = expected_losses(errors, np.hstack([known, deviations]), costs, lambdas)
-    wins = [(errors + rate * costs).argmin(axis=1) == len(live.llms) for rate in lambdas]
-    return _Known(float(losses[-1]), mean, interval, float(np.mean(wins)))
-
-
-def _lambdas(policies: dict[str, tuple[int, dict[str, Any]]]) -> list[float]:
-    """Give the lambdas of the policies in force that have one."""
-    found = []
-    for name, (_, body) in policies.items():
-        policy = read_policy(name, body).policy
-        policy = policy.policy if isinstance(policy, Exploration) else policy
-        if isinstance(policy, Lagrangian) and np.isfinite(policy.error_per_usd):
-            found.append(policy.error_per_usd)
-    return found
-
-
-def _affords(graded: Sequence[Graded], count: int, max_usd: float | None) -> bool:
-    """Tell whether so many probes more stay within the budget of a run."""
-    if max_usd is None or not graded:
-        return max_usd != 0.0
-    spent = sum((one.cost_usd or 0.0) + one.judge_usd for one in graded)
-    return spent * (1 + count / len(graded)) <= max_usd
 
 
 def _mean_cost(graded: Sequence[Graded]) -> float | None:
@@ -241,12 +251,43 @@ def _mean_cost(graded: Sequence[Graded]) -> float | None:
     return float(np.mean(told)) if told else None
 
 
-def _check_state(session: Session, name: str) -> None:
+def _leave_out(order: Sequence[int], texts: Sequence[str], labelled: Collection[str]) -> list[int]:
+    """Give the rows whose text is not labelled, each text once, in their order."""
+    seen, left = set(labelled), []
+    for row in order:
+        digest = _digest(texts[row])
+        if digest not in seen:
+            seen.add(digest)
+            left.append(row)
+    return left
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _note_labelled(session: Session, map_version: str, name: str, digests: Sequence[str]) -> None:
+    Journal(session).write(_LABELLED, name, map=map_version, prompts=list(digests))
+
+
+def _read_labelled(session: Session, map_version: str, name: str) -> set[str]:
+    """Give the digests of the prompts whose labels are counted of an LLM since it was registered."""
+    registered = [step.at for step in LLMJournal(session).steps(name) if step.from_state is None and step.at]
+    return {
+        digest
+        for entry in Journal(session).read(kinds=(_LABELLED,), subject=name, last=_EVERY_BATCH)
+        if entry.body["map"] == map_version and (not registered or entry.at >= registered[-1])
+        for digest in entry.body["prompts"]
+    }
+
+
+def _check_state(session: Session, name: str) -> LLM:
     found = LLMs(session).get(name)
     if found is None:
         raise UnknownLLMError(name, LLMs(session).names())
     if found.state != "probe":
         raise UsageError(f"{name} is {found.state}: `uniroute llm demote {name}` leads back to probe")
+    return found.llm
 
 
 def _count_labels(session: Session, fitted: FittedMap, name: str) -> int:

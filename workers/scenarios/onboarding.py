@@ -8,9 +8,16 @@ from types import MappingProxyType
 import numpy as np
 
 from routing.evaluation import Trial
-from routing.learning import StoppingRule, deal_probes, expected_losses, spread_lambdas
+from routing.learning import (
+    StoppingRule,
+    deal_probes,
+    expected_losses,
+    label_until_settled,
+    spread_lambdas,
+)
 from routing.quality.pool_prior import PoolPrior
 from routing.quality.uniroute import mean_errors
+from workers.learner import watched_resolution
 from workers.scenarios.findings import ScenarioFindings, mean_of, share_of
 from workers.scenarios.stage import Matrix, Rows, Run, Stage, Vector
 
@@ -20,8 +27,6 @@ MARK_LABELS = 400
 PROMISED_LABELS: Mapping[str, int] = MappingProxyType({"mmlupro28": 60, "llmrouter9": 150})
 #: Prompts that stand for the traffic when the rule asks what a label is worth.
 _ASKED_ON = 1_000
-#: Resolution whose cells the probes are dealt over: 20 clusters by default.
-_DEALT_OVER = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +75,7 @@ def simulate_onboarding(
         seed=seed,
         protocol=(
             f"Unseen third of the LLMs; probes dealt over clusters; label value {rule.label_value:g}, from "
-            f"{rule.fewest} to {rule.most} labels in batches of {rule.batch}. Area as in uniroute evaluate."
+            f"{rule.fewest} to {rule.most} labels, {rule.batch} or more at once. Area as in `evaluate`."
         ),
         measures=(
             mean_of(f"Area of raw UniRoute, {mark} labels each", [one.raw for one in found]),
@@ -96,9 +101,12 @@ def simulate_onboarding(
 def _try(number: int, *, stage: Stage, drawn: list[Trial], rule: StoppingRule, seed: int) -> _Outcome:
     trial = drawn[number]
     prior = stage.fit_prior(trial.known)
+    watched = watched_resolution(stage.sizes)
+    cells = stage.cells[:, len(stage.sizes) // 2] - watched.start
     order = deal_probes(
-        stage.cells[stage.val, min(_DEALT_OVER, len(stage.sizes) - 1)],
+        cells[stage.val],
         rng=np.random.default_rng([seed, number, 1]),
+        masses=np.bincount(cells[stage.train], minlength=watched.stop - watched.start),
     )
     probes = stage.val[order]
     done = onboard(stage, prior, trial.unseen, probes, rule)
@@ -120,26 +128,29 @@ def _try(number: int, *, stage: Stage, drawn: list[Trial], rule: StoppingRule, s
 def onboard(stage: Stage, prior: PoolPrior, llms: Rows, probes: Rows, rule: StoppingRule) -> Onboarded:
     """Label each LLM of ``llms`` (U,) on the first ``probes``, batch by batch, until the rule stops it."""
     asked = stage.val[:: max(1, len(stage.val) // _ASKED_ON)]
-    most = min(rule.most, len(probes))
-    labels = np.full(len(llms), min(rule.fewest, most))
+    labels = np.zeros(len(llms), dtype=np.int64)
     rates, deviations = np.zeros((2, sum(stage.sizes), len(llms)))
-    costs, fresh = np.zeros(len(llms)), np.ones(len(llms), dtype=np.bool_)
-    while True:
-        for column in np.flatnonzero(fresh):
-            rows, llm = probes[: labels[column]], llms[[column]]
-            counts = stage.count(rows, stage.errors[np.ix_(rows, llm)])
-            rates[:, [column]] = prior.error_rates(counts.errors, counts.labels)
-            deviations[:, [column]] = prior.deviations(counts.errors, counts.labels)
-            costs[column] = stage.costs[rows, llm].mean()
+    costs = np.zeros(len(llms))
+
+    def label(column: int, count: int) -> int | None:
+        rows, llm = probes[: labels[column] + count], llms[[column]]
+        gained = len(rows) - int(labels[column])
+        if not gained:
+            return None
+        labels[column] = len(rows)
+        counts = stage.count(rows, stage.errors[np.ix_(rows, llm)])
+        rates[:, [column]] = prior.error_rates(counts.errors, counts.labels)
+        deviations[:, [column]] = prior.deviations(counts.errors, counts.labels)
+        costs[column] = stage.costs[rows, llm].mean()
+        return gained
+
+    def weigh() -> Vector:
         errors = stage.predict(asked, rates)
-        losses = expected_losses(
-            errors, stage.predict(asked, deviations), costs, spread_lambdas(errors, costs)
-        )
-        fresh = rule.wants_more(losses, labels) & (labels < most)
-        if not fresh.any():
-            settled = ~rule.wants_more(losses, labels) & (labels < most)
-            return Onboarded(rates=rates, costs=costs, labels=labels, stopped=settled.astype(np.int64))
-        labels = np.where(fresh, np.minimum(labels + rule.batch, most), labels)
+        spreads = stage.predict(asked, deviations)
+        return expected_losses(errors, spreads, costs, spread_lambdas(errors, costs))
+
+    _, settled = label_until_settled(rule, labels, weigh=weigh, ask=label)
+    return Onboarded(rates=rates, costs=costs, labels=labels, stopped=settled.astype(np.int64))
 
 
 def _raw_area(stage: Stage, trial: Trial) -> float:

@@ -37,7 +37,8 @@ from workers.storage.snapshots import load_state
 pytestmark = pytest.mark.stack
 
 EMBEDDER = FakeEmbedder()
-EMBEDDINGS = EMBEDDER.encode([f"prompt {number}" for number in range(200)])
+TEXTS = [f"prompt {number}" for number in range(200)]
+EMBEDDINGS = EMBEDDER.encode(TEXTS)
 TOKENS = np.full(200, 10.0)
 RULE = StoppingRule(fewest=20, most=120, batch=20)
 
@@ -72,7 +73,15 @@ def right_in(share: float) -> Callable[[Sequence[int]], list[Graded | None]]:
 
 def run_probe(engine: Engine, share: float, rule: StoppingRule = RULE) -> Probed:
     """Probe ``new``, which is right in a share of the prompts."""
-    return probe(engine, "new", embeddings=EMBEDDINGS, input_tokens=TOKENS, ask=right_in(share), rule=rule)
+    return probe(
+        engine,
+        "new",
+        texts=TEXTS,
+        embeddings=EMBEDDINGS,
+        input_tokens=TOKENS,
+        ask=right_in(share),
+        rule=rule,
+    )
 
 
 def state_of(engine: Engine) -> str:
@@ -140,12 +149,13 @@ def test_a_close_case_uses_all_labels_and_is_judged_with_caution(engine: Engine)
 
 
 def test_a_budget_ends_probing(engine: Engine) -> None:
-    """20 labels a batch at .01 USD: after 40 a third batch would come to .6, and .5 may be spent."""
+    """20 labels at .01 USD, then more than .3 USD are wanted and pay for 30: .5 may be spent."""
     right = right_in(0.7)
 
     found = probe(
         engine,
         "new",
+        texts=TEXTS,
         embeddings=EMBEDDINGS,
         input_tokens=TOKENS,
         ask=lambda rows: [replace(one, cost_usd=0.008, judge_usd=0.002) for one in right(rows) if one],
@@ -153,9 +163,41 @@ def test_a_budget_ends_probing(engine: Engine) -> None:
         max_usd=0.5,
     )
 
-    assert (found.labels, found.settled) == (40, False)
-    assert found.cost_usd == pytest.approx(0.32)
-    assert found.judge_usd == pytest.approx(0.08)
+    assert (found.labels, found.settled) == (50, False)
+    assert found.cost_usd == pytest.approx(0.4)
+    assert found.judge_usd == pytest.approx(0.1)
+
+
+def test_no_prompt_is_a_label_twice(engine: Engine) -> None:
+    """A run that breaks off after 20 goes on with others, in a file that has grown; then none is left."""
+    asked: list[str] = []
+
+    def ask(texts: Sequence[str], rows: Sequence[int], *, until: int) -> list[Graded | None]:
+        if len(asked) >= until:
+            raise ConnectionError
+        asked.extend(texts[row] for row in rows)
+        return right_in(0.7)(rows)
+
+    def run(count: int, until: int) -> Probed:
+        texts = [*TEXTS[:count], TEXTS[0]]
+        return probe(
+            engine,
+            "new",
+            texts=texts,
+            embeddings=EMBEDDER.encode(texts),
+            input_tokens=np.full(len(texts), 10.0),
+            ask=lambda rows: ask(texts, rows, until=until),
+            rule=RULE,
+        )
+
+    with pytest.raises(ConnectionError):
+        run(30, until=20)
+    found = run(50, until=120)
+
+    assert len(asked) == len(set(asked)) == 50
+    assert (found.labels, found.labels_now) == (50, 30)
+    demote(engine, "new")
+    assert run(50, until=120).labels_now == 0
 
 
 def test_an_llm_goes_on_by_what_it_shows(engine: Engine) -> None:
@@ -279,13 +321,22 @@ def test_probes_without_an_answer_are_no_labels(engine: Engine) -> None:
         probe(
             engine,
             "new",
+            texts=TEXTS,
             embeddings=EMBEDDINGS,
             input_tokens=TOKENS,
             ask=lambda rows: [None] * len(rows),
             rule=RULE,
         )
     assert state_of(engine) == "probe"
-    found = probe(engine, "new", embeddings=EMBEDDINGS, input_tokens=TOKENS, ask=every_other, rule=RULE)
+    found = probe(
+        engine,
+        "new",
+        texts=TEXTS,
+        embeddings=EMBEDDINGS,
+        input_tokens=TOKENS,
+        ask=every_other,
+        rule=RULE,
+    )
     assert found.labels >= 20
     assert found.failures >= 10
 

@@ -179,6 +179,7 @@ class Stage:
             return probe(
                 self.engine,
                 llm.name,
+                texts=[prompt.text for prompt in self._labelled],
                 embeddings=self._label_embeddings,
                 input_tokens=self._label_tokens,
                 ask=lambda rows: lane.ask([probes[row] for row in rows]),
