@@ -12,6 +12,11 @@ from workers.embedding.extras import require
 from workers.embedding.transformers import Run
 from workers.embedding.windows import IntMatrix
 
+#: What OpenVINO keeps of the shapes it has met: a few entries for each. By default it keeps 5,000, and a
+#: process that embeds for hours grows by half a megabyte with every new pair of rows and width. Few shapes
+#: come often enough for more to be faster.
+_KEPT_ENTRIES = 64
+
 
 def open_openvino(model: Path, *, precision: Precision, threads: int) -> Run:
     """Compile a graph for the CPU.
@@ -32,6 +37,8 @@ def open_openvino(model: Path, *, precision: Precision, threads: int) -> Run:
             "NUM_STREAMS": 1,
             # Pinned threads of two workers on one machine would share a core and leave another idle.
             "ENABLE_CPU_PINNING": False,
+            # Not in its public API; without it memory is bounded by the shapes alone.
+            "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_ENTRIES),
         },
     )
     request: Any = compiled.create_infer_request()
