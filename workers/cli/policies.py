@@ -186,6 +186,8 @@ def evaluate(
     last: Last = None,
     since: Since = None,
     until: Until = None,
+    policy: Annotated[str | None, typer.Option(help="Of these, only decisions that it made.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of these, only decisions for its prompts.")] = None,
     clip: Annotated[
         float | None, typer.Option(min=1.0, help="Greatest weight of a decision; a little bias, less spread.")
     ] = None,
@@ -194,15 +196,19 @@ def evaluate(
     """Estimate from logged decisions and their feedback what the policies of FILE would have been worth.
 
     IPS, SNIPS and the doubly robust estimate with 95 % intervals, each policy on all decisions that have
-    feedback, whoever made them. No number where a decision could never have been what the policy would
-    choose, but which decisions those are, and exit code 1: log with `explore`.
+    feedback, or on those of `--policy` and `--tenant`. No number where a decision could never have been what
+    the policy would choose, but which decisions those are, and exit code 1: log with `explore`.
     """
     from workers.cli.valuations import print_valuation
     from workers.policies import load_policy_bodies
-    from workers.replay import complete_presets, read_decisions, value_policies
+    from workers.replay import complete_presets, name_of, read_decisions, value_policies
 
     settings, declared = read_settings(), load_policy_bodies(file)
-    records = read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
+    records = [
+        record
+        for record in read_decisions(settings, last=last, since=read_moment(since), until=read_moment(until))
+        if policy in {None, name_of(record.policy)} and tenant in {None, record.tenant}
+    ]
     with open_engine(settings) as engine:
         bodies = complete_presets(engine, declared)
         found = value_policies(engine, records, bodies=bodies, clip=float("inf") if clip is None else clip)

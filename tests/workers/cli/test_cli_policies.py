@@ -428,7 +428,13 @@ def test_policies_are_valued_on_logged_traffic(installation: Installation, cli: 
 
     found = read(cli("policy", "evaluate", file, "--last", 20, "--json", code=1))
     text = cli("policy", "evaluate", file, code=1).stdout
+    of_default = ("--policy", "default", "--tenant", "default", "--json")
+    kept = read(cli("policy", "evaluate", file, *of_default, code=1))
 
+    assert kept["decisions"] == 20
+    for option in ("--policy", "--tenant"):
+        refused = cli("policy", "evaluate", file, option, "another", code=1).exception
+        assert "of 0 decisions, 0 have feedback" in str(refused)
     assert (found["decisions"], found["used"]) == (20, 20)
     assert found["policies"]["same"]["snips"]["value"] == pytest.approx(1.0)
     assert found["policies"]["same"]["effective_size"] == pytest.approx(20)
