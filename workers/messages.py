@@ -236,7 +236,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Lambda in force.
     error_per_usd: float
-    #: USD that all prompts of the batch may cost together with ``spent_usd``.
+    #: USD that all prompts of the batch may cost together with ``spent_usd``: an LLM that would come to more
+    #: was not offered.
     remaining_usd: float
     #: USD that the prompts of the batch before this one were expected to cost.
     spent_usd: float = 0.0

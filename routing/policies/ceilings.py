@@ -13,10 +13,10 @@ class Ceiling:
     """Follow ``policy`` as long as its choices fit into ``remaining_usd``, prompt by prompt in their order.
 
     A choice fits while ``spent_usd``, what the prompts before the batch took, the chosen amounts so far and
-    its own sum to no more. From the first prompt whose choice would not fit, each prompt is offered only what
-    does; a prompt for which nothing fits gets -1, and cheaper ones after it may still be served. So the
-    choice depends on the prompts before it: a replay of one prompt passes, as ``spent_usd``, the sum of what
-    was spent before it, and gets the same bits.
+    its own sum to no more. Each prompt is offered only what fits, before anything is drawn, so that its
+    propensity is that of its choice under the ceiling; a prompt for which nothing fits gets -1, and cheaper
+    ones after it may still be served. So the choice depends on the prompts before it: a replay of one prompt
+    passes, as ``spent_usd``, the sum of what was spent before it, and gets the same bits.
 
     An amount is the expected cost or, ``by_ceiling``, what the call hardly exceeds, of the LLM itself or of
     whichever of the ``fallbacks`` may stand in for it: ``reservable``.
@@ -33,7 +33,8 @@ class Ceiling:
         choices = self.policy.choose(candidates, rng=rng)
         amounts = reservable(candidates, self.fallbacks) if self.by_ceiling else candidates.costs
         spent = self._sum_spent(amounts, choices)
-        fits = spent[1:] <= self.remaining_usd
+        dearest = np.where(candidates.allowed, amounts, 0.0).max(axis=1, initial=0.0)
+        fits = spent[:-1] + dearest <= self.remaining_usd
         if fits.all():
             return choices
         first = int(np.argmin(fits))
@@ -50,7 +51,7 @@ class Ceiling:
     def _squeeze(
         self, candidates: Candidates, amounts: NDArray[np.float64], choices: Choices, first: int, spent: float
     ) -> Choices:
-        """Choose again, one by one, from the first prompt that does not fit; draws are kept."""
+        """Choose again, one by one, from the first prompt that not all fits for; draws are kept."""
         llms, propensities = choices.llms.copy(), choices.propensities.copy()
         for row in range(first, len(llms)):
             one = candidates.rows(slice(row, row + 1))

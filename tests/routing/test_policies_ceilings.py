@@ -1,10 +1,11 @@
 """The ceiling that nothing breaks, and what is held against it."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.policies import Candidates, Ceiling, Lagrangian, Weighted, reservable
+from routing.policies import Candidates, Ceiling, Lagrangian, LoggedDraws, Weighted, reservable
 
 RNG = np.random.default_rng(0)
 
@@ -50,6 +51,22 @@ def test_ceiling_offers_what_still_fits() -> None:
     choices = Ceiling(policy=Lagrangian(0.0), remaining_usd=5.0).choose(offered, rng=RNG)
 
     assert choices.llms.tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize("draw", [0.1, 0.9])
+def test_ceiling_leaves_no_chance_to_what_does_not_fit(draw: float) -> None:
+    """Of two LLMs by lot one is beyond what is left: the other is certain, whatever is drawn."""
+    offered = Candidates(
+        errors=np.array([[0.1, 0.5]]),
+        costs=np.array([[1.0, 4.0]]),
+        allowed=np.ones((1, 2), dtype=bool),
+        names=("a", "b"),
+    )
+    policy = Ceiling(policy=Weighted({"a": 1.0, "b": 1.0}), remaining_usd=2.0)
+
+    choices = policy.choose(offered, rng=LoggedDraws(np.array([draw])))
+
+    assert (choices.llms.tolist(), choices.propensities.tolist()) == ([0], [1.0])
 
 
 def test_ceiling_that_is_far_changes_nothing() -> None:

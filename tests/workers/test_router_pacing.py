@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from routing.policies import Candidates, LoggedDraws
 from workers.errors import WaitableError
 from workers.policies import Budget
+from workers.policies.exploring import Exploring
 from workers.replay import apply_policies, replay
 from workers.router.banks import Books, PostgresBank
 from workers.router.pacing import HELD_BACK, Account, PacedBatch, Pacers, Reserved, Told, period_start
@@ -162,6 +163,39 @@ def test_a_prompt_whose_llm_is_not_paid_for_gets_one_that_is() -> None:
     assert llms.tolist() == [1, 1, 2, -1]
     assert [pace.remaining_usd for pace in batch.paces] == [4.0, 4.0, 1.0, 0.0]
     assert batch.shortage == "spent"
+
+
+@pytest.mark.parametrize(("usd", "odds"), [(0.5, [1 / 2, 1 / 2, 0.0]), (5.0, [1 / 3, 1 / 3, 1 / 3])])
+def test_the_logged_propensity_is_that_of_the_choice_at_the_edge_of_a_budget(
+    usd: float, odds: list[float]
+) -> None:
+    """Every LLM is explored alike; where ``dear`` is not left, the others are, whatever was drawn.
+
+    Over all draws each is chosen as often as its propensity says, a replay from the log gives the same, and
+    no more stays reserved than the choice comes to.
+    """
+    offered = Candidates(
+        errors=np.full((1, 3), 0.3),
+        costs=np.array([[0.001, 0.002, 1.0]]),
+        allowed=np.ones((1, 3), dtype=bool),
+        names=("cheap", "common", "dear"),
+    )
+    budget = Budget(usd=usd, period_s=3_600.0, error_per_usd=0.0, exploring=Exploring(share=1.0, band=1.0))
+    chosen = np.zeros(3)
+    for draw_ in (np.arange(600) + 0.5) / 600:
+        batch = Pacers(Books()).start("p", budget, BEGIN)
+        found = batch.choose(offered, rng=LoggedDraws(np.array([draw_])))
+        [pace], [reserved] = batch.paces, batch.reserved
+        again = budget.in_force(
+            error_per_usd=pace.error_per_usd, remaining_usd=pace.remaining_usd, by_ceiling=True
+        ).choose(offered, rng=LoggedDraws(found.draws))
+        chosen[found.llms[0]] += 1 / 600
+
+        assert found.propensities[0] == pytest.approx(odds[found.llms[0]])
+        assert (again.llms[0], again.propensities[0]) == (found.llms[0], found.propensities[0])
+        assert reserved is not None
+        assert reserved.held.usd == pytest.approx(offered.costs[0, found.llms[0]])
+    assert chosen == pytest.approx(odds)
 
 
 def test_the_first_prompts_are_told_at_once() -> None:

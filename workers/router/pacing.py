@@ -16,6 +16,8 @@ from routing.policies import (
     Candidates,
     Choices,
     LoggedDraws,
+    Policy,
+    Randomised,
     Standing,
     UniformSource,
     keep_on_trial,
@@ -199,14 +201,21 @@ class Pacers:
 
     def reserve(self, policy: str, usd: float, expected_usd: float) -> Reserved | Shortage:
         """Reserve of the period that ``find_lambda`` was last asked for."""
+        held = self.hold(policy, usd)
+        return held if isinstance(held, Shortage) else self.take(policy, held, usd, expected_usd)
+
+    def hold(self, policy: str, usd: float) -> Held | Shortage:
+        """Hold ``usd`` of that period until ``take`` says what of it is reserved."""
+        return self._purses.reserve(policy, usd, day=self._states[policy].account.period_start)
+
+    def take(self, policy: str, held: Held, usd: float, expected_usd: float) -> Reserved:
+        """Reserve ``usd`` of what is held, and let the rest go."""
         state = self._states[policy]
         period = state.account.period_start
-        held = self._purses.reserve(policy, usd, day=period)
-        if isinstance(held, Shortage):
-            return held
+        kept = self._purses.trim(policy, held, usd, day=period)
         state.told.prompts += 1
         state.told.expected_usd += expected_usd
-        return Reserved(policy=policy, period_start=period, held=held, expected_usd=expected_usd)
+        return Reserved(policy=policy, period_start=period, held=kept, expected_usd=expected_usd)
 
     def holds_usd(self, policy: str) -> float:
         """Give the greatest amount that can be reserved at once of what is lent."""
@@ -272,39 +281,59 @@ class PacedBatch:
     def choose(self, candidates: Candidates, *, rng: UniformSource) -> Choices:
         """Choose, prompt by prompt in their order, and reserve; -1 where nothing that is allowed is paid for.
 
-        Where a reservation is refused, the prompt is offered the LLMs for which less is reserved.
+        The dearest LLM that may be drawn is held before it is looked at which is: where that is refused the
+        prompt is offered the LLMs for which less is reserved. So what a prompt is offered depends on the
+        budget and not on its draw, and its propensity is that of its choice.
         """
         error_per_usd = self._pacers.find_lambda(self._policy, self._budget, self._now, candidates)
         policy = keep_on_trial(self._budget.at(error_per_usd), self._trials)
         found, amounts = policy.choose(candidates, rng=rng), reservable(candidates, self._fallbacks)
         llms, propensities = found.llms.copy(), found.propensities.copy()
+        chances = _chances(policy, candidates, found)
         for row in range(len(llms)):
             most = max(self._pacers.holds_usd(self._policy), float(amounts[row].max(initial=0.0)))
-            reserved = self._reserve(candidates, amounts, row, int(llms[row]))
-            while reserved is None and llms[row] >= 0:
-                one = candidates.rows(slice(row, row + 1))
-                fitting = one.allowed & (amounts[row] < amounts[row, llms[row]])[None]
-                most = float(amounts[row][fitting[0]].max(initial=0.0))
-                draws = LoggedDraws(found.draws[row : row + 1])
-                again = policy.choose(replace(one, allowed=fitting), rng=draws)
+            drawable, held = chances[row], None
+            while drawable.any() and (held := self._hold(float(amounts[row, drawable].max()))) is None:
+                offered = candidates.allowed[row] & (amounts[row] < amounts[row, drawable].max())
+                most = float(amounts[row, offered].max(initial=0.0))
+                one = replace(candidates.rows(slice(row, row + 1)), allowed=offered[None])
+                again = policy.choose(one, rng=LoggedDraws(found.draws[row : row + 1]))
                 llms[row], propensities[row] = again.llms[0], again.propensities[0]
-                reserved = self._reserve(candidates, amounts, row, int(llms[row]))
+                drawable = _chances(policy, one, again)[0]
             self.paces.append(Pace(error_per_usd=error_per_usd, remaining_usd=most, by_ceiling=True))
-            self.reserved.append(reserved)
+            self.reserved.append(None if held is None else self._take(held, candidates, amounts, row, llms))
         self._pacers.end_batch(self._policy)
         return Choices(llms, propensities, found.draws)
 
-    def _reserve(
-        self, candidates: Candidates, amounts: NDArray[np.float64], row: int, column: int
-    ) -> Reserved | None:
-        if column < 0:
+    def _hold(self, usd: float) -> Held | None:
+        found = self._pacers.hold(self._policy, usd)
+        if isinstance(found, Shortage):
+            self.shortage = found.reason
             return None
-        expected_usd = float(candidates.costs[row, column])
-        found = self._pacers.reserve(self._policy, float(amounts[row, column]), expected_usd)
-        if isinstance(found, Reserved):
-            return found
-        self.shortage = found.reason
-        return None
+        return found
+
+    def _take(
+        self,
+        held: Held,
+        candidates: Candidates,
+        amounts: NDArray[np.float64],
+        row: int,
+        llms: NDArray[np.int64],
+    ) -> Reserved:
+        column = int(llms[row])
+        usd, expected_usd = float(amounts[row, column]), float(candidates.costs[row, column])
+        return self._pacers.take(self._policy, held, usd, expected_usd)
+
+
+def _chances(policy: Policy, candidates: Candidates, found: Choices) -> NDArray[np.bool_]:
+    """Tell which LLMs (n, H) a policy might have chosen where it chose ``found``."""
+    if isinstance(policy, Randomised):
+        drawable: NDArray[np.bool_] = policy.probabilities(candidates) > 0
+        return drawable
+    chosen = np.zeros(candidates.allowed.shape, dtype=np.bool_)
+    rows = np.flatnonzero(found.llms >= 0)
+    chosen[rows, found.llms[rows]] = True
+    return chosen
 
 
 def period_start(budget: Budget, now: datetime) -> datetime:

@@ -119,6 +119,14 @@ class Purses:
             if one.grant == held.grant and one.day == day:
                 one.left += round(held.usd * _PER_USD)
 
+    def trim(self, tenant: str, held: Held, usd: float, *, day: date) -> Held:
+        """Reserve no more than ``usd``, rounded up to a billionth, of what is held; give back the rest."""
+        units, before = math.ceil(usd * _PER_USD), round(held.usd * _PER_USD)
+        if units >= before:
+            return held
+        self.give_back(tenant, Held(grant=held.grant, usd=(before - units) / _PER_USD), day=day)
+        return Held(grant=held.grant if units else 0, usd=units / _PER_USD)
+
     def _find(self, tenant: str, units: int, day: date) -> _Purse | None:
         now = self._clock()
         usable = [

@@ -150,3 +150,20 @@ def test_what_is_given_back_is_reserved_again() -> None:
     assert again == Held(grant=1, usd=0.02)
     assert later.grant == 2
     assert books.asked == [Decimal("0.01"), Decimal("0.02")]
+
+
+def test_what_is_held_beyond_the_choice_is_let_go() -> None:
+    """Of .03 held .01 is reserved; the rest pays for two more out of the same grant, and none is let grow."""
+    books = Books(usd="1", grant="0.03")
+    purses = books.purses()
+    kept = purses.trim("acme", held(purses, 0.03), 0.01, day=DAY)
+    free = purses.trim("acme", held(purses, 0.02), 0.0, day=DAY)
+    again = held(purses, 0.02)
+
+    assert (kept, free, again) == (
+        Held(grant=1, usd=0.01),
+        Held(grant=0, usd=0.0),
+        Held(grant=1, usd=0.02),
+    )
+    assert purses.trim("acme", again, 0.5, day=DAY) == again
+    assert books.asked == [Decimal("0.03")]
