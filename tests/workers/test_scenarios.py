@@ -88,14 +88,13 @@ def test_dearer_labels_are_fewer(topics: Stage) -> None:
     assert dear.measure("labels per LLM").value < cheap.measure("labels per LLM").value
 
 
-def test_a_liar_is_found_and_undone(topics: Stage) -> None:
-    """Flagged in every trial, no honest source is, and exclusion leaves no trace."""
+def test_a_liar_is_found(topics: Stage) -> None:
+    """Flagged in every trial, and no honest source is."""
     findings = simulate_poison(topics, trials=3)
 
     assert findings.measure("always lies: flagged").value == 1.0
     assert findings.measure("promotes: flagged").value == 1.0
     assert findings.measure("honest sources flagged").value == 0.0
-    assert findings.measure("exclusion restores the counts bit for bit").value == 1.0
 
 
 def test_an_llm_that_fails_is_noticed_and_avoided(topics: Stage) -> None:

@@ -1,5 +1,6 @@
 """The learner: feedback and usage into Postgres, each once; new error rates and lengths out of both."""
 
+from workers.learner.believing import Belief, weigh_evidence
 from workers.learner.counting import CORRECTED, DUPLICATES, REFUSED, Learner
 from workers.learner.excluding import Difference, LLMDifference, exclude_source, include_source
 from workers.learner.mixing import MixWatch, watched_resolution
@@ -11,6 +12,7 @@ __all__ = [
     "CORRECTED",
     "DUPLICATES",
     "REFUSED",
+    "Belief",
     "Difference",
     "LLMDifference",
     "Learner",
@@ -23,4 +25,5 @@ __all__ = [
     "refit_lengths",
     "roll_back_rates",
     "watched_resolution",
+    "weigh_evidence",
 ]

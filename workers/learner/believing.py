@@ -54,19 +54,41 @@ def believe(
     n_cells = sum(sizes)
     counts = CellCounts(session)
     epochs = Watches(session).epochs()
-    labels = _cap_labels(counts.labels(map_version, llms, n_cells=n_cells, epochs=epochs), sizes[0])
     spans = counts.by_span(map_version, llms, n_cells=n_cells, epochs=epochs)
+    declared = Sources(session).list()
+    names = {name for span in spans for name in span}
+    return weigh_evidence(
+        counts.labels(map_version, llms, n_cells=n_cells, epochs=epochs),
+        spans,
+        {name: declared.get(name) or Source(name=name, kind=kind_of(name)) for name in names},
+        n_groups=sizes[0],
+        half_life=LearningRules(session).half_life() if half_life is None else half_life,
+    )
+
+
+def weigh_evidence(
+    labels: ErrorCounts,
+    spans: Sequence[Mapping[str, ErrorCounts]],
+    sources: Mapping[str, Source],
+    *,
+    n_groups: int,
+    half_life: float,
+) -> Belief:
+    """Weigh labels and feedback as ``believe`` does: what it read is given.
+
+    Parameters: ``labels`` (n_cells, n_llms); ``spans``, oldest first, the counts of each source in them, of
+    that shape; ``sources`` by name, all that ``spans`` hold; ``n_groups`` cells of the first resolution.
+    """
+    labels = _cap_labels(labels, n_groups)
     given = add_spans(spans)
     if not given:
         return Belief(counts=labels, trust={})
-    declared = Sources(session).list()
-    sources = {name: declared.get(name) or Source(name=name, kind=kind_of(name)) for name in given}
-    base = {name: one.base_weight for name, one in sources.items()}
-    trust = estimate_trust(given, base, n_groups=sizes[0])
+    base = {name: sources[name].base_weight for name in given}
+    trust = estimate_trust(given, base, n_groups=n_groups)
     weights = {name: base[name] * trust[name].trust for name in given}
-    caps = {name: one.cap for name, one in sources.items()}
-    retention = retention_of(LearningRules(session).half_life() if half_life is None else half_life)
-    believed = _believed_masses(spans, given, weights, caps, first=sizes[0])
+    caps = {name: sources[name].cap for name in given}
+    retention = retention_of(half_life)
+    believed = _believed_masses(spans, given, weights, caps, first=n_groups)
     given = {name: _fade(spans, name, believed, retention) for name in given}
     labels = forget_counts(labels, sum(believed), retention=retention)
     if labels.labels.any():

@@ -1,4 +1,4 @@
-"""Scenario ``poison``: what lying sources do to routes, whether they are found out, and undone again."""
+"""Scenario ``poison``: what lying sources do to routes, and whether they are found out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.evaluation import Trial
-from routing.learning import KIND_CAPS, KIND_WEIGHTS, combine_counts, estimate_trust
-from routing.learning.trust import SourceTrust
+from routing.learning import KIND_WEIGHTS, combine_counts
 from routing.quality.counts import ErrorCounts
+from routing.quality.forgetting import DEFAULT_HALF_LIFE
+from workers.learner import Belief, weigh_evidence
 from workers.scenarios.findings import Measure, ScenarioFindings, mean_of, share_of
 from workers.scenarios.stage import Matrix, Rows, Run, Stage, Vector
+from workers.storage.sources import Source, SourceKind
 
 #: Five sources that each score a fifth of the feedback. The liar is of the most trusted kind.
-SOURCES: Mapping[str, str] = MappingProxyType(
+SOURCES: Mapping[str, SourceKind] = MappingProxyType(
     {"desk": "human", "graders": "human", "liar": "human", "model": "judge", "tests": "checker"}
 )
 LIAR = "liar"
@@ -52,14 +54,6 @@ class Feedback:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Learned:
-    """What was made of feedback under trust as it is by default."""
-
-    counts: ErrorCounts
-    trust: Mapping[str, SourceTrust]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
     clean: float
@@ -69,7 +63,6 @@ class _Outcome:
     honest_flagged: int
     #: Its feedbacks when the flipping liar was flagged; NaN if never.
     flagged_after: float
-    restored: bool
 
 
 def simulate_poison(
@@ -90,7 +83,6 @@ def simulate_poison(
         _share("always lies: flagged", [one.flagged["flip"] for one in found], promise="all"),
         _share("promotes: flagged", [one.flagged["promote"] for one in found], promise="all"),
         share_of("honest sources flagged", sum(one.honest_flagged for one in found), 3 * honest),
-        _share("exclusion restores the counts bit for bit", [one.restored for one in found], promise="all"),
     ]
     if after:
         measures.append(
@@ -157,20 +149,19 @@ def _try(number: int, *, stage: Stage, drawn: list[Trial], seed: int) -> _Outcom
             if name != LIAR
         ),
         flagged_after=_first_flagged(stage, lied["flip"], n_llms),
-        restored=_restores(stage, lied["flip"], n_llms),
     )
 
 
-def learn(
-    stage: Stage, feedback: Feedback, n_llms: int, *, excluded: frozenset[str] = frozenset()
-) -> Learned:
-    """Fold feedback into counts: by source, each as far as it is trusted and no farther than its cap."""
-    counts = {name: one for name, one in _by_source(stage, feedback, n_llms).items() if name not in excluded}
-    weights = {name: KIND_WEIGHTS[SOURCES[name]] for name in counts}
-    trust = estimate_trust(counts, weights, n_groups=stage.sizes[0])
-    trusted = {name: weights[name] * trust[name].trust for name in counts}
-    caps = {name: KIND_CAPS[SOURCES[name]] for name in counts}
-    return Learned(counts=combine_counts(counts, trusted, caps=caps), trust=trust)
+def learn(stage: Stage, feedback: Feedback, n_llms: int) -> Belief:
+    """Fold feedback of one day into counts as learners do: each source as far as it is trusted."""
+    shape = (sum(stage.sizes), n_llms)
+    return weigh_evidence(
+        ErrorCounts(errors=np.zeros(shape), labels=np.zeros(shape)),
+        [_by_source(stage, feedback, n_llms)],
+        {name: Source(name=name, kind=kind) for name, kind in SOURCES.items()},
+        n_groups=stage.sizes[0],
+        half_life=DEFAULT_HALF_LIFE,
+    )
 
 
 def _by_source(stage: Stage, feedback: Feedback, n_llms: int) -> dict[str, ErrorCounts]:
@@ -224,20 +215,7 @@ def _first_flagged(stage: Stage, feedback: Feedback, n_llms: int) -> float:
     at = sorted(SOURCES).index(LIAR)
     for look in range(1, _LOOKS + 1):
         seen = feedback.part(slice(0, len(feedback.rows) * look // _LOOKS))
-        counts = _by_source(stage, seen, n_llms)
-        weights = {name: KIND_WEIGHTS[SOURCES[name]] for name in counts}
-        trust = estimate_trust(counts, weights, n_groups=stage.sizes[0])
+        trust = learn(stage, seen, n_llms).trust
         if LIAR in trust and trust[LIAR].flagged:
             return float((seen.sources == at).sum())
     return float("nan")
-
-
-def _restores(stage: Stage, feedback: Feedback, n_llms: int) -> bool:
-    """Whether excluding the liar leaves the very counts and trust of a run that never met it."""
-    excluded = learn(stage, feedback, n_llms, excluded=frozenset({LIAR}))
-    without = learn(stage, feedback.part(feedback.sources != sorted(SOURCES).index(LIAR)), n_llms)
-    return (
-        np.array_equal(excluded.counts.errors, without.counts.errors)
-        and np.array_equal(excluded.counts.labels, without.counts.labels)
-        and excluded.trust == without.trust
-    )
