@@ -125,8 +125,9 @@ def _describe_join(joined: dict[str, Any]) -> str:
     what += f"; {joined['held_back'] or 'it is ' + joined['state']}"
     if joined["adopted"]:
         return (
-            f"{what}; {joined['adopted_after_prompts']} routed prompts after it could be chosen it had its "
-            f"share of {joined['final_share']:.1%}, within a fifth, for good"
+            f"{what}; it had its share of {joined['final_share']:.1%}, within a fifth and for good, "
+            f"{joined['adopted_after_added']} routed prompts after it was added, "
+            f"{joined['adopted_after_prompts']} after it could be chosen"
         )
     return (
         f"{what} and was not adopted: it had {joined['prompts_taken']} of {joined['prompts_since']} prompts, "

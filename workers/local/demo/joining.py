@@ -18,6 +18,7 @@ from workers.policies import read_policy
 from workers.reading import read_all
 from workers.replay.rebuilding import decide_logged, rebuild_snapshot, state_of
 from workers.storage.engine import transaction
+from workers.storage.llm_journal import LLMJournal
 from workers.topics import Topics
 
 #: Share of the prompts that a worse LLM is offered to, whatever its probes said of it.
@@ -83,9 +84,11 @@ class Joining:
         if self._probed is None:
             return {}
         llm = self._probed.llm
-        records = self._read(llm)
+        decided = self._read()
+        records = [one for one in decided if any(candidate.llm == llm for candidate in one.candidates)]
         taken = [record for record in records if record.llm == llm]
         final, after = find_adoption(self._shares(records, llm))
+        after = after if final >= _LEAST_SHARE else None
         return {
             "llm": llm,
             "worse": self._worse,
@@ -98,19 +101,27 @@ class Joining:
             "prompts_taken": len(taken),
             "final_share": final,
             "adopted": final >= _LEAST_SHARE,
-            "adopted_after_prompts": after if final >= _LEAST_SHARE else None,
+            "adopted_after_prompts": after,
+            "adopted_after_added": None
+            if after is None
+            else after + self._count_before(llm, decided, records[0]),
             "quality_lost": self._lost(taken, llm) / len(records) if records else 0.0,
         }
 
-    def _read(self, llm: str) -> list[DecisionRecord]:
-        """Give the decisions in which it was a candidate, in their order."""
+    def _read(self) -> list[DecisionRecord]:
+        """Give all decisions, in their order."""
         topic = Topics(self._stage.settings.topic_prefix).decisions
         decided = (
             msgspec.json.decode(record.value, type=DecisionRecord)
             for record in read_all(self._stage.settings, [topic])
         )
-        offered = [record for record in decided if any(one.llm == llm for one in record.candidates)]
-        return sorted(offered, key=lambda record: record.decided_at)
+        return sorted(decided, key=lambda record: record.decided_at)
+
+    def _count_before(self, llm: str, decided: Sequence[DecisionRecord], first: DecisionRecord) -> int:
+        """Count the prompts that were routed from its registration to the first it could get."""
+        with transaction(self._stage.engine) as session:
+            added = LLMJournal(session).steps(llm)[0].at or first.decided_at
+        return sum(added <= one.decided_at < first.decided_at for one in decided)
 
     def _shares(self, records: Sequence[DecisionRecord], llm: str) -> NDArray[np.float64]:
         """Give, for each prompt, the LLM's share of all of them by the state that decided it."""
