@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     state_folder: Path = Path("~/.local/state/uniroute").expanduser()
     #: Who may use the batches' HTTP server, as JSON: ``{"TENANT": "TOKEN"}``.
     batch_tokens: dict[str, SecretStr] = {}
+    #: A batch's file is read no further than so many bytes, unpacked: what is packed can hold anything.
+    max_batch_bytes: int = Field(default=16 * 1024**3, ge=1_000)
     #: Lines of a batch that are under way at a time, at most.
     batch_window: int = Field(default=2_000, ge=1)
     #: Loopback unless told otherwise: health and metrics carry no secret, but nothing is public by default.

@@ -32,11 +32,6 @@ LINE = np.dtype(
 )
 #: An envelope around the largest body.
 _ENVELOPE_BYTES = 4_096
-_LOOK_EVERY = 2_000
-
-
-class StoppedError(Exception):
-    """What was under way was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +124,13 @@ def ingest(
     folder.path.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder, wishes, settings)
     try:
-        for count, line in enumerate(
-            read_lines(source, max_bytes=settings.max_prompt_bytes + _ENVELOPE_BYTES)
+        for line in read_lines(
+            source,
+            max_bytes=settings.max_prompt_bytes + _ENVELOPE_BYTES,
+            file_bytes=settings.max_batch_bytes,
+            stopped=stopped,
         ):
             writer.take(line)
-            if count % _LOOK_EVERY == 0 and stopped():
-                raise StoppedError
         writer.finish(folder)
     finally:
         writer.close()

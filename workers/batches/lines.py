@@ -2,8 +2,9 @@
 
 import gzip
 import io
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ from workers.errors import PoisonError, UsageError
 _GZIP, _ZSTD, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _SKIP_BYTES = 1024 * 1024
+#: Of each good line some 100 bytes are in memory until all are checked.
+MOST_LINES = 10_000_000
+#: Bytes that are read between two looks at whether to stop; an empty line counts as so many.
+_LOOK_BYTES, _LINE_BYTES = 1024 * 1024, 512
+
+
+class StoppedError(Exception):
+    """What was under way was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +35,57 @@ class RawLine:
     problem: PoisonError | None = None
 
 
-def read_lines(path: Path, *, max_bytes: int) -> Iterator[RawLine]:
+class _Reader:
+    """Reads pieces of lines, counts their bytes, and looks again and again at whether to stop."""
+
+    def __init__(self, file: BinaryIO, stopped: Callable[[], bool]) -> None:
+        self._file = file
+        self._stopped = stopped
+        self._unlooked = _LOOK_BYTES
+        self.bytes = 0
+
+    def read(self, most: int) -> bytes:
+        """Read up to the end of the line, ``most`` bytes of it at most; nothing at the end of the file."""
+        if self._unlooked >= _LOOK_BYTES:
+            self._unlooked = 0
+            if self._stopped():
+                raise StoppedError
+        piece = self._file.readline(most)
+        self.bytes += len(piece)
+        self._unlooked += len(piece) + _LINE_BYTES
+        return piece
+
+
+def read_lines(
+    path: Path,
+    *,
+    max_bytes: int,
+    file_bytes: float = math.inf,
+    most_lines: int = MOST_LINES,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[RawLine]:
     """Yield the lines that are not blank, without their ends.
 
     gzip and zstd are told by their first bytes. A line of more than ``max_bytes`` is read past in pieces and
     is ``too_large``. Where a compressed file breaks off, or its content does not check, the lines so far stay
     and the last one is ``truncated_file``. UTF-16 is ``wrong_encoding`` in line 1, and no more is read.
-    Raises ``UsageError`` where zstd is needed and not installed.
+    No more than ``file_bytes``, unpacked, and ``most_lines`` are read: the line behind them is ``too_large``,
+    and no other follows. Raises ``UsageError`` where zstd is needed and not installed, and ``StoppedError``
+    soon after ``stopped`` says so.
     """
     with ExitStack() as stack:
-        file = unpack(stack.enter_context(path.open("rb")), stack)
+        reader = _Reader(unpack(stack.enter_context(path.open("rb")), stack), stopped)
         number = 0
         while True:
             number += 1
             try:
-                value = file.readline(max_bytes + 1)
+                value = reader.read(max_bytes + 1)
+                if value and (reader.bytes > file_bytes or number > most_lines):
+                    sentence = _say_end(file_bytes, most_lines)
+                    yield RawLine(number, b"", PoisonError("too_large", sentence))
+                    return
                 if len(value) > max_bytes and not value.endswith(b"\n"):
-                    size = len(value) + _skip_line(file)
+                    size = len(value) + _skip_line(reader, file_bytes)
                     sentence = f"the line has {size} bytes, at most {max_bytes} are taken"
                     yield RawLine(number, b"", PoisonError("too_large", sentence))
                     continue
@@ -90,9 +133,17 @@ def _zstd_error() -> type[Exception]:
     return zstandard.ZstdError
 
 
-def _skip_line(file: BinaryIO) -> int:
+def _say_end(file_bytes: float, most_lines: int) -> str:
+    return (
+        f"nothing from here on is read: a file has {file_bytes:.0f} bytes, unpacked, and {most_lines} lines "
+        "at most; split it, or set UNIROUTE_MAX_BATCH_BYTES"
+    )
+
+
+def _skip_line(reader: _Reader, file_bytes: float) -> int:
+    """Read past the rest of a line, or as far as a file may go."""
     skipped = 0
-    while piece := file.readline(_SKIP_BYTES):
+    while reader.bytes <= file_bytes and (piece := reader.read(_SKIP_BYTES)):
         skipped += len(piece)
         if piece.endswith(b"\n"):
             break

@@ -9,7 +9,8 @@ import numpy as np
 from routing.embedders import Embedder
 from workers.batches.capacities import Capacities
 from workers.batches.handle import Handle
-from workers.batches.ingest import Lines, StoppedError, ingest
+from workers.batches.ingest import Lines, ingest
+from workers.batches.lines import StoppedError
 from workers.batches.planning import Goal, Plan, make_plan, read_plan
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes, make_prompt

@@ -11,7 +11,8 @@ from kafka.errors import KafkaError
 from workers.batches.entries import refused_entry, undone_error
 from workers.batches.finishing import drop_work, write_results
 from workers.batches.handle import Handle
-from workers.batches.ingest import Lines, StoppedError
+from workers.batches.ingest import Lines
+from workers.batches.lines import StoppedError
 from workers.batches.places import copy_to
 from workers.batches.preparing import prepare
 from workers.batches.ways import Step, WayBack, WayOut

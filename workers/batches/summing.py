@@ -12,7 +12,8 @@ from routing.decisions import Decisions, decide_placed
 from routing.policies import Lagrangian
 from routing.requests import Limits
 from routing.snapshot import Snapshot
-from workers.batches.ingest import Lines, StoppedError
+from workers.batches.ingest import Lines
+from workers.batches.lines import StoppedError
 from workers.batches.vectors import Vectors
 
 Matrix = NDArray[np.float64]

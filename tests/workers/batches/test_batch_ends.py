@@ -11,7 +11,7 @@ from batch_benches import Bench
 
 from workers.batches.finishing import write_results
 from workers.batches.handle import Handle, Workplace
-from workers.batches.ingest import StoppedError
+from workers.batches.lines import StoppedError
 from workers.batches.preparing import prepare
 from workers.batches.running import finish, run_batch
 from workers.batches.submission import cancel, pause

@@ -10,8 +10,8 @@ import pytest
 import zstandard
 
 from workers.batches.folders import BatchFolder
-from workers.batches.ingest import LINE, Ingested, Lines, StoppedError, ingest
-from workers.batches.lines import read_lines
+from workers.batches.ingest import LINE, Ingested, Lines, ingest
+from workers.batches.lines import StoppedError, read_lines
 from workers.batches.requests import Wishes
 from workers.settings import Settings
 
@@ -154,6 +154,51 @@ def test_ingest_stops_soon_and_leaves_nothing_complete(tmp_path: Path) -> None:
         ingest(source, folder, WISHES, SETTINGS, stopped=lambda: True)
 
     assert not folder.index.exists()
+
+
+@pytest.mark.parametrize("content", [b"\n" * 100_000, b"x" * 50_000_000], ids=["blank", "too long"])
+def test_it_stops_where_no_line_comes_of_what_is_read(tmp_path: Path, content: bytes) -> None:
+    """Blank lines and a line that is read past: at the third look, thousands of lines or megabytes on."""
+    source, looks = tmp_path / "in.jsonl", iter([False, False, True])
+    source.write_bytes(content)
+
+    with pytest.raises(StoppedError):
+        ingest(source, BatchFolder(tmp_path / "batch"), WISHES, SETTINGS, stopped=lambda: next(looks))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("filling", [b"0", b"\n", b"x\n"], ids=["one line", "blank lines", "bad lines"])
+def test_a_packed_file_is_read_as_far_as_a_file_may_go(tmp_path: Path, pack: object, filling: bytes) -> None:
+    """Some kilobytes hold a gigabyte, say: the lines before the limit are good, the rest is one entry."""
+    content = make_line("a") + filling * (4_000_000 // len(filling)) + b"\n" + make_line("b")
+    source, batch = tmp_path / "in.jsonl", BatchFolder(tmp_path / "batch")
+    source.write_bytes(pack(content))  # type: ignore[operator]
+    settings = SETTINGS.model_copy(update={"max_batch_bytes": 5_000})
+
+    found = ingest(source, batch, WISHES, settings)
+
+    refused = [json.loads(raw)["error"] for raw in batch.invalid.read_bytes().splitlines()]
+    assert found.good == 1
+    assert refused[-1]["code"] == "too_large"
+    assert (
+        "UNIROUTE_MAX_BATCH_BYTES" in refused[-1]["message"] or "4000001 bytes" not in refused[-1]["message"]
+    )
+    assert sum(one["code"] == "too_large" for one in refused) <= 2
+
+
+def test_no_more_lines_are_read_than_fit_in_memory(tmp_path: Path) -> None:
+    """The third of two is too many, whether the file goes on or not."""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"a\n\nc\nd\n")
+
+    found = list(read_lines(source, max_bytes=10, most_lines=2))
+
+    assert [(line.number, line.value) for line in found] == [(1, b"a"), (3, b"")]
+    assert found[1].problem is not None
+    assert (found[1].problem.error_class, "2 lines at most" in found[1].problem.sentence) == (
+        "too_large",
+        True,
+    )
 
 
 def test_a_line_is_found_by_its_number(tmp_path: Path) -> None:
