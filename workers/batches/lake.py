@@ -1,6 +1,6 @@
 """Assigns a folder of Parquet files without a call, on this machine or by Ray Data: the same decisions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,30 +89,44 @@ class RowDecider:
 def assign_lake(folder: Path, output: Path, rule: Rule, *, engine: Engine) -> Mapping[str, int]:
     """Decide every row of a folder's Parquet files, write Parquet to ``output``, and count rows by LLM.
 
+    Files in folders below count too, but for names that begin with ``.`` or ``_``, where drafts and logs lie.
     Memory holds a block of rows, whatever the size of the folder. Both engines run ``RowDecider``, so a row
     gets the same bits from both where its embedding does not depend on the texts beside it. Raises
     ``UsageError`` for a folder without Parquet, an output that is there already, or Ray where it is missing.
     """
-    if not list(folder.glob("*.parquet")):
+    files = _find_files(folder)
+    if not files:
         raise UsageError(f"{folder} holds no .parquet file")
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty: name a folder that is, or none yet")
     output.mkdir(parents=True, exist_ok=True)
     if engine == "ray":
-        _assign_by_ray(folder, output, rule)
+        _assign_by_ray(files, output, rule)
     else:
-        _assign_here(folder, output, rule)
+        _assign_here(folder, files, output, rule)
     return _count(output)
 
 
-def _assign_here(folder: Path, output: Path, rule: Rule) -> None:
+def _find_files(folder: Path) -> list[Path]:
+    """Give a folder's Parquet files, sorted, as both engines read them."""
+    return [
+        path
+        for path in sorted(folder.rglob("*.parquet"))
+        if path.is_file() and not any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
+    ]
+
+
+def _assign_here(folder: Path, files: Sequence[Path], output: Path, rule: Rule) -> None:
+    """Write a file for each, at its place below ``output``."""
     import pyarrow as pa  # noqa: PLC0415  # as above
     from pyarrow import parquet  # noqa: PLC0415  # as above
 
     decider = RowDecider(rule)
-    for path in sorted(folder.glob("*.parquet")):
+    for path in files:
+        target = output / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
         file = parquet.ParquetFile(path)
-        draft, writer = output / f".{path.name}.draft", None
+        draft, writer = target.with_name(f".{path.name}.draft"), None
         try:
             for batch in file.iter_batches(batch_size=_ROWS):
                 found = decider(pa.Table.from_batches([batch]))
@@ -123,16 +137,17 @@ def _assign_here(folder: Path, output: Path, rule: Rule) -> None:
             if writer is not None:
                 writer.close()
         if writer is not None:
-            draft.replace(output / path.name)
+            draft.replace(target)
 
 
-def _assign_by_ray(folder: Path, output: Path, rule: Rule) -> None:
+def _assign_by_ray(files: Sequence[Path], output: Path, rule: Rule) -> None:
     try:
         import ray  # noqa: PLC0415  # an extra of its own
         import ray.data  # noqa: PLC0415  # as above
     except ImportError as error:
         raise UsageError("--engine ray needs Ray: pip install 'uniroute[ray]'") from error
-    rows = ray.data.read_parquet(str(folder))
+    # Without partitioning: columns that stand in the names of folders are nobody's prompt.
+    rows = ray.data.read_parquet([str(path) for path in files], partitioning=None)
     decided = rows.map_batches(
         RowDecider,
         fn_constructor_args=(rule,),

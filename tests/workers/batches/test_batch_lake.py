@@ -44,15 +44,19 @@ def make_rule(folder: Path, policy: Policy) -> Rule:
 
 
 def write_lake(folder: Path, *, rows: int) -> Path:
-    """Two files of numbered prompts; each hundredth row has none."""
-    folder.mkdir()
+    """Two files of numbered prompts, one in folders below, and drafts; each hundredth row has no prompt."""
+    (folder / "year=2026" / "month=1").mkdir(parents=True)
+    (folder / "_delta_log").mkdir()
+    places = (folder, folder / "year=2026" / "month=1")
+    for draft in (folder / "_delta_log" / "0.parquet", folder / ".1.parquet"):
+        parquet.write_table(pa.table({"custom_id": ["7"], "prompt": ["what is this"]}), draft)
     for file in range(2):
         numbers = range(file * rows, (file + 1) * rows)
         table = {
             "custom_id": [str(number) for number in numbers],
             "prompt": [None if number % 100 == 7 else TEXTS[number % 6] for number in numbers],
         }
-        parquet.write_table(pa.table(table), folder / f"{file}.parquet")
+        parquet.write_table(pa.table(table), places[file] / "part.parquet")
     return folder
 
 
@@ -71,6 +75,7 @@ def test_each_row_gets_the_llm_that_its_prompt_would(tmp_path: Path) -> None:
     counts = assign_lake(lake, tmp_path / "out", rule, engine="local")
 
     rows = read_lake(tmp_path / "out")
+    assert (tmp_path / "out" / "year=2026" / "month=1" / "part.parquet").exists()
     assert [int(row["custom_id"]) for row in rows] == list(range(3_000))
     assert counts[""] == sum(row["llm"] is None for row in rows) == 30
     assert sum(counts.values()) == 3_000
