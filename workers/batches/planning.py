@@ -17,7 +17,7 @@ from routing.policies import Candidates, Lagrangian, Policy
 from routing.snapshot import Snapshot
 from workers.batches.capacities import Capacities
 from workers.batches.ingest import Lines
-from workers.batches.summing import Asked, sum_up
+from workers.batches.summing import Asked, Summed, sum_up
 from workers.batches.vectors import Vectors
 from workers.errors import UsageError
 
@@ -44,7 +44,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     total_usd: float = 0.0
     #: USD of these lines if each went to the cheapest LLM that it may take.
     floor_usd: float = 0.0
-    #: Mean of 1 - predicted error, and a 95 % interval of the mean that will be seen.
+    #: Mean of 1 - predicted error, and a 95 % interval of the mean that will be seen: by the chance of each
+    #: answer, and by how well error rates are known, as if all erred together. That the rates are of other
+    #: prompts than these, or have moved since, is not in it.
     quality: float = 0.0
     quality_interval: tuple[float, float] = (0.0, 0.0)
     #: Lines and USD of each LLM.
@@ -116,7 +118,7 @@ def make_plan(
         )
     )
     found = _find_prices(looked_at.lines, goal, snapshot)
-    outcome = _expect(looked_at.lines, found, goal, snapshot)
+    outcome = _expect(looked_at, found, goal, snapshot)
     return Plan(
         number=number,
         error_per_usd=None if goal.policy is not None else found.error_per_usd,
@@ -167,10 +169,11 @@ class _Outcome:
     llms: dict[str, dict[str, float]]
 
 
-def _expect(summed: AssignmentLines, found: _Found, goal: Goal, snapshot: Snapshot) -> _Outcome:
+def _expect(looked_at: Summed, found: _Found, goal: Goal, snapshot: Snapshot) -> _Outcome:
     """Decide the groups by the goal's policy, else by the prices, and sum up what that comes to."""
+    summed = looked_at.lines
     policy = goal.policy or Lagrangian(found.error_per_usd, tuple(sorted(found.surcharges.items())))
-    chosen = _choose(summed, policy, snapshot)
+    chosen = _choose(looked_at, policy, snapshot)
     sizes, served = summed.sizes, chosen >= 0
     picked = np.maximum(chosen, 0)[:, None]
     costs = goal.correction * np.take_along_axis(summed.costs, picked, axis=1)[:, 0] * sizes * served
@@ -178,7 +181,11 @@ def _expect(summed: AssignmentLines, found: _Found, goal: Goal, snapshot: Snapsh
     cheapest = np.where(summed.open, summed.costs, np.inf).min(axis=1, initial=np.inf)
     n = int((sizes * served).sum())
     quality = 1.0 - float(errors.sum()) / max(1, n)
-    spread = _Z95 * math.sqrt(max(quality * (1 - quality), 0.0) / max(1, n))
+    doubt = 0.0
+    if looked_at.deviations is not None:
+        deviations = np.take_along_axis(looked_at.deviations, picked, axis=1)[:, 0]
+        doubt = float((deviations * sizes * served).sum()) / max(1, n)
+    spread = _Z95 * math.sqrt(max(quality * (1 - quality), 0.0) / max(1, n) + doubt**2)
     return _Outcome(
         chosen=chosen,
         usd=float(costs.sum()),
@@ -253,9 +260,14 @@ def _thriftiest(summed: AssignmentLines, quality: float) -> float:
     return math.exp(low)
 
 
-def _choose(summed: AssignmentLines, policy: Policy, snapshot: Snapshot) -> NDArray[np.int64]:
+def _choose(looked_at: Summed, policy: Policy, snapshot: Snapshot) -> NDArray[np.int64]:
+    summed = looked_at.lines
     candidates = Candidates(
-        errors=summed.errors, costs=summed.costs, allowed=summed.open, names=snapshot.names
+        errors=summed.errors,
+        costs=summed.costs,
+        allowed=summed.open,
+        names=snapshot.names,
+        deviations=looked_at.deviations,
     )
     try:
         return policy.choose(candidates, rng=np.random.default_rng(0)).llms

@@ -55,6 +55,8 @@ class Summed:
     lines: AssignmentLines
     #: Seconds that a call takes, half of the time, shape (G, H); ``None`` where nothing is known of it.
     seconds: Matrix | None
+    #: Standard deviations of the predicted errors, shape (G, H); ``None`` where they are not estimated.
+    deviations: Matrix | None
     #: Lines that no LLM may take; they are not among ``lines``.
     unservable: int
     #: Of all prompts.
@@ -63,9 +65,12 @@ class Summed:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Predictions of some lines that an LLM may take, (n, H) each: error, USD, tokens, seconds."""
+    """Predictions of some lines that an LLM may take, (n, H) each.
 
-    values: tuple[Matrix, Matrix, Matrix, Matrix]
+    Error, USD, tokens, seconds, and the deviation of the error; 0 where it is not known.
+    """
+
+    values: tuple[Matrix, Matrix, Matrix, Matrix, Matrix]
     mask: NDArray[np.bool_]
     cells: NDArray[np.int32]
     input_tokens: Matrix
@@ -100,8 +105,8 @@ def sum_up(asked: Asked) -> Summed:
     empty = np.empty((0, n_llms))
     counts = None
     if len(asked.rows) <= SINGLE_LINES:
-        errors, costs, both, seconds = (
-            np.concatenate([empty, *(block.values[at] for block in blocks)]) for at in range(4)
+        errors, costs, both, seconds, deviations = (
+            np.concatenate([empty, *(block.values[at] for block in blocks)]) for at in range(5)
         )
         masks = np.concatenate([empty.astype(np.bool_), *(block.mask for block in blocks)])
     else:
@@ -109,14 +114,15 @@ def sum_up(asked: Asked) -> Summed:
         if len(counts):
             # The last of a sample stands for fewer.
             counts[counts.argmax()] -= counts.sum() + asked.step * unservable - len(asked.rows)
-        errors, costs, both, seconds = (
+        errors, costs, both, seconds, deviations = (
             np.array([group.values[at] / group.count for group in groups.values()]).reshape(-1, n_llms)
-            for at in range(4)
+            for at in range(5)
         )
         masks = np.array([_read_mask(key, n_llms) for key in groups]).reshape(-1, n_llms)
     return Summed(
         lines=AssignmentLines(errors=errors, costs=costs, tokens=both, counts=counts, allowed=masks),
         seconds=None if asked.snapshot.latencies is None else seconds,
+        deviations=None if asked.snapshot.error_deviations is None else deviations,
         unservable=asked.step * unservable,
         input_tokens=asked.step * tokens,
     )
@@ -149,9 +155,15 @@ def _take(
     seconds = np.zeros(shape)
     if snapshot.latencies is not None:
         seconds = snapshot.latencies.seconds_for(answers, quantile=0.5)
-    values = (decisions.errors, decisions.costs, input_tokens[:, None] + answers, seconds)
+    deviations = np.zeros(shape) if decisions.deviations is None else decisions.deviations
     return _Block(
-        (values[0][served], values[1][served], values[2][served], values[3][served]),
+        (
+            decisions.errors[served],
+            decisions.costs[served],
+            (input_tokens[:, None] + answers)[served],
+            seconds[served],
+            deviations[served],
+        ),
         decisions.allowed.mask[served],
         decisions.cells[served],
         input_tokens[served],
@@ -172,12 +184,13 @@ def _add_groups(groups: dict[bytes, _Group], block: _Block) -> None:
     keys = np.concatenate([cells[:, None].view(np.uint8), bands[:, None].view(np.uint8), masks], axis=1)
     found, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse, n_groups = inverse.reshape(-1), len(found)
-    errors, costs, tokens, seconds = block.values
+    errors, costs, tokens, seconds, deviations = block.values
     money = Aggregates.of(inverse, errors, costs, n_groups=n_groups)
     work = Aggregates.of(inverse, tokens, seconds, n_groups=n_groups)
+    doubt = Aggregates.of(inverse, deviations, deviations, n_groups=n_groups)
     for row, key in enumerate(found):
         group = groups.setdefault(key.tobytes(), _Group())
-        sums = [money.errors[row], money.costs[row], work.errors[row], work.costs[row]]
+        sums = [money.errors[row], money.costs[row], work.errors[row], work.costs[row], doubt.errors[row]]
         before = group.values or [np.zeros(len(one)) for one in sums]
         group.values = [old + new for old, new in zip(before, sums, strict=True)]
         group.count += int(money.counts[row])

@@ -149,6 +149,41 @@ def test_a_plan_says_what_the_budget_buys(desk: Desk) -> None:
     assert tight.floor_usd == pytest.approx(20 * CHEAP)
 
 
+def test_the_quality_to_expect_is_as_uncertain_as_the_error_rates(desk: Desk) -> None:
+    """Twenty answers right with .9 vary by .09 / 20 = .0045, a deviation of .02 adds .0004: 1.96 * .07."""
+    sure = desk.plan(Goal()).quality_interval
+    desk.view = replace(
+        desk.view, snapshot=replace(desk.view.snapshot, error_deviations=np.array([[0.05, 0.02]]))
+    )
+
+    assert sure == (pytest.approx(0.9 - 1.96 * 0.0045**0.5), 1.0)
+    assert desk.plan(Goal()).quality_interval == (pytest.approx(0.9 - 1.96 * 0.07), 1.0)
+
+
+def test_groups_of_lines_are_as_uncertain_as_their_lines(desk: Desk, tmp_path: Path) -> None:
+    """20,100 lines in groups: .09 / 20,100 beside .02 squared."""
+    many, vectors = write_lines(BatchFolder(tmp_path / "many"), tmp_path / "many.jsonl", 20_100)
+    doubtful = replace(desk.view.snapshot, error_deviations=np.array([[0.05, 0.02]]))
+
+    low, high = make_plan(many, vectors, range(20_100), doubtful, Goal()).quality_interval
+
+    many.close()
+    vectors.close()
+    assert (high - low) / 2 == pytest.approx(1.96 * (0.09 / 20_100 + 0.0004) ** 0.5)
+
+
+def test_a_policy_that_needs_to_know_how_sure_errors_are_plans_a_batch(desk: Desk) -> None:
+    """The cheap LLM loses .4 against the dear one, at any confidence more than the .03 that it may."""
+    body = {"kind": "equivalent-to", "reference": "dear", "delta": 0.03, "confidence": 0.9}
+    floor = NamedPolicy.build("floor", 1, body)
+    doubtful = replace(desk.view.snapshot, error_deviations=np.array([[0.05, 0.02]]))
+    desk.view = replace(desk.view, snapshot=doubtful, policies={"floor": floor})
+
+    plan = desk.plan(make_goal(Options(policy="floor"), desk.view, make_purse(1.0)))
+
+    assert set(plan.llms) == {"dear"}
+
+
 def test_a_sample_of_many_lines_plans_as_all_of_them_do(desk: Desk, tmp_path: Path) -> None:
     """20,100 lines, all alike: every 21st stands for 21 of them, the last for 3."""
     many, vectors = write_lines(BatchFolder(tmp_path / "many"), tmp_path / "many.jsonl", 20_100)
