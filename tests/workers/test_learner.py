@@ -679,12 +679,69 @@ def test_rates_rolled_back_are_held_until_they_are_released(engine: Engine) -> N
     refit(engine, reason="second")
     assert first is not None
     roll_back_rates(engine, first)
-    learner.handle([feedback(f"h-{n}", score=0.0) for n in range(50)])
+    learner.handle([feedback(f"h-{n}", score=0.0) for n in range(5)])
 
     assert refit(engine, reason="feedback") is None
     assert np.array_equal(read_matrix(engine), rates)
     assert refit(engine, reason="released", release=True) is not None
     assert read_matrix(engine)[0, 0] > 0.5
+
+
+def test_an_llm_that_joins_while_rates_are_held_is_learned(engine: Engine) -> None:
+    """Held are those that the version covers; ``c`` is not among them, and neither is another ``b``."""
+    learner = make_learner(engine)
+    learner.handle([feedback(f"f-{n}", score=1.0) for n in range(50)])
+    first = refit(engine, reason="first")
+    learner.handle([feedback(f"g-{n}", score=0.0) for n in range(50)])
+    refit(engine, reason="second")
+    assert first is not None
+    roll_back_rates(engine, first)
+    with transaction(engine) as session:
+        LLMs(session).register(make_registration("c"))
+        LLMs(session).retire("b")
+        LLMs(session).register(make_registration("b"))
+        renewed = LLMs(session).renewals()["b"]
+    assert renewed is not None
+    decided = max(1_800_000_000, int(renewed.timestamp()) + 1)
+    seen = []
+    for batch in range(2):
+        assert refit(engine, reason=f"joined {batch}") is not None
+        seen.append(read_rates(engine))
+        learner.handle(
+            [
+                feedback(f"{llm}-{batch}-{n}", decision_id=sign(llm, decided_at=decided), score=0.0)
+                for llm in "abc"
+                for n in range(50)
+            ]
+        )
+
+    assert seen[0]["a"] == seen[1]["a"]
+    assert seen[0]["b"] != seen[1]["b"]
+    assert seen[0]["c"] != seen[1]["c"]
+
+
+def test_an_llm_is_watched_while_rates_are_held(engine: Engine) -> None:
+    """It is noticed to get worse, and to return, as if they were not; the rates in force stay."""
+    learner = make_learner(engine)
+    learner.handle([feedback(f"f-{n}", score=float(n % 10 > 0)) for n in range(500)])
+    first = refit(engine, reason="first")
+    learner.handle([feedback("g", score=0.0)])
+    refit(engine, reason="second")
+    assert first is not None
+    roll_back_rates(engine, first)
+    rates = read_matrix(engine)
+    for score in (0.0, 1.0):
+        for batch in range(10):
+            learner.handle([feedback(f"{score}-{batch}-{n}", score=score) for n in range(30)])
+            refit(engine, reason="feedback")
+    with transaction(engine) as session:
+        changes = [one.body["change"] for one in Journal(session).read(kinds=("drift",))]
+        versions = len(ErrorRates(session).history(MAP.version, last=100))
+
+    assert sorted(set(changes)) == ["better", "worse"]
+    assert np.array_equal(read_matrix(engine), rates)
+    # One for each change beside the first, the second and the held: none for feedback alone.
+    assert versions == 3 + len(changes)
 
 
 def read_matrix(engine: Engine) -> np.ndarray:

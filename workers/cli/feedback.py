@@ -182,3 +182,8 @@ def _show(found: "Difference", what: str, *, applied: bool, as_json: bool) -> No
     print_table(columns, rows, empty="No error rates are in force.")
     done = "Done" if applied else "Nothing is changed yet: --yes applies it"
     typer.echo(f"{found.pieces} pieces {what}. {done}.")
+    if found.held is not None:
+        typer.echo(
+            f"Rates of version {found.held} are held, so none of this is in force before "
+            "`uniroute rates release`."
+        )

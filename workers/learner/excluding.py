@@ -14,6 +14,7 @@ from workers.learner.refitting import refit
 from workers.storage.cell_counts import CellCounts, lock_counting
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
+from workers.storage.error_rates import ErrorRates
 from workers.storage.feedback import Feedback
 from workers.storage.journal import Journal
 from workers.storage.llms import RATED_STATES, LLMs
@@ -45,6 +46,8 @@ class Difference:
 
     pieces: int
     llms: tuple[LLMDifference, ...]
+    #: The version whose rates are held in force meanwhile: the difference waits for their release.
+    held: int | None = None
 
 
 def exclude_source(
@@ -56,7 +59,8 @@ def exclude_source(
     change: an alarm may have been of its making. A change that was real will be noticed again.
 
     Without ``apply`` nothing stays changed. With it what the source gives from now on is kept and not
-    counted, rates are published anew, and the journal says so. ``UsageError`` for an unknown source.
+    counted, rates are published anew, unless some are held, and the journal says so. ``UsageError`` for an
+    unknown source.
     """
 
     def change(session: Session) -> int:
@@ -102,7 +106,7 @@ def _rebuild(
         # What a source said may have raised alarms, or kept some from being raised.
         anew = Watches(session).restart(Feedback(session).llms_of(source))
         CellCounts(session).begin_anew(anew)
-        after = _rates_of(session)
+        after, held = _rates_of(session), _held_version(session)
         if apply:
             said = None if since is None else since.isoformat()
             Journal(session).write(kind, source, pieces=pieces, since=said, watched_anew=list(anew))
@@ -110,7 +114,13 @@ def _rebuild(
             session.rollback()
     if apply:
         refit(engine, reason=f"{kind}: {source}", wait=True)
-    return Difference(pieces=pieces, llms=_compare(before, after))
+    return Difference(pieces=pieces, llms=_compare(before, after), held=held)
+
+
+def _held_version(session: Session) -> int | None:
+    active = ClusterMaps(session).active_version()
+    current = None if active is None else ErrorRates(session).current(active)
+    return None if current is None else current.held
 
 
 def _rates_of(session: Session) -> _Rates | None:

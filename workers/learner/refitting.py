@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from routing.costs import fit_input_ratios, fit_latencies, fit_lengths
 from routing.learning import cautious_rates
@@ -18,7 +19,7 @@ from workers.learner.believing import believe
 from workers.storage.cell_counts import lock_refits, try_lock_refits
 from workers.storage.cluster_maps import ClusterMaps
 from workers.storage.engine import transaction
-from workers.storage.error_rates import ErrorRates
+from workers.storage.error_rates import ErrorRates, RatesVersion
 from workers.storage.journal import Journal
 from workers.storage.ledger import Ledger
 from workers.storage.lengths import LengthCounts, Lengths, LengthsVersion
@@ -26,6 +27,7 @@ from workers.storage.llm_journal import LLMJournal
 from workers.storage.llms import RATED_STATES, LLMs
 from workers.storage.policy_books import PolicyBooks
 from workers.storage.sources import Sources
+from workers.storage.watches import Watches
 
 #: Error rates outlive, by a day, the decisions made from them: the decisions topic keeps 30 days.
 _KEEP_RATES = timedelta(days=31)
@@ -42,7 +44,8 @@ def refit(engine: Engine, *, reason: str, wait: bool = False, release: bool = Fa
     ``None``, and nothing is published, where no map is active, the rates in force already say the same, or
     another process is refitting and ``wait`` is not set. Each LLM's rates come from its own counts and the
     map's frozen prior alone. While rates of earlier are held, those of the LLMs they cover stay, unless
-    ``release`` is set.
+    ``release`` is set; a change that is noticed meanwhile makes a new version with the same rates all the
+    same: what LLMs are watched against is read anew with each version.
     """
     with transaction(engine) as session:
         fitted = ClusterMaps(session).active()
@@ -70,26 +73,40 @@ def refit(engine: Engine, *, reason: str, wait: bool = False, release: bool = Fa
         held = None if current is None or release else current.held
         known = current is not None and current.deviations is not None and list(current.llms) == names
         known = known and not (release and current is not None and current.held is not None)
+        keep: frozenset[str] = frozenset()
         if current is not None and held is not None:
-            rates = _hold(rates, names, current.rates, current.llms)
+            keep = _held_llms(session, ErrorRates(session).get(held) or current)
+            rates = _hold(rates, names, current.rates, current.llms, keep)
+            known = known and not Watches(session).changed_since(current.created_at)
         if known and current is not None and np.array_equal(current.rates, rates):
             return None
         deviations = fitted.prior.deviations(counts.errors, counts.labels)
-        if current is not None and held is not None and current.deviations is not None:
-            deviations = _hold(deviations, names, current.deviations, current.llms)
+        if current is not None and current.deviations is not None:
+            deviations = _hold(deviations, names, current.deviations, current.llms, keep)
         return ErrorRates(session).publish(
             map_version, names, rates, reason=reason, deviations=deviations, held=held
         )
 
 
+def _held_llms(session: Session, earlier: RatesVersion) -> frozenset[str]:
+    """Give the LLMs whose rates an earlier version tells: not those that took over a name since."""
+    renewals = LLMs(session).renewals()
+    renewed = {name for name, at in renewals.items() if at is not None and at > earlier.created_at}
+    return frozenset(earlier.llms) - renewed
+
+
 def _hold(
-    fresh: NDArray[np.float64], names: Sequence[str], held: NDArray[np.float64], covered: Sequence[str]
+    fresh: NDArray[np.float64],
+    names: Sequence[str],
+    held: NDArray[np.float64],
+    covered: Sequence[str],
+    keep: frozenset[str],
 ) -> NDArray[np.float64]:
-    """Give ``fresh`` with the columns of the LLMs that ``held`` covers taken from there."""
+    """Give ``fresh`` with the columns of those LLMs to ``keep`` that ``held`` covers taken from there."""
     place = {name: column for column, name in enumerate(covered)}
     both = fresh.copy()
     for column, name in enumerate(names):
-        if name in place:
+        if name in place and name in keep:
             both[:, column] = held[:, place[name]]
     return both
 
@@ -97,8 +114,8 @@ def _hold(
 def roll_back_rates(engine: Engine, version: int) -> int:
     """Put the rates of an earlier version in force, as a new one, and hold them; give its number.
 
-    LLMs that joined since keep the rates they have; learning goes on counting, and its rates wait for
-    ``refit`` with ``release``. ``UsageError`` for a version that is not kept, or not of the map in force.
+    LLMs that joined since go on being learned; of the others learning goes on counting, and its rates wait
+    for ``refit`` with ``release``. ``UsageError`` for a version that is not kept, or not of the map in force.
     """
     with transaction(engine) as session:
         active = ClusterMaps(session).active_version()
@@ -112,9 +129,10 @@ def roll_back_rates(engine: Engine, version: int) -> int:
         if current is None:  # ruled out: ``earlier`` is of this map
             raise UsageError("no error rates are in force")
         names, rates, deviations = current.llms, current.rates, current.deviations
-        rates = _hold(rates, names, earlier.rates, earlier.llms)
+        keep = _held_llms(session, earlier)
+        rates = _hold(rates, names, earlier.rates, earlier.llms, keep)
         if deviations is not None and earlier.deviations is not None:
-            deviations = _hold(deviations, names, earlier.deviations, earlier.llms)
+            deviations = _hold(deviations, names, earlier.deviations, earlier.llms, keep)
         Journal(session).write("rates rolled back", active, version=version, before=current.version)
         return ErrorRates(session).publish(
             active,

@@ -107,9 +107,12 @@ class ErrorRates:
     def prune(self, map_version: str, *, keep_since: datetime) -> int:
         """Delete the versions of a map that were out of force by ``keep_since``; give their number.
 
-        A version older than ``keep_since`` that was still in force then stays, and so the one in force now.
+        A version older than ``keep_since`` that was still in force then stays, and so do the one in force
+        now and the one whose rates it holds.
         """
-        return prune(self._session, ErrorRateVersionRow, map_version, keep_since=keep_since)
+        current = newest(self._session, ErrorRateVersionRow, map_version)
+        held = frozenset() if current is None or current.held is None else frozenset({current.held})
+        return prune(self._session, ErrorRateVersionRow, map_version, keep_since=keep_since, keep=held)
 
 
 def _pack(matrix: NDArray[np.float64]) -> bytes:

@@ -18,10 +18,18 @@ def newest(session: Session, table: type[Row], map_version: str) -> Row | None:
     ).first()
 
 
-def prune(session: Session, table: type[Row], map_version: str, *, keep_since: datetime) -> int:
+def prune(
+    session: Session,
+    table: type[Row],
+    map_version: str,
+    *,
+    keep_since: datetime,
+    keep: frozenset[int] = frozenset(),
+) -> int:
     """Delete the rows of a map that were out of force by ``keep_since``; give their number.
 
-    A row older than ``keep_since`` that was still in force then stays, and so the one in force now.
+    A row older than ``keep_since`` that was still in force then stays, and so do the one in force now and
+    those of ``keep``, by version.
     """
     then = select(func.max(table.version)).where(
         table.map_version == map_version, table.created_at < keep_since
@@ -29,6 +37,7 @@ def prune(session: Session, table: type[Row], map_version: str, *, keep_since: d
     gone = session.scalars(
         delete(table)
         .where(table.map_version == map_version, table.version < then.scalar_subquery())
+        .where(table.version.not_in(keep))
         .returning(table.version)
         .execution_options(synchronize_session=False)
     )

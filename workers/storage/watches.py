@@ -39,6 +39,11 @@ class Watches:
         rows = self._session.execute(select(LLMWatchRow.llm, LLMWatchRow.epoch).where(LLMWatchRow.epoch > 0))
         return {llm: epoch for llm, epoch in rows}  # noqa: C416 (rows are no pairs to the type checker)
 
+    def changed_since(self, moment: datetime) -> bool:
+        """Tell whether any LLM was noticed to change at ``moment`` or later."""
+        query = select(func.count()).where(LLMWatchRow.changed_at >= moment)
+        return bool(self._session.scalar(query))
+
     def lock(self, llms: Collection[str]) -> dict[str, KeptWatch]:
         """Give the watches of registered LLMs, which nobody else moves until this transaction ends.
 

@@ -120,6 +120,19 @@ def test_a_source_is_seen_left_out_and_taken_in_again(cli: Cli) -> None:
     assert "no source is called" in cli("feedback", "exclude", "--source", "nobody")
 
 
+def test_leaving_a_source_out_while_rates_are_held_says_so(cli: Cli) -> None:
+    """What is learned without it waits for the release, and the command names both."""
+    version = cli("rates", "history", "--json")[-1]["version"]
+    cli("rates", "rollback", str(version))
+    shown = cli("feedback", "exclude", "--source", "judge:liar", "--yes")
+
+    assert f"Rates of version {version} are held" in shown
+    assert "`uniroute rates release`" in shown
+    cli("rates", "release")
+    assert "held" not in cli("feedback", "include", "--source", "judge:liar", "--yes")
+    assert cli("feedback", "include", "--source", "judge:liar", "--json")["held"] is None
+
+
 def test_a_source_is_declared(cli: Cli) -> None:
     """Its kind, weight and cap are as declared; an impossible kind is refused in words."""
     cli("feedback", "declare", "grader", "--kind", "checker", "--weight", "0.75", "--per-hour", "100")

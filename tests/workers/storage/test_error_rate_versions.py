@@ -73,6 +73,18 @@ def test_pruning_never_takes_what_is_in_force(stocked: Engine, cluster_map: Clus
     assert current.version == versions[-1]
 
 
+def test_pruning_never_takes_what_is_held(stocked: Engine, cluster_map: ClusterMap) -> None:
+    """The version whose rates are in force says which LLMs they are held of."""
+    versions = publish_daily(stocked, cluster_map, days=3)
+    with transaction(stocked) as session:
+        rates = np.zeros((4, 1))
+        last = ErrorRates(session).publish(cluster_map.version, ["a"], rates, reason="test", held=versions[0])
+        ErrorRates(session).prune(cluster_map.version, keep_since=datetime.now(UTC) + timedelta(days=999))
+        kept = [one.version for one in ErrorRates(session).history(cluster_map.version, last=9)]
+
+    assert kept == [last, versions[0]]
+
+
 def test_pruning_what_is_young_takes_nothing(stocked: Engine, cluster_map: ClusterMap) -> None:
     """Before the first version, and at its very moment, nothing was out of force."""
     publish_daily(stocked, cluster_map, days=2)
