@@ -29,7 +29,8 @@ PHASE, BLOCK = 1_500, 50
 EXPLORED = 0.05
 #: Answers asked for beside the reply, of LLMs that got worse, and of those that return.
 PROBED: Mapping[Standing, float] = MappingProxyType({"steady": 0.0, "worse": 0.1, "returning": 0.25})
-#: An LLM is used again when its share of this many prompts is at least half its share before.
+#: An LLM is used again when its share of this many prompts is at least half its share before, or half of what
+#: it would be were all outcomes known, where that is less: what luck gave it before does not come back.
 _SHARE_OF, _LEAST_SHARE = 300, 0.5
 #: Only an LLM that answers so much rightly can fall by the jump and still be itself.
 _LEAST_QUALITY = JUMP + 0.1
@@ -268,7 +269,7 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
     policy = _choose_policy(stage, tracked, costs)
     traffic = _Traffic(stage=stage, llms=llms, tracked=tracked, costs=costs, policy=policy, rng=rng)
     chosen = [traffic.run(PHASE, None)]
-    broken = _choose_broken(tracked, costs, policy)
+    broken, due = _choose_broken(tracked, costs, policy)
     alarms = tracked[broken].worsened
     chosen += [traffic.run(PHASE, broken)]
     alarms = tracked[broken].worsened - alarms
@@ -276,7 +277,7 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
     before, during = (float((part[-_SHARE_OF:] == broken).mean()) for part in chosen[:2])
     sums = np.append(0, np.cumsum(chosen[2] == broken))
     shares = (sums[_SHARE_OF:] - sums[:-_SHARE_OF]) / _SHARE_OF
-    back = np.flatnonzero(shares >= _LEAST_SHARE * before)
+    back = np.flatnonzero(shares >= _LEAST_SHARE * min(before, due))
     return replace(
         found,
         share_before=before,
@@ -287,8 +288,8 @@ def _route(tracked: list[_Tracked], trial: Trial, rng: np.random.Generator, foun
     )
 
 
-def _choose_broken(tracked: list[_Tracked], costs: Vector, policy: Exploration) -> int:
-    """Give the position of the LLM, able to get worse, that would be used most were all val outcomes known.
+def _choose_broken(tracked: list[_Tracked], costs: Vector, policy: Exploration) -> tuple[int, float]:
+    """Give the LLM, able to get worse, that would be used most were all val outcomes known: place and share.
 
     Not the one that is used most: that is in part the luckiest, and luck does not come back.
     """
@@ -297,8 +298,9 @@ def _choose_broken(tracked: list[_Tracked], costs: Vector, policy: Exploration) 
     counts = stage.count(rows, wrong)
     errors = stage.predict(rows, tracked[0].prior.error_rates(counts.errors, counts.labels))
     ahead = _candidates(stage, tracked, np.clip(errors, 0.0, 1.0), costs)
-    used = probabilities_of(policy, ahead).sum(axis=0)
-    return int((used * (wrong.mean(axis=0) <= 1 - _LEAST_QUALITY)).argmax())
+    used = probabilities_of(policy, ahead).mean(axis=0)
+    position = int((used * (wrong.mean(axis=0) <= 1 - _LEAST_QUALITY)).argmax())
+    return position, float(used[position])
 
 
 def _candidates(stage: Stage, tracked: list[_Tracked], errors: Matrix, costs: Vector) -> Candidates:
