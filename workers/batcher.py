@@ -24,7 +24,7 @@ _LOOK_S = 0.5
 PLACES: dict[Turn, int] = {"work": 4, "end": 16, "paused": 0}
 _JOIN_S = 8.0
 #: A batch whose work crashed is left alone for so long, at most.
-_LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_S, _MOST_DOUBLED = 60.0, 10
 
 log = structlog.get_logger(__name__)
 
@@ -84,10 +84,12 @@ class Batcher:
         with lock:
             try:
                 self._run_batch(handle)
+                self._crashes.pop((handle.id, turn), None)
             except Exception as error:
                 # It is taken up again after a while, at once where there is something else to do of it.
                 self._crashes[handle.id, turn] += 1
-                wait_s = min(_LOOK_S * 2 ** self._crashes[handle.id, turn], _LONGEST_WAIT_S)
+                doubled = min(self._crashes[handle.id, turn], _MOST_DOUBLED)
+                wait_s = min(_LOOK_S * 2**doubled, _LONGEST_WAIT_S)
                 self._not_before[handle.id, turn] = time.monotonic() + wait_s
                 log.exception("batch_crashed", batch=handle.id, problem=f"{type(error).__name__}: {error}")
 

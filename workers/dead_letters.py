@@ -14,7 +14,7 @@ from workers.cascades import wish_again
 from workers.errors import UsageError, WaitableError
 from workers.messages import SCORER, CallFact, Headers, Message, Record
 from workers.settings import Settings
-from workers.topics import MAX_RECORD_BYTES, Topics
+from workers.topics import MAX_RECORD_BYTES, Topics, batch_replies
 from workers.transactions.consumer import read_message
 from workers.transactions.dead_letters import (
     ANSWERED_HEADER,
@@ -165,7 +165,7 @@ def handle_letters(
                 producer.begin_transaction()
                 sent = []
                 for letter in letters[start : start + _BATCH]:
-                    problem = _find_problem(letter, reroute=reroute) if what == "redriven" else None
+                    problem = _find_problem(letter, settings, reroute=reroute) if what == "redriven" else None
                     if problem is not None:
                         refused.append((letter, problem))
                         continue
@@ -239,7 +239,13 @@ def _bill(letter: DeadLetter, settings: Settings) -> Record:
     )
 
 
-def _find_problem(letter: DeadLetter, *, reroute: bool) -> str | None:
+def _find_problem(letter: DeadLetter, settings: Settings, *, reroute: bool) -> str | None:
+    if letter.message.text_header(messages.REPLY_TO) == batch_replies(settings.reply_prefix):
+        return "its line of a batch has ended: uniroute batch retry-failed takes it up"
+    return _find_fault(letter, reroute=reroute)
+
+
+def _find_fault(letter: DeadLetter, *, reroute: bool) -> str | None:
     if letter.cut:
         return f"it was cut to fit the broker's limit ({letter.cut})"
     if letter.answered:

@@ -245,3 +245,8 @@ def describe_topics(settings: Settings) -> dict[str, int]:
     except KafkaError as error:
         raise WaitableError("Kafka", f"{type(error).__name__}: {error}") from error
     return {topic["name"]: len(topic["partitions"]) for topic in described}
+
+
+def batch_replies(reply_prefix: str) -> str:
+    """Name the topic that the replies to all batches' lines come to."""
+    return f"{reply_prefix}batches"

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.assignment import Lines, Supplies
+from workers.batches.paces import Slow
 from workers.batches.summing import Summed
 from workers.calls.gates import Limits
 
@@ -24,14 +25,22 @@ class Capacities:
     #: Lines that are under way at a time, at most.
     window: int = 1
 
-    def slowed(self, paces: Mapping[str, float]) -> "Capacities":
-        """Limit LLMs to the lines in a second that they were seen to take, where nothing is stricter."""
+    def slowed(self, slow: Slow) -> "Capacities":
+        """Limit LLMs to the lines in a second that they were seen to take, where nothing is stricter.
+
+        Those that are under way at them already take their part of that.
+        """
         limits = dict(self.limits)
-        for llm, pace in paces.items():
+        for llm, pace in slow.paces.items():
             declared = limits.get(llm, Limits())
-            most = min(declared.requests_per_minute or np.inf, _MINUTE_S * pace)
+            left = max(1.0, pace * self.seconds_left - slow.under_way.get(llm, 0)) / self.seconds_left
+            most = min(declared.requests_per_minute or np.inf, _MINUTE_S * left)
             limits[llm] = replace(declared, requests_per_minute=most)
         return replace(self, limits=limits)
+
+    def eased(self, factor: float) -> "Capacities":
+        """Give what would be taken were every limit so many times what it is."""
+        return replace(self, limits={name: _times(limit, factor) for name, limit in self.limits.items()})
 
     def supplies(self, lines: Lines, names: tuple[str, ...], *, budget_usd: float) -> Supplies:
         """Give what there is to assign from; what is more than all lines together need is no limit."""
@@ -74,3 +83,13 @@ class Capacities:
     def _per_second(self, names: tuple[str, ...], limit: str) -> NDArray[np.float64]:
         given = [getattr(self.limits[name], limit) if name in self.limits else None for name in names]
         return np.array([np.inf if one is None else one / _MINUTE_S for one in given])
+
+
+def _times(limits: Limits, factor: float) -> Limits:
+    def times(limit: float | None) -> float | None:
+        return None if limit is None else limit * factor
+
+    return Limits(
+        requests_per_minute=times(limits.requests_per_minute),
+        tokens_per_minute=times(limits.tokens_per_minute),
+    )

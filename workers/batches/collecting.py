@@ -21,7 +21,7 @@ from workers.batches.folders import BatchFolder, part
 from workers.batches.ingest import Lines
 from workers.batches.tally import Tally
 from workers.batches.ways import MOST_PAID, Paid, note_paid
-from workers.errors import PoisonError
+from workers.errors import PoisonError, WaitableError
 from workers.messages import Message
 from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
@@ -167,31 +167,41 @@ class Collector:
             return
         if row in self._dead:
             return
-        self.tally.add_money(reply, again=bool(self.answered[row]))
-        if self.answered[row]:
-            self.tally.duplicated += 1
+        number, custom_id = self._lines.number(row), self._lines.custom_id(row)
+        try:
+            self.tally.add_money(reply, again=bool(self.answered[row]))
+            if self.answered[row]:
+                self.tally.duplicated += 1
+                return
+            note_paid(self.paid, row, reply)
+            entry, error = reply_entry(self._batch_id, number, custom_id, reply, ended_as=self.ended_as)
+        except (PoisonError, msgspec.MsgspecError) as problem:  # no executor of ours wrote it
+            self._write_unreadable(row, number, custom_id, problem)
             return
-        note_paid(self.paid, row, reply)
-        custom_id = self._lines.custom_id(row)
-        entry, error = reply_entry(
-            self._batch_id, self._lines.number(row), custom_id, reply, ended_as=self.ended_as
-        )
         self.undone += error in UNDONE
         self._write(row, entry, failed=error is not None)
+
+    def _write_unreadable(self, row: int, number: int, custom_id: str, problem: Exception) -> None:
+        if not self.answered[row]:
+            error = PoisonError("bad_reply", f"the reply cannot be read: {problem}")
+            self._write(row, refused_entry(self._batch_id, number, custom_id, error), failed=True)
 
     def _take_letter(self, row: int, letter: Message) -> None:
         """End a line whose dispatch was given up: no reply will come of it, unless somebody redrives it."""
         if self.answered[row]:
             return
         self._dead.add(row)
-        self.tally.add_money(with_cost(letter), again=False)
-        custom_id = self._lines.custom_id(row)
-        problem = PoisonError(
-            letter.text_header(CLASS_HEADER) or "dead_letter",
-            letter.text_header("__dlq.errors.message") or "the dispatch is a dead letter",
-        )
-        entry = refused_entry(self._batch_id, self._lines.number(row), custom_id, problem)
-        self._write(row, entry, failed=True)
+        number, custom_id = self._lines.number(row), self._lines.custom_id(row)
+        try:
+            self.tally.add_money(with_cost(letter), again=False)
+            told = PoisonError(
+                letter.text_header(CLASS_HEADER) or "dead_letter",
+                letter.text_header("__dlq.errors.message") or "the dispatch is a dead letter",
+            )
+        except (PoisonError, msgspec.MsgspecError) as problem:
+            self._write_unreadable(row, number, custom_id, problem)
+            return
+        self._write(row, refused_entry(self._batch_id, number, custom_id, told), failed=True)
 
     def _places(self) -> list[TopicPartition]:
         return sorted(self._consumer.assignment())
@@ -202,15 +212,20 @@ class Collector:
         Offsets of replies may be named by their partition alone, as they once were.
         """
         topics = sorted(name for name in self._consumer.topics() if name.startswith(self._letters))
-        places = [
+        found = {
             TopicPartition(topic, number)
             for topic in (self._reply_topic, *topics)
-            for number in sorted(self._consumer.partitions_for_topic(topic) or ())
-        ]
-        if set(places) == set(self._consumer.assignment()):
+            for number in self._consumer.partitions_for_topic(topic) or ()
+        }
+        # A broker may leave a topic out of one answer: where reading it has come to must not be lost by that.
+        known = {TopicPartition(topic, int(number)) for topic, _, number in map(_split, offsets) if topic}
+        places = found | known | set(self._consumer.assignment())
+        if all(place.topic != self._reply_topic for place in places):
+            raise WaitableError("Kafka", f"it does not tell of topic {self._reply_topic!r}")
+        if places == set(self._consumer.assignment()):
             return
-        self._consumer.assign(places)
-        for place in places:
+        self._consumer.assign(sorted(places))
+        for place in sorted(places):
             at = offsets.get(_name(place))
             if at is None and place.topic == self._reply_topic:
                 at = offsets.get(str(place.partition))
@@ -265,6 +280,10 @@ def with_cost(letter: Message) -> Message:
 
 def _name(place: TopicPartition) -> str:
     return f"{place.topic}/{place.partition}"
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    return name.rpartition("/")
 
 
 def _make_consumer(settings: Settings) -> KafkaConsumer:

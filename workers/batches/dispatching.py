@@ -47,6 +47,8 @@ class Dispatched:
     #: Of no lines where money that is under way must come back first.
     step: Step
     records: Sequence[Record]
+    #: Of each line; empty where it was refused.
+    llms: Sequence[str] = ()
     #: Whether a line waits for its tenant's budget.
     waits_for_tenant: bool = False
 
@@ -55,6 +57,7 @@ class Dispatched:
         return Dispatched(
             step=self.step.plus(more.step),
             records=[*self.records, *more.records],
+            llms=[*self.llms, *more.llms],
             waits_for_tenant=more.waits_for_tenant,
         )
 
@@ -121,7 +124,8 @@ class Dispatcher:
         that names a policy of its own (``model`` ``auto/POLICY``) is decided by that one, and refused where
         its tenant may not use it or it is none in force.
 
-        Raises ``PoisonError`` once the tenant is gone, ``WaitableError`` while the plan's policy is.
+        Raises ``PoisonError`` once the tenant is gone, ``WaitableError`` while the plan's policy is, or while
+        it cannot choose.
         """
         tenant = require_tenant(self._wishes.tenant, view.tenants)
         by = _By(
@@ -142,6 +146,8 @@ class Dispatcher:
                     rows[alike[0] : alike[-1] + 1], some, rule, purse, patient=patient
                 )
             except PoisonError as error:
+                if policy is None:  # the plan's own, of an LLM that is away, say: no line is at fault
+                    raise WaitableError("the policy", error.sentence) from error
                 found = _refuse_all(some, error, by.now)
             done = done.plus(found)
             if found.step.lines < len(some):
@@ -159,11 +165,13 @@ class Dispatcher:
         except (UnknownLLMError, InvalidInputError) as error:  # it names one that has left, say
             raise PoisonError("unusable_policy", f"policy {by.named.name} cannot choose: {error}") from error
         records: list[Record] = []
+        llms: list[str] = []
         step, largest, expected, reserved = 0, 0.0, 0.0, Decimal(0)
         waits = False
         for row in range(count):
             if offer.decisions.llms[row] < 0:
                 records.append(self._refuse(offer, row, by.now))
+                llms.append("")
                 step += 1
                 continue
             decided = replace(
@@ -178,14 +186,16 @@ class Dispatcher:
             step += 1
             if isinstance(charged, Record):
                 records.append(charged)
+                llms.append("")
                 continue
+            llms.append(charged.llm)
             amount = as_amount(float(offer.amounts[row]))
             records += self._records(charged, amount, limited=purse.budget_usd is not None)
             reserved += amount
             largest = max(largest, float(amount))
             expected += float(charged.decisions.predicted_costs[charged.row])
         done = Step(lines=step, reserved_usd=reserved, expected_usd=expected, largest_usd=largest)
-        return Dispatched(step=done, records=records, waits_for_tenant=waits)
+        return Dispatched(step=done, records=records, llms=llms, waits_for_tenant=waits)
 
     def _offer(self, rows: range, prompts: Sequence[Prompt], by: _By, purse: Purse) -> tuple[_Offer, int]:
         """Decide the lines, and give how many of them are paid for."""
@@ -338,7 +348,7 @@ def _refuse_all(prompts: Sequence[Prompt], error: PoisonError, now: datetime) ->
         error_reply(prompt.message, prompt.reply_to, error.error_class, error.sentence, now=now)
         for prompt in prompts
     ]
-    return Dispatched(step=Step(lines=len(records)), records=records)
+    return Dispatched(step=Step(lines=len(records)), records=records, llms=[""] * len(records))
 
 
 def _take_from(purse: Purse, step: Step) -> Purse:

@@ -32,7 +32,10 @@ def write_results(folder: BatchFolder, *, order: str) -> None:
 
 
 def drop_work(folder: BatchFolder) -> None:
-    """Remove what only a running batch needs."""
+    """Remove what only a running batch needs; what was collected only once it has its final name."""
+    for path in (folder.output, folder.errors):
+        if path.exists():
+            part(path).unlink(missing_ok=True)
     for path in (
         folder.lines,
         folder.index,
@@ -41,8 +44,6 @@ def drop_work(folder: BatchFolder) -> None:
         folder.vectors,
         folder.embedder,
         folder.written,
-        part(folder.output),
-        part(folder.errors),
     ):
         path.unlink(missing_ok=True)
 

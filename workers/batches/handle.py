@@ -26,7 +26,7 @@ from workers.settings import Settings
 from workers.storage.batches import Batch, Batches
 from workers.storage.engine import transaction
 from workers.tenants import Lender, Purses
-from workers.topics import TopicSpec, create_topics
+from workers.topics import TopicSpec, batch_replies, create_topics
 
 #: How soon a word of a person (pause, cancel) is heard.
 _LOOK_S = 0.5
@@ -215,4 +215,4 @@ def reply_topic(settings: Settings) -> str:
 
     One for all, and it stays: executors would ask for ever for the metadata of a topic that is gone.
     """
-    return f"{settings.reply_prefix}batches"
+    return batch_replies(settings.reply_prefix)

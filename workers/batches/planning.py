@@ -25,6 +25,8 @@ from workers.errors import UsageError
 _GREATEST, _LEAST = 1e12, 1e-9
 _HALVINGS = 90
 _Z95 = 1.96
+#: Limits that do not let all lines be answered in time are taken to be so many times higher, and once more.
+_EASED = 1.25
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,13 +219,18 @@ def _find_prices(summed: AssignmentLines, goal: Goal, snapshot: Snapshot) -> _Fo
     except InfeasibleError as error:
         short = float(error.short.get("budget_usd", 0.0)) * goal.correction
         if not short and (supplies.requests is not None or supplies.tokens is not None):
-            without = replace(goal, capacities=replace(goal.capacities, limits={}))
-            return replace(_find_prices(summed, without, snapshot), binds="deadline")
+            eased = replace(goal, capacities=goal.capacities.eased(_EASED))
+            return replace(_find_prices(summed, eased, snapshot), binds="deadline")
         found = _Found(error_per_usd=_GREATEST, binds="budget", short_usd=short)
-    if goal.min_quality is not None:
-        thrifty = _thriftiest(summed, goal.min_quality)
-        if thrifty > found.error_per_usd:
-            return replace(found, error_per_usd=thrifty, binds="quality")
+    if goal.min_quality is None:
+        return found
+    surcharges = np.array([found.surcharges.get(name, 0.0) for name in snapshot.names])
+    thrifty = _thriftiest(summed, goal.min_quality, surcharges)
+    if not thrifty and surcharges.any() and (free := _thriftiest(summed, goal.min_quality)):
+        # The quality was promised; how many lines an LLM takes in time is a guess.
+        found, thrifty = replace(found, surcharges={}, binds="quality"), free
+    if thrifty > found.error_per_usd:
+        return replace(found, error_per_usd=thrifty, binds="quality")
     return found
 
 
@@ -242,12 +249,17 @@ def _read_prices(prices: Prices | None, summed: AssignmentLines, names: tuple[st
     return _Found(error_per_usd=prices.error_per_usd, surcharges=surcharges, binds=binds)
 
 
-def _thriftiest(summed: AssignmentLines, quality: float) -> float:
-    """Give the greatest lambda at which the mean quality is still reached; 0 where none does."""
+def _thriftiest(
+    summed: AssignmentLines, quality: float, surcharges: NDArray[np.float64] | float = 0.0
+) -> float:
+    """Give the greatest lambda at which the mean quality is still reached; 0 where none does.
+
+    ``surcharges`` is added to the LLMs' scores, shape (H,).
+    """
     low, high = math.log(_LEAST), math.log(_GREATEST)
 
     def reached(error_per_usd: float) -> bool:
-        scores = np.where(summed.open, summed.errors + error_per_usd * summed.costs, np.inf)
+        scores = np.where(summed.open, summed.errors + error_per_usd * summed.costs + surcharges, np.inf)
         picked = scores.argmin(axis=1)[:, None]
         errors = np.take_along_axis(summed.errors, picked, axis=1)[:, 0]
         return 1.0 - float((errors * summed.sizes).sum()) / max(1, int(summed.sizes.sum())) >= quality

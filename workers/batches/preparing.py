@@ -1,7 +1,7 @@
 """The first stage of a batch: check its lines, embed them, plan them."""
 
 import math
-from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from workers.batches.capacities import Capacities
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines, ingest
 from workers.batches.lines import StoppedError
+from workers.batches.paces import NONE_SLOW, Slow
 from workers.batches.planning import Goal, Plan, make_plan, read_plan
 from workers.batches.purse import Purse
 from workers.batches.requests import Options, Wishes, make_prompt
@@ -45,12 +46,12 @@ def prepare(handle: Handle) -> None:
             stopped=handle.is_stopped,
         )
         handle.note("validated", good=found.good, bad=found.bad)
-        total = found.good + found.bad
-        handle.set(total=total, failed=found.bad)
-        if found.good == 0:
-            handle.set(problem="the file is empty" if total == 0 else f"none of the {total} lines is good")
-            handle.finalize()
-            return
+    good, bad = _count(handle)
+    handle.set(total=good + bad, failed=bad)
+    if not good:
+        handle.set(problem=f"none of the {bad} lines is good" if bad else "the file is empty")
+        handle.finalize()
+        return
     lines = Lines(handle.folder)
     try:
         view = handle.view()
@@ -63,6 +64,12 @@ def prepare(handle: Handle) -> None:
     finally:
         lines.close()
     handle.begin()
+
+
+def _count(handle: Handle) -> tuple[int, int]:
+    """Count the good lines and the bad ones in the files: whoever checked them may have died right after."""
+    with closing(Lines(handle.folder)) as lines, handle.folder.invalid.open("rb") as invalid:
+        return len(lines), sum(1 for _ in invalid)
 
 
 def embed(handle: Handle, lines: Lines, view: RoutingView) -> Vectors:
@@ -118,12 +125,9 @@ def plan(
     at: int,
     reason: str,
     correction: float = 1.0,
-    paces: Mapping[str, float] | None = None,
+    slow: Slow = NONE_SLOW,
 ) -> Plan:
-    """Plan the lines from row ``at`` on, with the money that is left.
-
-    ``paces`` are the lines in a second that slow LLMs were seen to take.
-    """
+    """Plan the lines from row ``at`` on, with the money that is left."""
     before = read_plan(handle.look().plan)
     return make_plan(
         lines,
@@ -137,7 +141,7 @@ def plan(
             tenant=handle.look().tenant,
             correction=correction,
             seconds_left=handle.seconds_left(),
-            paces=paces,
+            slow=slow,
             window=handle.place.settings.batch_window,
         ),
         number=1 if before is None else before.number + 1,
@@ -155,7 +159,7 @@ def make_goal(
     tenant: str = "",
     correction: float = 1.0,
     seconds_left: float = math.inf,
-    paces: Mapping[str, float] | None = None,
+    slow: Slow = NONE_SLOW,
     window: int = 1,
 ) -> Goal:
     """Give what a plan is to meet with the money that is left.
@@ -188,9 +192,7 @@ def make_goal(
         policy_name=name,
         policy=None if name is None else view.policies[name].declaration.policy,
         candidates=payer.llms,
-        capacities=Capacities(limits=view.limits, seconds_left=seconds_left, window=window).slowed(
-            paces or {}
-        ),
+        capacities=Capacities(limits=view.limits, seconds_left=seconds_left, window=window).slowed(slow),
         spent_usd=committed,
         correction=correction,
     )

@@ -87,11 +87,12 @@ def _go_on(handle: Handle) -> bool:
 
 
 def _give_up(handle: Handle, problem: str) -> None:
-    """Fail a batch, with what was answered kept, unless keeping it is what fails."""
+    """Fail a batch, with what was answered kept; where ending it is what fails, as far as that goes."""
     handle.set(problem=problem)
     if handle.look(at_once=True).status in {"validating", "in_progress"}:
         handle.finalize()
     else:
+        write_results(handle.folder, order="completion")
         handle.end("failed", problem=problem)
 
 
@@ -143,8 +144,8 @@ def _close_lines(handle: Handle, outcome: str) -> str:
         while not collector.answered[:dispatched].all() and time.monotonic() < until:
             collector.collect(wait_ms=_IDLE_MS)
         _refuse_rest(handle, lines, collector, range(dispatched), outcome)
+        unsettled = collector.tally.close(outbox.position.reserved_usd)
         collector.save()
-        unsettled = outbox.position.reserved_usd - collector.tally.settled_usd
         handle.note("closed", unanswered=collector.undone, unsettled_usd=float(unsettled))
         return outcome if collector.undone or outcome != "expired" else "completed"
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -185,9 +186,10 @@ def retry_failed(
         raise UsageError(f"{batch_id} has no failed line that a second try may answer")
     options = Options.read(batch.options)
     options = _less(options, batch) if budget_usd is None else replace(options, budget_usd=budget_usd)
-    draft = store.draft()
+    draft, last = store.draft(), max(numbers)
     with draft.open("wb") as written:
-        for line in read_lines(store.file(batch.input_file), max_bytes=most_bytes):
+        lines = read_lines(store.file(batch.input_file), max_bytes=most_bytes)
+        for line in takewhile(lambda line: line.number <= last, lines):
             if line.number in numbers:
                 written.write(line.value + b"\n")
     try:

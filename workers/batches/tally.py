@@ -42,18 +42,29 @@ class Tally:
         cost, unsettled, reserved, predicted = (
             as_amount(messages.number_header(reply, header) or 0.0) for header in _AMOUNTS
         )
+        repeated, llm = count_repeated(reply), reply.text_header(messages.LLM)
         self.spent_usd += cost
         self.unsettled_usd += unsettled
-        self.repeated_calls += count_repeated(reply)
+        self.repeated_calls += repeated
         if again:
             return
         self.settled_usd += reserved
         self.predicted_usd += predicted
         self.largest_overrun_usd = max(self.largest_overrun_usd, cost + unsettled - reserved)
-        if llm := reply.text_header(messages.LLM):
+        if llm:
             share = self.llms.setdefault(llm, {"lines": 0, "usd": 0.0})
             share["lines"] += 1
             share["usd"] += float(cost)
+
+    def close(self, reserved_usd: Decimal) -> Decimal:
+        """Take what is reserved for lines that got no answer to be spent, and give it: nobody will tell.
+
+        ``reserved_usd`` is what was reserved since the batch began.
+        """
+        open_usd = reserved_usd - self.settled_usd
+        self.unsettled_usd += open_usd
+        self.settled_usd = reserved_usd
+        return open_usd
 
 
 def count_repeated(reply: Message) -> int:

@@ -2,12 +2,14 @@
 
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from itertools import takewhile
 
 import numpy as np
+import structlog
 
 from routing.decisions import decide_placed
 from routing.policies import Lagrangian
@@ -15,12 +17,13 @@ from routing.snapshot import Snapshot
 from workers.batches.dispatching import Dispatcher
 from workers.batches.handle import Handle
 from workers.batches.ingest import Lines
-from workers.batches.paces import Paces
+from workers.batches.paces import Paces, Slow
 from workers.batches.planning import read_plan
 from workers.batches.preparing import embed, plan
 from workers.batches.vectors import Vectors
 from workers.batches.ways import Paid, WayBack, WayOut
 from workers.batches.windows import Window
+from workers.errors import WaitableError
 from workers.router import RoutingView
 
 #: Lines of one transaction.
@@ -34,6 +37,8 @@ _TENANT_PATIENCE_S = 5.0
 _REPLAN_LINES, _REPLAN_PARTS = 100, 20
 #: Lines that cost what is predicted are added in thought to those that were paid for.
 _PRIOR_LINES = 100
+
+log = structlog.get_logger(__name__)
 
 
 class Working:
@@ -74,6 +79,8 @@ class Working:
             purses=handle.open_purses(self._stack),
         )
         self._paces = Paces()
+        #: Rows that were dispatched since the opening, and perhaps answered, with their LLMs.
+        self._at_llms: list[tuple[int, str]] = []
         self._tenant_short_since: float | None = None
         self._window = Window(handle.place.settings.batch_window)
         #: Of each transaction since the opening: the row behind its last, and when it was committed.
@@ -95,7 +102,7 @@ class Working:
             if self.is_still():
                 return
             self._follow_view()
-            sent = 0 if batch.paused else self._dispatch()
+            sent = 0 if batch.paused else self._dispatch_or_wait()
             self._collect(wait_ms=0 if sent else _IDLE_MS)
             if self._collector.count == len(self._lines):
                 handle.finalize()
@@ -109,6 +116,16 @@ class Working:
     def close(self) -> None:
         """Let go of files and connections."""
         self._stack.close()
+
+    def _dispatch_or_wait(self) -> int:
+        """Dispatch; while something for it is away, the replies to lines under way are taken all the same."""
+        try:
+            return self._dispatch()
+        except WaitableError as error:
+            if self._outbox.position.lines <= self._collector.count:
+                raise
+            log.warning("batch_dispatches_nothing", batch=self._handle.id, problem=str(error))
+            return 0
 
     def _dispatch(self) -> int:
         """Dispatch the next lines that there is room and money for; give how many."""
@@ -132,6 +149,7 @@ class Working:
             self._collector.dispatched = self._outbox.position.as_dict()
             self._sent_to.append(self._outbox.position.lines)
             self._sent_at.append(time.monotonic())
+            self._at_llms.extend((row, llm) for row, llm in zip(rows, found.llms, strict=False) if llm)
         return found.step.lines
 
     def _collect(self, *, wait_ms: int) -> None:
@@ -180,14 +198,19 @@ class Working:
             since = min(since, _REPLAN_LINES)
         return self._collector.count - self._planned_at >= since
 
+    def _find_slow(self) -> Slow:
+        answered = self._collector.answered
+        self._at_llms = [one for one in self._at_llms if not answered[one[0]]]
+        return Slow(self._paces.measure(), Counter(llm for _, llm in self._at_llms))
+
     def _replan(self, reasons: Sequence[str]) -> None:
-        paces = self._paces.measure()
+        slow = self._find_slow()
         in_force, begin = read_plan(self._handle.look().plan), self._outbox.position.lines
         if in_force is None or in_force.error_per_usd is None or begin >= len(self._lines):
             return
         correction = hold_against(self._collector.paid, self._lines, self._vectors, self._view.snapshot)
         costs = f"answers cost {correction:.3f} of what is predicted for them now"
-        slow = [f"{llm} takes {pace:.3g} lines in a second" for llm, pace in paces.items()]
+        told = [f"{llm} takes {pace:.3g} lines in a second" for llm, pace in slow.paces.items()]
         found = plan(
             self._handle,
             self._lines,
@@ -195,9 +218,9 @@ class Working:
             self._view,
             self._handle.purse(self._collector, self._outbox),
             at=begin,
-            reason="; ".join((*reasons, costs, *slow)),
+            reason="; ".join((*reasons, costs, *told)),
             correction=correction,
-            paces=paces,
+            slow=slow,
         )
         self._handle.keep_plan(found)
 

@@ -515,12 +515,12 @@ def test_a_plan_says_how_long_the_llms_limits_make_it_last(desk: Desk) -> None:
 
 
 def test_a_deadline_that_no_choice_meets_is_told(desk: Desk) -> None:
-    """Both LLMs together take nine lines in time: the plan goes on for all, and says what binds."""
+    """Both LLMs together take nine lines in time: the plan is as if they took more, and says what binds."""
     limits = {name: CallLimits(requests_per_minute=5.0) for name in ("cheap", "dear")}
 
     plan = desk.plan(Goal(capacities=Capacities(limits=limits, seconds_left=60.0)))
 
-    assert (plan.binds, plan.surcharges) == ("deadline", {})
+    assert (plan.binds, plan.surcharges) == ("deadline", {"dear": pytest.approx(0.4)})
     assert plan.seconds == pytest.approx(20 / 5 * 60)
 
 
@@ -544,3 +544,23 @@ def test_a_plan_made_later_says_what_was_published_before_it(desk: Desk, tmp_pat
     assert played.plans[0].reason == "first"
     assert played.plans[1].reason.startswith("error rates, prices or lengths have changed")
     assert not any("changed" in plan.reason for plan in played.plans[2:])
+
+
+def test_a_quality_that_was_asked_for_comes_before_the_deadline(desk: Desk) -> None:
+    """.8 on average need the dear LLM for 15 of 20 lines, which takes nine in time: it gets all the same."""
+    scarce = Capacities(limits={"dear": CallLimits(requests_per_minute=10.0)}, seconds_left=60.0)
+
+    plan = desk.plan(Goal(min_quality=0.8, capacities=scarce))
+
+    assert plan.quality >= 0.8
+    assert (plan.binds, plan.surcharges) == ("quality", {})
+
+
+def test_lines_wait_while_the_policy_of_their_batch_cannot_choose(desk: Desk) -> None:
+    """Its LLM is away, and no line is at fault: none is refused."""
+    gone = NamedPolicy.build("gone", 1, {"kind": "fixed", "llm": "absent"})
+    desk.view = replace(desk.view, policies={**desk.view.policies, "gone": gone})
+    plan = replace_plan(desk.plan(Goal()), policy="gone")
+
+    with pytest.raises(WaitableError, match="gone cannot choose"):
+        desk.dispatch(plan, make_purse(1.0))

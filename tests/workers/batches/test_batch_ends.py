@@ -13,8 +13,9 @@ from workers.batches.finishing import write_results
 from workers.batches.handle import Handle, Workplace
 from workers.batches.lines import StoppedError
 from workers.batches.preparing import prepare
+from workers.batches.requests import Options
 from workers.batches.running import finish, run_batch
-from workers.batches.submission import cancel, pause
+from workers.batches.submission import cancel, keep_file, pause, submit
 from workers.batches.trial import read_view
 from workers.batches.working import Working
 from workers.decision_ids import DecisionSigner
@@ -202,3 +203,33 @@ def test_at_the_deadline_what_is_finished_is_kept(bench: Bench) -> None:
     assert 0 < batch.completed < 400
     assert {one["error"]["code"] for one in errors} == {"batch_expired"}
     assert Counter(one["line"] for one in [*output, *errors]) == Counter(range(1, 401))
+
+
+class ForgetfulHandle(Handle):
+    """Dies when the lines are checked, before that is written down."""
+
+    def note(self, event: str, **facts: object) -> None:
+        """Write other events."""
+        if event == "validated":
+            raise SystemExit
+        super().note(event, **facts)
+
+
+def test_lines_are_counted_whoever_checked_them(bench: Bench, place: Workplace) -> None:
+    """The files were whole when the process died: the next one counts what is in them, bad lines too."""
+    path = bench.write(3)
+    with path.open("a") as file:
+        file.write("{half\n\n")
+    with path.open("rb") as source:
+        kept = keep_file(
+            source, filename="x", purpose="batch", engine=bench.installation.engine, store=bench.store
+        )
+    batch_id = submit(kept, Options(), engine=bench.installation.engine).batch.id
+    with pytest.raises(SystemExit):
+        prepare(ForgetfulHandle(batch_id, place))
+
+    prepare(Handle(batch_id, place))
+
+    batch = read(bench, batch_id)
+    assert (batch.status, batch.total, batch.failed) == ("in_progress", 4, 1)
+    cancel(bench.installation.engine, batch_id)

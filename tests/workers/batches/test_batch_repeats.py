@@ -68,3 +68,14 @@ def test_a_dead_letter_tells_what_its_calls_are_taken_to_have_cost() -> None:
 
     assert (by_calls.spent_usd, by_calls.unsettled_usd) == (Decimal("0.25"), Decimal("0.5"))
     assert (told.spent_usd, told.unsettled_usd) == (Decimal("0.25"), Decimal("1.5"))
+
+
+def test_what_is_reserved_for_lines_without_an_answer_is_taken_to_be_spent() -> None:
+    """1 was reserved and .6 settled when the batch ended; told again after a crash, it says nothing new."""
+    tally = make_tally()
+    tally.add_money(make_reply((messages.RESERVED_USD, b"0.6"), (messages.COST_USD, b"0.2")), again=False)
+
+    closed = [tally.close(Decimal(1)), tally.close(Decimal(1))]
+
+    assert closed == [Decimal("0.4"), Decimal(0)]
+    assert (tally.spent_usd, tally.unsettled_usd) == (Decimal("0.2"), Decimal("0.4"))

@@ -119,6 +119,30 @@ def test_a_dispatch_that_is_given_up_ends_its_line_at_once(bench: Bench) -> None
     assert [(one["line"], one["error"]["code"]) for one in errors] == [(3, "unknown_topic")]
 
 
+def test_a_reply_that_nobody_can_read_ends_its_line_and_no_other(bench: Bench) -> None:
+    """Whoever may write to the topic can spoil a line; the batch goes on, and keeps what is answered."""
+    bench.kill("executor")
+    batch_id = bench.submit(5)
+    bench.wait(batch_id, lambda batch: "dead_letters" in batch.positions)
+    settings = bench.installation.settings
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    for line, header in ((2, (messages.COST_USD, b"cheap")), (4, (messages.CALLS, b"[["))):
+        priced = (messages.COST_USD, b"0.1"), (messages.LLM, b"x")
+        headers = [*(one for one in priced if one[0] != header[0]), header]
+        producer.send(
+            f"{settings.reply_prefix}batches", key=f"{batch_id}:{line}".encode(), value=b"{}", headers=headers
+        ).get(10)
+    producer.close()
+
+    bench.wait(batch_id, lambda batch: batch.failed == 2)
+    bench.serve("executor")
+    batch = bench.wait(batch_id, lambda batch: batch.ended)
+
+    output, errors = bench.entries(batch)
+    assert (batch.status, sorted(one["line"] for one in output)) == ("completed", [1, 3, 5])
+    assert [(one["line"], one["error"]["code"]) for one in errors] == [(2, "bad_reply"), (4, "bad_reply")]
+
+
 def test_an_empty_file_fails_with_a_reason(bench: Bench) -> None:
     """Nothing to do is said, not passed over."""
     batch_id = bench.submit(0)
