@@ -173,8 +173,8 @@ def retry_failed(
 ) -> Submitted:
     """Make a batch of those lines of an ended batch that a second try may answer.
 
-    ``UsageError`` where there are none. The new batch has the old one's options; its budget is what was left
-    of the old one's, unless another is given.
+    ``UsageError`` where there are none. The new batch has the old one's options, and as much time; its budget
+    is what was left of the old one's, unless another is given.
     """
     with transaction(engine) as session:
         batches = Batches(session)
@@ -204,7 +204,8 @@ def retry_failed(
             )
     finally:
         draft.unlink()
-    submitted = submit(kept, options, engine=engine, tenant=batch.tenant)
+    window = batch.deadline - batch.created_at
+    submitted = submit(kept, options, engine=engine, window=window, tenant=batch.tenant)
     with transaction(engine) as session:
         Batches(session).note(submitted.batch.id, "retries", batch=batch_id, lines=len(numbers))
     return submitted

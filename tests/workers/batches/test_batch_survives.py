@@ -1,5 +1,6 @@
 import time
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from batch_benches import LLMS, Bench
@@ -59,6 +60,8 @@ def test_what_the_budget_does_not_pay_for_is_told(bench: Bench) -> None:
     second = bench.wait(again.batch.id, lambda batch: batch.ended)
     assert (second.completed, second.failed) == (len(errors), 0)
     assert again.batch.options == {**batch.options, "budget_usd": 1.0}
+    waits = [one.deadline - one.created_at for one in (again.batch, batch)]
+    assert abs(waits[0] - waits[1]) < timedelta(seconds=1)
 
 
 def test_a_paused_batch_stands_still_and_a_cancelled_one_keeps_what_is_finished(bench: Bench) -> None:
