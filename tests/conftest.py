@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from workers.local.kafka import Kafka
     from workers.local.postgres import Postgres
     from workers.local.stack import LocalStack
+
+# Examples may take as long as they need: how long that is says something of the machine.
+settings.register_profile("uniroute", deadline=None)
+settings.load_profile("uniroute")
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_by_hand() -> None:
     share=st.floats(0, 1),
     capacity=st.none() | st.integers(2, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_small_batches_against_all_assignments(seed: int, share: float, capacity: int | None) -> None:
     """Over 5 prompts and 3 LLMs: never above a limit, never above the bound, and the true best within it."""
     lines = draw_lines(5, 3, seed)

@@ -42,7 +42,7 @@ def test_pool_keeps_what_must_stay() -> None:
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 4), error_per_usd=st.sampled_from([0.0, 0.5]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_pool_keeps_its_guarantee(seed: int, size: int, error_per_usd: float) -> None:
     """Against every pool of that size: at least 1 - 1/e of the best gain, the best within the bound."""
     rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def test_dealing_by_cost_saves_where_it_saves_most() -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_dealing_keeps_the_counts(seed: int) -> None:
     """Every group's counts come out exactly, with costs or without."""
     rng = np.random.default_rng(seed)

@@ -148,7 +148,7 @@ def test_thin_cells_are_shrunk() -> None:
 
 
 @given(rows=st.lists(st.integers(0, 99), min_size=1, max_size=60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batch_changes_no_bit(rows: list[int]) -> None:
     """Expected tokens of a prompt are the same bits alone and in any batch, capped or not."""
     rng = np.random.default_rng(1)

@@ -59,7 +59,7 @@ def decide_again(rows: np.ndarray) -> Decisions:
 
 
 @given(rows=st.lists(st.integers(0, N_PROMPTS - 1), min_size=1, max_size=120))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_batch_changes_no_bit(rows: list[int]) -> None:
     """A logged row decided again, alone or in any company and order, gives the same bits."""
     picked = np.array(rows)
@@ -72,7 +72,7 @@ def test_batch_changes_no_bit(rows: list[int]) -> None:
 
 
 @given(order=st.permutations(range(35)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cluster_labels_change_no_decision(order: list[int]) -> None:
     """Errors are the same bits whatever numbers the clusters carry."""
     relabelled = WHOLE.weights[:, order].astype(np.float64) @ SNAPSHOT.error_rates[order]

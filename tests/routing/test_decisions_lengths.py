@@ -82,7 +82,7 @@ def decide_again(rows: np.ndarray) -> Decisions:
 
 
 @given(rows=st.lists(st.integers(0, N_PROMPTS - 1), min_size=1, max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batch_changes_no_bit(rows: list[int]) -> None:
     """With lengths learned and limits mixed, a logged row decided again gives the same bits."""
     picked = np.array(rows)

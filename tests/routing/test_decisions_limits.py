@@ -155,7 +155,7 @@ def keeps(wish: Limits, llm: LLM, decisions: Decisions, row: int, *, tokens: flo
 
 
 @given(policy=POLICIES, seed=st.integers(0, 2**32 - 1), order=st.permutations(range(5)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ten_thousand_decisions_break_no_limit(policy: Policy, seed: int, order: list[int]) -> None:
     """Fifty prompts with limits of their own under one policy, two hundred times.
 

@@ -61,7 +61,7 @@ def test_infinite_lambda_takes_the_cheapest() -> None:
     assert path.choices(0.0).tolist() == [2]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1), own_costs=st.booleans())
 def test_the_path_is_the_rule_at_any_lambda(seed: int, *, own_costs: bool) -> None:
     """At a lambda between two switches the path chooses what argmin error + lambda * cost chooses."""
@@ -76,7 +76,7 @@ def test_the_path_is_the_rule_at_any_lambda(seed: int, *, own_costs: bool) -> No
         assert path.choices(float(error_per_cost)).tolist() == totals.argmin(axis=1).tolist()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1))
 def test_the_curve_is_what_the_choices_earn(seed: int) -> None:
     """Running sums along the path give the same points as adding up each choice from scratch."""

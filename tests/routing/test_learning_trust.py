@@ -119,7 +119,7 @@ def test_caps_hold(masses: tuple[float, ...], caps: tuple[float, ...], kept: tup
     assert found[:, 0] == pytest.approx(kept)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0.01, 1e4), st.floats(0.05, 1.0)), min_size=1, max_size=6),
 )

@@ -60,7 +60,7 @@ def test_floor_by_hand() -> None:
 
 
 @given(seed=st.integers(0, 500), margin=st.floats(-0.05, 0.4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_floor_keeps_the_average_and_wastes_nothing(seed: int, margin: float) -> None:
     """The mean error is within the margin where that can be had, and the next lambda would break it."""
     candidates = draw_prompts(60, seed)
@@ -76,7 +76,7 @@ def test_floor_keeps_the_average_and_wastes_nothing(seed: int, margin: float) ->
 
 
 @given(seed=st.integers(0, 500), share=st.floats(0.01, 1.2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_budget_keeps_the_average_and_leaves_little(seed: int, share: float) -> None:
     """The mean cost is at most the budget where that can be had, and a lower lambda would exceed it."""
     candidates = draw_prompts(60, seed)

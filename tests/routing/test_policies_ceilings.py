@@ -26,7 +26,7 @@ def stream(n: int, rng: np.random.Generator) -> Candidates:
     remaining=st.floats(0, 0.02),
     random=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ceiling_is_never_broken(seed: int, remaining: float, random: bool) -> None:  # noqa: FBT001  # drawn
     """Whatever the policy wants, the chosen costs sum to no more than what is left."""
     offered = stream(30, np.random.default_rng(seed))

@@ -99,7 +99,7 @@ def test_logged_odds_are_the_true_odds(policy: Policy) -> None:
     draws=arrays.arrays(float, 8, elements=st.floats(0, 1, exclude_max=True)),
     which=st.integers(0, len(POLICIES) - 1),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_draws_stay_within_limits_and_repeat(
     errors: np.ndarray, allowed: np.ndarray, draws: np.ndarray, which: int
 ) -> None:

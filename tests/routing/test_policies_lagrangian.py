@@ -90,7 +90,7 @@ _LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
     allowed=arrays.arrays(bool, (6, 5)),
     error_per_usd=st.sampled_from([0.0, 0.5, 1.0, 2.0, math.inf]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rule_is_the_least_of_score_cost_error_name(
     errors: np.ndarray, costs: np.ndarray, allowed: np.ndarray, error_per_usd: float
 ) -> None:
@@ -114,7 +114,7 @@ def test_rule_is_the_least_of_score_cost_error_name(
 
 
 @given(order=st.permutations(range(5)), error_per_usd=st.sampled_from([0.0, 1.0, math.inf]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_registration_order_changes_no_decision(order: list[int], error_per_usd: float) -> None:
     """LLMs registered in any order, then put in order of name as a snapshot does, give the same choices."""
     levels = np.random.default_rng(1).integers(0, 3, size=(2, 40, 5)) / 2

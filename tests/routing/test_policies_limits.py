@@ -102,7 +102,7 @@ _LIMITS = st.builds(
 
 
 @given(limits=st.lists(_LIMITS, min_size=1, max_size=8), tokens=st.floats(0, 2000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_limit_is_ever_broken(limits: list[Limits], tokens: float) -> None:
     """What stays keeps every limit, and what goes breaks the one that is named for it."""
     n = len(limits)
@@ -131,7 +131,7 @@ def test_no_limit_is_ever_broken(limits: list[Limits], tokens: float) -> None:
 
 
 @given(one=_LIMITS, other=_LIMITS, tokens=st.floats(0, 2000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_tightened_limits_keep_both(one: Limits, other: Limits, tokens: float) -> None:
     """What two limits together leave is what each of them leaves, in either order."""
 

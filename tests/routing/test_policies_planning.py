@@ -98,7 +98,7 @@ def test_dearer_prompts_lower_the_target_by_hand() -> None:
 
 
 @given(share=st.floats(0.1, 0.4), dearer=st.sampled_from([0.8, 1.0, 1.3]), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_budget_is_spent_even_where_expectations_are_wrong(share: float, dearer: float, seed: int) -> None:
     """Of 600 prompts whose true costs are off by a factor from the expected, within 2 % of the budget."""
     plan, fresh = plan_spending(draw_prompts(1000, 1000)), draw_prompts(600, seed)

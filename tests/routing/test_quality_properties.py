@@ -38,7 +38,7 @@ def label_counts(draw: st.DrawFn) -> tuple[Array, Array]:
 
 
 @given(label_counts(), st.sampled_from(PRIORS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pool_prior_rates_are_rates_within_their_intervals(
     counts: tuple[Array, Array], prior: PoolPrior
 ) -> None:
@@ -50,7 +50,7 @@ def test_pool_prior_rates_are_rates_within_their_intervals(
 
 
 @given(label_counts(), st.floats(0.01, 0.99), st.floats(0.005, 0.2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shrunk_rates_lie_between_raw_and_overall(
     counts: tuple[Array, Array], mean: float, variance: float
 ) -> None:

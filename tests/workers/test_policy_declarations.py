@@ -279,7 +279,7 @@ _KEYS = st.sampled_from(
 
 
 @given(kind=st.sampled_from(KINDS) | _VALUES, rest=st.dictionaries(_KEYS | st.text(max_size=5), _VALUES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_body_is_built_or_refused(kind: object, rest: dict[str, Any]) -> None:
     """Whatever a body holds, there is a policy or the documented error."""
     with suppress(InvalidInputError):

@@ -126,7 +126,7 @@ _PIECES = st.sampled_from(
     | st.text(max_size=60).map(lambda text: text.encode(errors="replace"))
     | st.lists(_PIECES, max_size=14).map(lambda parts: "".join(parts).encode())
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_no_file_crashes_the_loader(raw: bytes) -> None:
     """Any bytes give policies that can be built, or one of the two documented errors."""
     with suppress(UsageError, InvalidInputError):
@@ -145,7 +145,7 @@ _BODIES = st.fixed_dictionaries(
 
 
 @given(_BODIES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_yaml_writes_is_read_back(body: dict[str, object]) -> None:
     """Names such as ``on`` and ``no``, and floats in any notation, survive."""
     assert read_policies(yaml.safe_dump({"p": body}).encode()) == {"p": body}

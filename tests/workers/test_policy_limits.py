@@ -165,7 +165,7 @@ def broken_limits(
 
 
 @given(body=_DECLARED, seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_no_decision_breaks_a_limit(body: dict[str, Any], seed: int) -> None:
     """10,000 pairs of a declared policy and limits: what is chosen keeps each limit, a budget its ceiling.
 

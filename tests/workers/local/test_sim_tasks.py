@@ -43,7 +43,7 @@ def test_every_checker_tells_right_from_wrong_on_thousands_of_tasks() -> None:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=st.integers(0, 10**9), index=st.integers(0, 10**9))
 def test_any_seed_gives_a_gradable_task(seed: int, index: int) -> None:
     """Whatever the seed, a task has wrong answers and a checker that knows them."""

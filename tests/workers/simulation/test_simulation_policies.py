@@ -267,7 +267,7 @@ _KINDS = st.sampled_from(
 
 
 @given(kind=_KINDS, rest=st.dictionaries(_KEYS, _VALUES, max_size=3))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_body_crashes_the_simulation(evidence: Evidence, kind: str, rest: dict[str, Any]) -> None:
     """Whatever stands in a file, the body is used or refused by an error that names the policy."""
     try:

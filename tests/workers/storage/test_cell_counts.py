@@ -120,7 +120,7 @@ dyadic_rows = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=dyadic_rows, cuts=st.lists(st.integers(1, 29), max_size=4))
 def test_any_cut_into_batches_gives_the_exact_sum(
     stocked: Engine, cluster_map: ClusterMap, rows: list[tuple[str, int, int, float]], cuts: list[int]

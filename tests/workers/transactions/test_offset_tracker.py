@@ -239,7 +239,7 @@ class ModelledPartition:
         assert self.durable() == self.finished
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**32),
     spread=st.sampled_from([1, 3, 5_000, 10**9]),
@@ -277,7 +277,7 @@ def test_nothing_is_lost_or_done_twice_whoever_dies(
     assert partition.committed == (partition.delivered[-1] + 1, "")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32), spread=st.sampled_from([2, 300, 40_000]))
 def test_full_windows_fit_over_generations_of_crashes(seed: int, spread: int) -> None:
     """Owners that fill the window to its brim, finish half at random and die never overflow the metadata."""
