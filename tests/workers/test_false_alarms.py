@@ -5,14 +5,12 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 import pytest
+from learner_bench import MAP, PRIOR, SIGNER
 from sqlalchemy import Engine
 
-from routing.clusters import ClusterMap
-from routing.embedders import Fingerprint
 from routing.llms import LLM, Price
 from routing.quality.counts import ErrorCounts
-from routing.quality.pool_prior import fit_pool_prior
-from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.decision_ids import DecisionFacts
 from workers.learner import Learner, exclude_source, refit
 from workers.learner.believing import believe
 from workers.messages import Message
@@ -27,14 +25,6 @@ from workers.storage.watches import Watches
 
 pytestmark = pytest.mark.stack
 
-SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
-MAP = ClusterMap(
-    centroids=np.eye(2, dtype=np.float32),
-    sizes=(2,),
-    temperature=16.0,
-    fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
-)
-PRIOR = fit_pool_prior(np.zeros((0, 1), dtype=np.int32), np.zeros((0, 0)), sizes=(2,))
 NOW = 1_800_000_000
 
 

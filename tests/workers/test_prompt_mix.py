@@ -6,17 +6,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from learner_bench import MAP, SIGNER
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from routing.clusters import ClusterMap
-from routing.embedders import Fingerprint
 from routing.learning import PromptMix
 from routing.quality.pool_prior import fit_pool_prior
 from workers import messages
 from workers.cli.main import command
-from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.decision_ids import DecisionFacts
 from workers.learner import Learner
 from workers.messages import DecisionRecord, Message, Versions
 from workers.settings import Settings
@@ -25,15 +24,6 @@ from workers.storage.engine import make_engine, transaction
 from workers.storage.journal import Journal
 
 pytestmark = pytest.mark.stack
-
-SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
-#: Two cells of one resolution.
-MAP = ClusterMap(
-    centroids=np.eye(2, dtype=np.float32),
-    sizes=(2,),
-    temperature=16.0,
-    fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
-)
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from learner_bench import MAP, SIGNER
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from routing.clusters import ClusterMap
-from routing.embedders import Fingerprint
 from routing.errors import RoutingError
 from routing.llms import LLM, Price
 from routing.quality.pool_prior import fit_pool_prior
 from workers.cli.main import command
-from workers.decision_ids import DecisionFacts, DecisionSigner
+from workers.decision_ids import DecisionFacts
 from workers.errors import UsageError
 from workers.learner import Learner, refit
 from workers.messages import FeedbackEvent, Message
@@ -30,13 +29,6 @@ from workers.storage.sources import Sources
 pytestmark = pytest.mark.stack
 
 NOW = 1_800_000_000
-SIGNER = DecisionSigner({0: b"0123456789abcdef"}, current=0)
-MAP = ClusterMap(
-    centroids=np.eye(2, dtype=np.float32),
-    sizes=(2,),
-    temperature=16.0,
-    fingerprint=Fingerprint(name="axes", dimension=2, precision="f32", max_length=8, checksum="a"),
-)
 Cli = Callable[..., Any]
 
 
