@@ -29,7 +29,7 @@ def demo(
         typer.Option(help="Play back a folder of recorded outcomes instead of the built-in tasks."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the tasks and of the simulated answers.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at any time.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at any time.")] = 32,
     faults: Annotated[
         Path | None, typer.Option(help="A fault scenario for the simulated LLMs, in TOML or JSON.")
     ] = None,

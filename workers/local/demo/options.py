@@ -20,7 +20,7 @@ class Options:
     #: Prompts that the cluster map is fitted on, at most.
     train: int = 2_000
     #: Prompts without a reply at any time: the run is a closed loop.
-    concurrency: int = 64
+    concurrency: int = 32
     #: What goes wrong with calls to the simulated LLMs; ``None`` for nothing.
     faults: Path | None = None
     #: Kill the router by SIGKILL a third into the run, and start it again.

@@ -149,11 +149,6 @@ class Stage:
         They take the way that `uniroute llm onboard` has them take: its probe lane, and executors.
         """
         llm = next(llm for llm in self._source.llms if llm.name == self._source.late_llm)
-        begin(
-            self.engine,
-            self.settings,
-            Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
-        )
         with transaction(self.engine) as session:
             fitted = ClusterMaps(session).require_active()
         cells = fitted.cluster_map.cells(self._label_embeddings).tolist()
@@ -176,6 +171,11 @@ class Stage:
             map_version=fitted.cluster_map.version,
             tenant=DEFAULT_TENANT,
         ) as lane:
+            begin(
+                self.engine,
+                self.settings,
+                Registration(llm=llm, base_url=self._address(llm), provider_model=llm.name),
+            )
             return probe(
                 self.engine,
                 llm.name,
