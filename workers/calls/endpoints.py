@@ -19,7 +19,7 @@ from workers.calls.bodies import AnswerTooLargeError, UnknownEncodingError, boun
 from workers.calls.errors import CallError, classify
 from workers.calls.keys import resolve_key
 from workers.calls.pressure import read_pressure
-from workers.calls.sending import connected, tell_of_sending
+from workers.calls.sending import leaving, tell_of_sending
 from workers.calls.usage import Usage
 
 _SHORTEST_SECRET = 8
@@ -90,11 +90,11 @@ class EndpointCaller:
         A queue has no use for a stream: the whole answer is one reply. ``timeout_s`` is for all of it: an
         endpoint that sends a byte now and then does not outlast it. ``attempt`` counts the calls made for the
         prompt, from 1, and tells the endpoint which of them are our own repetitions. ``on_send`` is called
-        when there is a connection, right before the first byte goes to it.
+        when there is a connection, right before the first byte goes to it: no turn of the loop lies between.
         """
         content = _write_request(body, endpoint)
         client = self._client(endpoint)
-        connected.set(on_send)
+        leaving.set(on_send)
         try:
             async with asyncio.timeout(min(self._timeout_s, timeout_s)):
                 response = await client.post(

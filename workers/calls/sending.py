@@ -1,4 +1,4 @@
-"""Tells when a request is about to leave: later than it was asked for, since connections take time."""
+"""Tells when a request leaves: later than it was asked for, since connections take time, and turns too."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -6,8 +6,8 @@ from contextvars import ContextVar
 import aiohttp
 import httpx2
 
-#: What to call once the request that is made in this context has a connection, before its first byte.
-connected: ContextVar[Callable[[], None]] = ContextVar("connected", default=lambda: None)
+#: What to call right before the first byte of the request that is made in this context goes to its socket.
+leaving: ContextVar[Callable[[], None]] = ContextVar("leaving", default=lambda: None)
 
 
 def tell_of_sending(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
@@ -18,10 +18,12 @@ def tell_of_sending(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
     trace = aiohttp.TraceConfig()
 
     async def tell(*_: object) -> None:  # aiohttp awaits it
-        connected.get()()
+        leaving.get()()
 
-    trace.on_connection_reuseconn.append(tell)
-    trace.on_connection_create_end.append(tell)
+    # The headers are held back for the body, which on some Pythons a task of its own writes, a turn of the
+    # loop after there is a connection: a process that dies in that turn has sent nothing. Between this and
+    # the write there is none.
+    trace.on_request_chunk_sent.append(tell)
     trace.freeze()
     # There is no other way to reach the sessions: the client makes them at its first request.
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001

@@ -1,6 +1,8 @@
 """When a call is said to be sent."""
 
 import asyncio
+import select
+import socket
 
 import pytest
 from aiohttp import web
@@ -48,6 +50,35 @@ def test_each_call_is_told_of_before_the_endpoint_sees_it() -> None:
     asyncio.run(run())
 
     assert events == ["sending 1", "seen", "sending 2", "seen"]
+
+
+def test_no_turn_of_the_loop_lies_between_the_telling_and_the_sending() -> None:
+    """A process that dies in a turn after it told has sent what it told of."""
+    sent: list[bool] = []
+
+    async def run(listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                sent.append(bool(select.select([peer], [], [], 1.0)[0]))
+
+        caller = EndpointCaller(timeout_s=10, max_connections=4)
+        with pytest.raises(CallError):  # it is never answered
+            await caller.call(
+                endpoint(listening.getsockname()[1]),
+                BODY,
+                prompt_id="1",
+                timeout_s=10,
+                on_send=lambda: loop.call_soon(look),  # type: ignore[arg-type, return-value]
+            )
+        await caller.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asyncio.run(run(listening))
+
+    assert sent == [True]
 
 
 def test_what_finds_no_connection_is_not_sent() -> None:
