@@ -28,7 +28,7 @@ from workers.learner import (
     include_source,
     refit,
 )
-from workers.messages import Record
+from workers.messages import Message, Record
 from workers.storage.cell_counts import CellCounts
 from workers.storage.engine import transaction
 from workers.storage.journal import Journal
@@ -70,6 +70,34 @@ def test_a_capped_source_gives_no_more_than_its_cap(engine: Engine) -> None:
     assert read_class(fourth) == "too_much_feedback"
     assert again == []
     assert read_counts(engine, "a").labels[0, 0] == 2.0
+
+
+def test_corrections_count_towards_a_cap(engine: Engine) -> None:
+    """Three an hour: a score and two corrections of it, under its own id or others; they may come again."""
+    with transaction(engine) as session:
+        Sources(session).declare("judge:j", kind="judge", per_hour=3)
+    now = int(datetime.now(UTC).timestamp())
+    learner, token = make_learner(engine, clock=lambda: float(now)), sign(decided_at=now)
+
+    def say(feedback_id: str, score: float, second: int, *, correction: bool = True) -> Message:
+        return feedback(
+            feedback_id,
+            decision_id=token,
+            score=score,
+            source="judge:j",
+            correction=correction,
+            timestamp_ms=1000 * (now + second),
+        )
+
+    said = [say("f", 1.0, 0, correction=False), say("f", 0.5, 1), say("g", 0.0, 2)]
+    taken = [learner.handle([one]) for one in said]
+    [more] = learner.handle([say("h", 1.0, 3)])
+    again = learner.handle(said)
+
+    assert taken == [[[]]] * 3
+    assert read_class(more) == "too_much_feedback"
+    assert again == [[]] * 3
+    assert read_counts(engine, "a").errors[0, 0] == 1.0
 
 
 def test_made_up_tenants_share_a_cap(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """Counts feedback and books usage, each once."""
 
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from workers.messages import Message, Record
 from workers.settings import Settings
 from workers.storage.cell_counts import CellCounts, CountKey, lock_counting, round_error
 from workers.storage.cluster_maps import ClusterMaps
+from workers.storage.corrections import Corrections, Received
 from workers.storage.engine import transaction
 from workers.storage.feedback import Correction, Feedback, FeedbackEntry, portion_cells
 from workers.storage.llms import LLMs
@@ -167,21 +169,30 @@ class Learner:
     ) -> None:
         """Meet new sources, and hold those that are capped to their caps, whatever other learners count.
 
-        A cap holds whatever tenants a source names: nobody vouches for them.
+        A cap holds whatever tenants a source names: nobody vouches for them. Corrections count towards it as
+        first scores do; what was kept and comes again does not.
         """
         Sources(session).meet({entry.source for entry in entries.values()} - sources.keys())
         capped = {name: one.per_hour for name, one in sources.items() if one.per_hour is not None}
         taken: dict[str, int] = {}
-        kept: frozenset[str] = frozenset()
+        kept: Mapping[str, tuple[float, datetime]] = {}
+        corrections: list[Received] = []
         if concerned := [one.feedback_id for one in entries.values() if one.source in capped]:
             Sources(session).lock({entry.source for entry in entries.values()} & capped.keys())
             hour_ago = datetime.fromtimestamp(self._clock(), tz=UTC) - timedelta(hours=1)
             taken = Feedback(session).taken_since(list(capped), hour_ago)
             kept = Feedback(session).kept(concerned)
+            corrections = Corrections(session).since(list(capped), hour_ago)
+        taken = dict(Counted(taken) + Counted(one.source for one in corrections))
+        known = set(corrections)
 
         def check(entry: FeedbackEntry) -> PoisonError | None:
             cap = capped.get(entry.source)
-            if cap is None or entry.feedback_id in kept:
+            said = (entry.score, entry.event_time)
+            again = Received(entry.source, entry.decision_id, *said) in known or (
+                entry.feedback_id in kept and (not entry.correction or kept[entry.feedback_id] == said)
+            )
+            if cap is None or again:
                 return None
             if taken.get(entry.source, 0) >= cap:
                 return PoisonError("too_much_feedback", f"{entry.source!r} may give {cap} an hour")

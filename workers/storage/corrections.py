@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import select, text, update
@@ -50,6 +51,16 @@ class Said:
     excluded: bool
 
 
+class Received(NamedTuple):
+    """A correction that was kept, by what tells it from others."""
+
+    source: str
+    #: Of what it corrects.
+    decision_id: str | None
+    score: float
+    event_time: datetime
+
+
 class Corrections:
     """What was said of pieces of feedback after their first score; the pieces show what is in force.
 
@@ -73,6 +84,16 @@ class Corrections:
         self._session.execute(_KEEP, {"pieces": pieces})
         added = self._session.execute(_ADD, {"rows": _json.encode(rows).decode()}).all()
         return len(added), self._settle(pieces)
+
+    def since(self, sources: Collection[str], moment: datetime) -> list[Received]:
+        """Give the corrections that came from ``sources`` after ``moment``."""
+        piece, said = FeedbackRow, FeedbackScoreRow
+        rows = self._session.execute(
+            select(piece.source, piece.decision_id, said.score, said.event_time)
+            .join(piece, piece.feedback_id == said.feedback_id)
+            .where(said.correction, said.received_at > moment, piece.source.in_(sources))
+        )
+        return [Received(*row) for row in rows]
 
     def exclude(self, source: str, *, since: datetime | None) -> frozenset[str]:
         """Leave out what a source said from ``since`` on, or ever; give the pieces it had corrected."""

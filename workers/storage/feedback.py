@@ -325,15 +325,15 @@ class Feedback:
         )
         return frozenset(rows)
 
-    def kept(self, feedback_ids: Collection[str]) -> frozenset[str]:
-        """Give those of the ids that are kept already."""
-        return frozenset(
-            self._session.scalars(
-                select(FeedbackRow.feedback_id).where(
-                    FeedbackRow.feedback_id == func.any(cast(list(feedback_ids), ARRAY(Text())))
-                )
+    def kept(self, feedback_ids: Collection[str]) -> dict[str, tuple[float, datetime]]:
+        """Give what is in force, score and time of its sender's clock, of those ids that are kept already."""
+        row = FeedbackRow
+        rows = self._session.execute(
+            select(row.feedback_id, row.score, row.event_time).where(
+                row.feedback_id == func.any(cast(list(feedback_ids), ARRAY(Text())))
             )
         )
+        return {feedback_id: (score, event_time) for feedback_id, score, event_time in rows}
 
     def taken_since(self, sources: Collection[str], moment: datetime) -> dict[str, int]:
         """Count the pieces that came from each of ``sources`` after ``moment``."""

@@ -111,6 +111,7 @@ class FeedbackScoreRow(Base):
     __tablename__ = "feedback_scores"
     __table_args__ = (
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
+        Index("ix_feedback_scores_received_at", "received_at"),
         {
             "comment": "every score of the feedback that was corrected; feedback shows the latest that is "
             "not left out; rows are added, never replaced"
