@@ -21,7 +21,7 @@ class Bill:
     calls: list[CallFact] = field(default_factory=list)
     price_version: int = 0
     #: Times that calling was begun before, in lives that ended before they could answer: this LLM, and those
-    #: that the dispatch was handed on by.
+    #: that the dispatch was handed on by. They are told however it ends, with a call now or without.
     repeated_calls: int = 0
     repeated_earlier: int = 0
     #: USD that each of those is taken to have cost.

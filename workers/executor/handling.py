@@ -105,20 +105,24 @@ class Executor:
 
         Raises ``PoisonError`` of class ``invalid_dispatch``, ``no_reply_topic``, ``illegal_reply_topic`` or
         ``bad_header`` for a dispatch that cannot be read, ``unknown_topic`` where its reply has no topic. An
-        error of ours that comes when calls are on the bill ends the dispatch, since to begin anew would pay
-        for them again: it is a dead letter then, and what it cost is booked.
+        error of ours that comes when calls are on the bill, those of earlier lives too, ends the dispatch,
+        since to begin anew would pay for them again: it is a dead letter then, and what it cost is booked.
         """
         dispatch = read_dispatch(message, self._settings)
+        known = self._llms().get(dispatch.llm)
         bill = Bill(
             started=self._now(),
             calls=list(dispatch.earlier_calls),
+            repeated_calls=start.earlier,
             repeated_earlier=dispatch.earlier_repeated,
+            repeated_usd=dispatch.expected_usd if known is None else known.estimate_for(dispatch),
         )
         try:
             return await self._handle(dispatch, bill, start)
         except Exception as error:
             called = bill.attempts > len(dispatch.earlier_calls)
-            if not bill.calls or (isinstance(error, WaitableError) and not called):
+            waits = isinstance(error, WaitableError) and not called
+            if waits or not (bill.calls or bill.all_repeated):
                 raise
             rejection = reject(error, attempts=1)
             bill.outcome = rejection.error_class
@@ -158,7 +162,7 @@ class Executor:
 
         async def begin() -> None:
             # The log knows already, but for an answer that was kept: then the scorer's is the first call.
-            bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
+            await start(dispatch.reply_to, self._topics.usage)
             start.sending()
 
         score = await self._scorers.score(
@@ -284,7 +288,7 @@ class Executor:
         calls, bill.repeated_usd = 0, estimate_usd
         while True:
             _check_budget(dispatch, bill, estimate_usd)
-            admission = await self._admit(gate, dispatch, tokens, start, bill, called=calls > 0)
+            admission = await self._admit(gate, dispatch, tokens, start, called=calls > 0)
             calls += 1
             began = self._now()
             outcome: Answer | CallError = CallError("cancelled", "the call was given up in flight")
@@ -311,7 +315,7 @@ class Executor:
                 await self._sleep(wait_s)
 
     async def _admit(
-        self, gate: Gate, dispatch: Dispatch, tokens: float, start: Start, bill: Bill, *, called: bool
+        self, gate: Gate, dispatch: Dispatch, tokens: float, start: Start, *, called: bool
     ) -> Admission:
         """Wait for a turn at the LLM, and before the first call until the log knows of it."""
         while True:
@@ -333,9 +337,8 @@ class Executor:
                     raise _GaveUp(gate.cause, str(GateClosedError(gate.cause))) from None
                 continue  # a long backlog, or the deadline
             try:
-                bill.repeated_calls = await start(dispatch.reply_to, self._topics.usage)
+                await start(dispatch.reply_to, self._topics.usage)
                 self._left_s(dispatch)
-                _check_budget(dispatch, bill, bill.repeated_usd)
             except BaseException:
                 gate.abandon(admission)
                 raise

@@ -98,6 +98,10 @@ class Assignment:
         owned = self._owned.get(partition_of(message))
         return owned is not None and owned.tracker is not None and owned.tracker.is_in_flight(message.offset)
 
+    def count_calls(self, messages: Iterable[Message]) -> list[int]:
+        """Give how often calls were begun for each of these messages in flight."""
+        return [self._tracker(partition_of(message)).calls.get(message.offset, 0) for message in messages]
+
     def begin_calls(self, messages: Iterable[Message]) -> list[int]:
         """Note that calls are about to be made for messages in flight; give how often each was before."""
         return [self._tracker(partition_of(message)).begin_call(message.offset) for message in messages]

@@ -80,8 +80,9 @@ class BatchWork:
         """None."""
         return ()
 
-    def submit(self, messages: Sequence[Message]) -> None:
-        """Take messages to process; never blocks."""
+    def submit(self, messages: Sequence[Message], earlier: Sequence[int] = ()) -> None:
+        """Take messages to process; never blocks. What a batch does, a crash undoes: none was begun."""
+        del earlier
         self._ledger.add(messages)
         for message in messages:
             self._queue.put(message)

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 from threading import Thread
 from typing import Protocol
 
@@ -19,12 +20,18 @@ from workers.transactions.work import Completion, Grant, Ledger, Partition, Star
 class Start(Protocol):
     """To be awaited before the first call for a message, with the topics that the answer goes to.
 
-    Gives how often the same had been begun before, in lives of this or of other processes that ended before
-    they could commit what came of it. Raises ``PoisonError`` of class ``unknown_topic`` where one of the
+    Raises ``PoisonError`` of class ``unknown_topic`` where one of the
     topics does not exist: the answer would be paid and lost.
     """
 
-    def __call__(self, *topics: str) -> Awaitable[int]:
+    @property
+    def earlier(self) -> int:
+        """How often calls had been begun for the message before, whether or not any is begun now.
+
+        That was in lives of this or of other processes that ended before they could commit what came of it.
+        """
+
+    def __call__(self, *topics: str) -> Awaitable[None]:
         """Wait until the log knows of the call; awaited again, it asks no second time."""
 
     def sending(self) -> None:
@@ -40,7 +47,9 @@ class Start(Protocol):
 CallHandler = Callable[[Message, Start], Awaitable[Sequence[Record]]]
 
 _CLOSE_S = 2.0
-_Ask = Callable[[Message, Sequence[str]], Awaitable[int]]
+#: A message, and how often calls were begun for it before.
+_Submitted = tuple[Message, int]
+_Ask = Callable[[Message, Sequence[str]], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -79,10 +88,10 @@ class CallWork:
         self._backoff = backoff
         self._ledger = Ledger()
         # These three belong to the asyncio thread.
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[_Submitted] = deque()
         self._calls: dict[asyncio.Task[None], Message] = {}
         # Those that wait to be told to start, by the identity of their message.
-        self._starts: dict[int, asyncio.Future[int]] = {}
+        self._starts: dict[int, asyncio.Future[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._run, name="call-work", daemon=True)
         self._thread.start()
@@ -107,11 +116,12 @@ class CallWork:
         """Topics of which the handler wants no more now."""
         return self._paused()
 
-    def submit(self, messages: Sequence[Message]) -> None:
-        """Take messages to process; never blocks."""
+    def submit(self, messages: Sequence[Message], earlier: Sequence[int] = ()) -> None:
+        """Take messages to process; never blocks. ``earlier`` is what their handlers are told of each."""
         if not self._ledger.closed:
             self._ledger.add(messages)
-            self._loop.call_soon_threadsafe(self._enqueue, tuple(messages))
+            submitted = tuple(zip(messages, earlier or repeat(0), strict=False))
+            self._loop.call_soon_threadsafe(self._enqueue, submitted)
 
     def starting(self) -> Sequence[Starting]:
         """Hand over what the handlers that await their ``Start`` ask for."""
@@ -158,14 +168,14 @@ class CallWork:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _enqueue(self, messages: Sequence[Message]) -> None:
-        self._waiting.extend(messages)
+    def _enqueue(self, submitted: Sequence[_Submitted]) -> None:
+        self._waiting.extend(submitted)
         self._start_calls()
 
     def _start_calls(self) -> None:
         while self._waiting and len(self._calls) < self._max_in_flight:
-            message = self._waiting.popleft()
-            task = self._loop.create_task(self._call(message))
+            message, earlier = self._waiting.popleft()
+            task = self._loop.create_task(self._call(message, earlier))
             self._calls[task] = message
             task.add_done_callback(self._end_call)
 
@@ -180,29 +190,28 @@ class CallWork:
             if future is None or future.done():
                 continue
             if grant.missing is None:
-                future.set_result(grant.earlier)
+                future.set_result(None)
             else:
                 problem = f"topic {grant.missing!r} does not exist, or may not be written to"
                 future.set_exception(PoisonError("unknown_topic", problem))
 
-    async def _await_grant(self, message: Message, topics: Sequence[str]) -> int:
+    async def _await_grant(self, message: Message, topics: Sequence[str]) -> None:
         future = self._starts[id(message)] = self._loop.create_future()
         self._ledger.ask(Starting(message=message, topics=topics))
         try:
-            earlier: int = await future
-            return earlier
+            await future
         finally:
             del self._starts[id(message)]
 
     def _cancel(self, partitions: Collection[Partition]) -> None:
-        self._waiting = deque(message for message in self._waiting if partition_of(message) not in partitions)
+        self._waiting = deque(one for one in self._waiting if partition_of(one[0]) not in partitions)
         for task, message in self._calls.items():
             if partition_of(message) in partitions:
                 task.cancel()
 
-    async def _call(self, message: Message) -> None:
+    async def _call(self, message: Message, earlier: int) -> None:
         failures = attempt = 0
-        start = _Start(message, self._ledger, self._await_grant, self._journal)
+        start = _Start(message, earlier, self._ledger, self._await_grant, self._journal)
         while True:
             try:
                 records = await self._handle(message, start)
@@ -228,26 +237,27 @@ class _Start:
     """The ``Start`` of one message."""
 
     def __init__(
-        self, message: Message, ledger: Ledger, ask: _Ask, journal: CallJournal | None = None
+        self, message: Message, earlier: int, ledger: Ledger, ask: _Ask, journal: CallJournal | None
     ) -> None:
+        self.earlier = earlier
         self._journal = journal
         self._message = message
         self._ledger = ledger
         self._ask = ask
-        self._earlier: int | None = None
+        self._known = False
 
-    async def __call__(self, *topics: str) -> int:
-        if self._earlier is None:
-            self._earlier = await self._ask(self._message, topics)
-        return self._earlier
+    async def __call__(self, *topics: str) -> None:
+        if not self._known:
+            await self._ask(self._message, topics)
+            self._known = True
 
     def sending(self) -> None:
-        if self._journal is not None and self._earlier is not None:
-            self._journal.sending(self._message, self._earlier + 1)
+        if self._journal is not None and self._known:
+            self._journal.sending(self._message, self.earlier + 1)
 
     def withdraw(self) -> None:
-        if self._earlier is not None:
-            self._earlier = None
+        if self._known:
+            self._known = False
             self._ledger.withdraw(self._message)
 
     @contextmanager

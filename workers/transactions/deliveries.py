@@ -126,7 +126,7 @@ def _with_calls(letter: Record, records: Sequence[Record]) -> Record:
     """Tell in a dead letter of the calls that were made for what cannot be produced."""
     for record in records:
         told = tuple(one for one in record.headers if one[0] in _CALLS) if _is_proper(record) else ()
-        if any(name == CALLS for name, _ in told):
+        if told:
             kept = tuple(one for one in letter.headers if one[0] not in _CALLS)
             return replace(letter, headers=(*kept, *told))
     return letter

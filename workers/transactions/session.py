@@ -129,7 +129,7 @@ class Session:
             paused=frozenset(self._work.paused),
         )
         if messages:
-            self._work.submit(messages)
+            self._work.submit(messages, self._assignment.count_calls(messages))
             for topic, count in Counter(message.topic for message in messages).items():
                 self._observer.consumed(topic, count)
         for topic, count in self._assignment.take_skipped().items():
@@ -170,19 +170,21 @@ class Session:
         if not deliveries and not starting and not ending:
             return
         started = self._clock()
-        grants = self._begin_calls(starting)
+        begun = [one.message for one in starting]
+        earlier = self._begin_calls(begun)
         offsets = self._assignment.finish(
             [delivery.message for delivery in deliveries],
-            called=[*(grant.message for grant in grants), *self._still_in_flight(self._withdrawn)],
+            called=[*begun, *self._still_in_flight(self._withdrawn)],
         )
         self._withdrawn = []
         records = [record for delivery in deliveries for record in delivery.records]
         self._producer.commit(records, offsets, membership, timeout_s=self._patience_s())
         self.progressed = True
-        self._work.start(grants)
+        self._work.start([Grant(message=message) for message in begun])
         if self._journal is not None:
             self._journal.finished(delivery.message for delivery in deliveries)
-        for topic, count in Counter(grant.message.topic for grant in grants if grant.earlier).items():
+        again = Counter(message.topic for message, count in zip(begun, earlier, strict=True) if count)
+        for topic, count in again.items():
             self._observer.repeated(topic, count)
         self._observer.committed(len(deliveries), len(records), self._clock() - started)
         self._report_dead_letters(deliveries)
@@ -216,16 +218,14 @@ class Session:
     def _still_in_flight(self, messages: Sequence[Message]) -> list[Message]:
         return [message for message in messages if self._assignment.is_in_flight(message)]
 
-    def _begin_calls(self, starting: Sequence[Starting]) -> list[Grant]:
-        messages = [one.message for one in starting]
+    def _begin_calls(self, messages: Sequence[Message]) -> Sequence[int]:
+        """Note calls as begun, and give how often each was before."""
         counts = self._assignment.begin_calls(messages)
         if self._journal is not None and messages:
             self._journal.asking(
                 (message, count + 1) for message, count in zip(messages, counts, strict=True)
             )
-        return [
-            Grant(message=message, earlier=count) for message, count in zip(messages, counts, strict=True)
-        ]
+        return counts
 
     def _take_stranded(self) -> list[Completion]:
         """Give, now and then, the completions that wait for a dead-letter topic to be created."""

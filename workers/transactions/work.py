@@ -55,8 +55,6 @@ class Grant:
     """The answer to ``Starting``."""
 
     message: Message
-    #: How often the same was begun before, in lives that ended before they could commit what came of it.
-    earlier: int = 0
     #: A topic that does not exist: nothing may be begun.
     missing: str | None = None
 
@@ -88,8 +86,12 @@ class Work(Protocol):
     def paused(self) -> Collection[str]:
         """Topics of which no more messages are wanted now, whatever room there is."""
 
-    def submit(self, messages: Sequence[Message]) -> None:
-        """Take messages to process; never blocks."""
+    def submit(self, messages: Sequence[Message], earlier: Sequence[int] = ()) -> None:
+        """Take messages to process; never blocks.
+
+        ``earlier`` says of each how often what a crash does not undo was begun for it before, in lives that
+        ended before they could commit what came of it; empty where nothing was.
+        """
 
     def starting(self) -> Sequence[Starting]:
         """Hand over what is about to begin; it does not before ``start`` has been told of it."""

@@ -219,6 +219,19 @@ def test_a_scorer_of_a_kept_answer_is_a_call_like_any_other() -> None:
     assert (body_of(usage)["attempts"], body_of(usage)["cost_usd"]) == (1, pytest.approx(0.03))
 
 
+def test_a_kept_answer_tells_of_calls_that_earlier_lives_began() -> None:
+    """No call is made now; two were begun before, of .041 USD each as estimated, and may have been paid."""
+    made = bench(always(answer()))
+    made.handle(dispatch(prompt_id="p-1", cache_seconds="60"))
+    made.earlier = 2
+    [[reply, usage]] = made.handle(dispatch(prompt_id="p-2", cache_seconds="60"))
+    headers = headers_of(reply)
+
+    assert len(made.caller.calls) == 1
+    assert (headers["cache"], headers["repeated-calls"], headers["attempt"]) == ("hit", "2", "0")
+    assert float(headers["unsettled-usd"]) == body_of(usage)["unsettled_usd"] == pytest.approx(0.082)
+
+
 def test_a_scorer_counts_the_calls_of_the_prompt() -> None:
     """What it is asked of a second LLM's answer is the fourth call, and not the first one again."""
     made = Bench({"a": always(answer()), "b": always(answer()), "scorer": always(answer("0.1"))})

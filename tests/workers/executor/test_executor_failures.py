@@ -324,6 +324,6 @@ def test_a_bug_of_ours_after_a_hand_on_books_what_was_paid_before() -> None:
 class BrokenStart(StartsAtOnce):
     """A bug of ours before the first call."""
 
-    async def __call__(self, *_topics: str) -> int:
+    async def __call__(self, *_topics: str) -> None:
         """Fail."""
         raise RuntimeError("a bug")

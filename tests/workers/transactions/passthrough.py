@@ -68,13 +68,13 @@ def make_work(options: dict[str, Any]) -> Work:
         return [copy(message) for message in batch]
 
     async def handle_call(message: Message, start: Start) -> list[Record]:
-        earlier = await start()
+        await start()
         note(message)
         number = int((message.key or b"-0").rsplit(b"-", 1)[1])
         await asyncio.sleep(pace)
         if number % options["hang_every"] == 0:
             await asyncio.to_thread(wait_for, Path(options["release"]))
-        return copy(message, earlier)
+        return copy(message, start.earlier)
 
     if options.get("work") == "call":
         return CallWork(handle_call, max_in_flight=1_000)

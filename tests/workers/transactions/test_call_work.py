@@ -254,10 +254,11 @@ def test_what_is_withdrawn_asks_again() -> None:
     withdrawn = threading.Event()
 
     async def handle(_message: Message, start: Start) -> Sequence[Record]:
-        first = await start("out")
+        await start("out")
         start.withdraw()
         withdrawn.set()
-        return [Record(topic="out", key=None, value=str(first + await start("out")).encode())]
+        await start("out")
+        return [Record(topic="out", key=None, value=b"begun")]
 
     with working(handle) as work:
         work.submit([message(0)])
@@ -269,7 +270,23 @@ def test_what_is_withdrawn_asks_again() -> None:
 
     assert [one.offset for one in back] == [0]
     assert under_way == 0
-    assert done.records[0].value == b"0"
+    assert done.records[0].value == b"begun"
+
+
+def test_a_handler_that_begins_nothing_knows_what_earlier_lives_began() -> None:
+    """Of each message by itself, as it was submitted; nothing is asked of the log."""
+
+    async def handle(_message: Message, start: Start) -> Sequence[Record]:
+        return [Record(topic="out", key=None, value=str(start.earlier).encode())]
+
+    with working(handle, max_in_flight=1) as work:
+        work.submit([message(0), message(1)], [2, 0])
+        work.submit([message(2)])
+        done = collect(work, 3)
+        asking = work.starting()
+
+    assert [one.records[0].value for one in done] == [b"2", b"0", b"0"]
+    assert asking == []
 
 
 def test_what_is_forgotten_is_not_waited_for() -> None:

@@ -36,6 +36,8 @@ class FakeConsumer:
     #: Answers of ``membership``, the last of which stays.
     memberships: list[Any] = field(default_factory=lambda: ["member"])
     held: list[frozenset[tuple[str, int]]] = field(default_factory=list)
+    #: How often calls were begun by predecessors, by offset.
+    calls: Mapping[int, int] = field(default_factory=dict)
 
     def poll(self, _timeout_ms: int) -> Polled:
         """Give the next poll."""
@@ -56,8 +58,8 @@ class FakeConsumer:
         return 4
 
     def tracker(self, _partition: tuple[str, int]) -> OffsetTracker:
-        """Nothing is committed."""
-        return OffsetTracker(0)
+        """Nothing is finished."""
+        return OffsetTracker(0, calls=self.calls)
 
 
 @dataclass
@@ -91,7 +93,9 @@ class InstantWork:
     pausing: Collection[str] = ()
     #: Where their answers go.
     topics: Sequence[str] = ("t.out",)
-    started: list[tuple[int, int]] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+    #: How often calls were begun before, by offset, as it was told.
+    earlier: dict[int, int] = field(default_factory=dict)
     refused: list[tuple[int, str]] = field(default_factory=list)
     #: Offsets that do not begin after all, once they were started.
     withdrawing: frozenset[int] = frozenset()
@@ -118,9 +122,10 @@ class InstantWork:
         """All of them."""
         return len(self.submitted)
 
-    def submit(self, messages: Sequence[Message]) -> None:
+    def submit(self, messages: Sequence[Message], earlier: Sequence[int] = ()) -> None:
         """Take messages."""
         self.submitted += messages
+        self.earlier.update(zip((one.offset for one in messages), earlier, strict=True))
 
     def starting(self) -> list[Starting]:
         """Give those that ask to start, once."""
@@ -130,13 +135,12 @@ class InstantWork:
 
     def start(self, grants: Sequence[Grant]) -> None:
         """Note what may start, and what may not."""
-        self.started += [(one.message.offset, one.earlier) for one in grants if one.missing is None]
+        self.started += [one.message.offset for one in grants if one.missing is None]
         self.refused += [(one.message.offset, one.missing) for one in grants if one.missing is not None]
 
     def withdrawn(self) -> list[Message]:
         """Give those that do not begin after all, once."""
-        started = {offset for offset, _ in self.started}
-        back = [one for one in self.submitted if one.offset in self.withdrawing & started]
+        back = [one for one in self.submitted if one.offset in self.withdrawing.intersection(self.started)]
         self.withdrawing -= {one.offset for one in back}
         return back
 
@@ -177,12 +181,15 @@ class Bench:
     work: InstantWork = field(default_factory=InstantWork)
     error: Exception | None = None
     polls_after_stop: int = 0
+    calls: Mapping[int, int] = field(default_factory=dict)
     counters: LoopCounters = field(default_factory=LoopCounters)
 
     def run(self) -> FakeProducer:
         """Run to the end of the polls."""
         stop = threading.Event()
-        self.consumer = FakeConsumer(self.polls, stop, self.polls_after_stop, self.memberships)
+        self.consumer = FakeConsumer(
+            self.polls, stop, self.polls_after_stop, self.memberships, calls=self.calls
+        )
         producer = FakeProducer(self.error)
         self.session = Session(
             config=LoopConfig(
@@ -317,8 +324,22 @@ def test_a_call_is_in_the_log_before_it_is_made() -> None:
     (_, begun), (_, finished) = bench.run().commits
 
     assert begun == {P0: (0, "r2:.AQI")}  # one bit each: 0 not begun, 1 begun (2)
-    assert bench.work.started == [(1, 0)]
+    assert bench.work.started == [1]
     assert finished == {P0: (2, "")}
+
+
+def test_calls_that_predecessors_began_are_told_with_the_message() -> None:
+    """Before anything is begun for it; the log's count rises with what is begun, once."""
+    bench = Bench(
+        [([GAIN], {P0: [message(P0, 0), message(P0, 1)]}), ([], {}), ([], {})],
+        work=InstantWork(asking=frozenset([1]), asleep=1),
+        calls={1: 2},
+    )
+    (_, begun), _ = bench.run().commits
+
+    assert bench.work.earlier == {0: 0, 1: 2}
+    assert begun == {P0: (0, "r2:.AgIC")}  # two bits: 3 begun of the second
+    assert dict(bench.counters.repeated_messages) == {"t.in": 1}
 
 
 def test_a_call_that_is_not_made_is_taken_back() -> None:
@@ -365,7 +386,7 @@ def test_a_call_that_is_taken_back_and_begun_anew_was_begun_once() -> None:
     )
     bench.run()
 
-    assert bench.work.started == [(0, 0), (0, 0)]
+    assert bench.work.started == [0, 0]
 
 
 def test_what_is_taken_back_at_the_end_has_a_transaction_of_its_own() -> None:
@@ -393,7 +414,7 @@ def test_no_call_is_made_by_a_member_that_is_not_stable() -> None:
     )
     bench.run()
 
-    assert bench.work.started == [(1, 0)]
+    assert bench.work.started == [1]
 
 
 def test_no_call_is_made_for_an_answer_that_no_topic_takes() -> None:
