@@ -50,6 +50,7 @@ _DECIDED = frozenset(
         messages.FALLBACK_FROM,
         messages.CALLS,
         messages.REPEATED_CALLS,
+        messages.LOST_CALLS,
         messages.UNSETTLED_USD,
         messages.CASCADE,
         messages.HELD_ANSWER,
@@ -281,7 +282,13 @@ def _redriven(letter: DeadLetter, topics: Topics, *, reroute: bool) -> tuple[str
 
 
 def _with_new_bill(headers: Headers, letter: DeadLetter) -> Headers:
-    replaced = {messages.CALLS, messages.REPEATED_CALLS, messages.UNSETTLED_USD, messages.MAX_COST_USD}
+    replaced = {
+        messages.CALLS,
+        messages.REPEATED_CALLS,
+        messages.LOST_CALLS,
+        messages.UNSETTLED_USD,
+        messages.MAX_COST_USD,
+    }
     kept = tuple(one for one in headers if one[0] not in replaced)
     budget = _read_number(letter.message, messages.MAX_COST_USD)
     if budget is None:

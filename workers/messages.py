@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from workers.errors import PoisonError
 
 Headers = tuple[tuple[str, bytes], ...]
 Value = TypeVar("Value", bound=msgspec.Struct)
+Content = TypeVar("Content")
 
 JSON = b"application/json"
 #: Names of the headers that say what a caller wishes.
@@ -33,6 +34,8 @@ LLM = "uniroute-llm"
 ATTEMPT = "uniroute-attempt"
 #: On a reply: how often calls had been begun for it before, in lives that a crash or a move ended.
 REPEATED_CALLS = "uniroute-repeated-calls"
+#: Beside it, and on a dispatch that is handed on: at which LLM, with the USD: JSON, ``LostCalls`` per LLM.
+LOST_CALLS = "uniroute-lost-calls"
 PREDICTED_ERROR = "uniroute-predicted-error"
 PREDICTED_COST_USD = "uniroute-predicted-cost-usd"
 COST_USD = "uniroute-cost-usd"
@@ -355,6 +358,16 @@ class CallFact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     unsettled_usd: float = 0.0
 
 
+class LostCalls(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Calls to one LLM that ended with their process, as an array in JSON: how many, and their cost."""
+
+    llm: str
+    #: Of lives that ended before they could commit what came of it.
+    count: Annotated[int, msgspec.Meta(ge=0)]
+    #: Of all of them, as a call of this LLM was estimated when they were told of first.
+    usd: Annotated[float, msgspec.Meta(ge=0)]
+
+
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A value on the usage topic: what answering one dispatch took, in the same transaction as the reply.
 
@@ -467,6 +480,17 @@ def event_headers(*, event_id: str, event_type: str, source: str, now: datetime)
 def carried(message: Message, names: Iterable[str]) -> Headers:
     """Give those of a message's headers that travel on with it."""
     return tuple((name, value) for name in names if (value := message.header(name)) is not None)
+
+
+def json_header(message: Message, name: str, wire_type: type[Content]) -> Content | None:
+    """Read a header as JSON of a type; ``PoisonError`` of class ``bad_header`` otherwise."""
+    raw = message.header(name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=wire_type)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PoisonError("bad_header", f"header {name} cannot be read") from error
 
 
 def number_header(message: Message, name: str, *, most: float = sys.float_info.max) -> float | None:

@@ -1,12 +1,13 @@
 """What came of the lines of a batch that are answered, summed up."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from workers import messages
 from workers.batches.purse import as_amount
-from workers.messages import Message
+from workers.messages import SCORER, CallFact, LostCalls, Message
 from workers.storage.batches import Batch
 
 _AMOUNTS = (messages.COST_USD, messages.UNSETTLED_USD, messages.RESERVED_USD, messages.PREDICTED_COST_USD)
@@ -68,11 +69,20 @@ class Tally:
 
 
 def count_repeated(reply: Message) -> int:
-    """Count the calls for a line that were made again after a crash.
+    """Count the calls for a line that were made again after a crash, as the LLMs saw it.
 
-    What was begun before a crash was repeated by the calls after it; where there was none, because the
-    line's money had no room for it or the batch had ended, the last of those before repeated the others.
+    What was begun at an LLM before a crash was repeated by the calls there after it; where there was none,
+    because the line's money had no room for it, another LLM stood in or the batch had ended, the last of
+    those before repeated the others. Raises ``PoisonError`` of class ``bad_header``.
     """
     before = int(messages.number_header(reply, messages.REPEATED_CALLS) or 0)
-    called = messages.number_header(reply, messages.ATTEMPT)
-    return max(0, before - 1) if called == 0 else before
+    lost: Counter[str] = Counter()
+    for one in messages.json_header(reply, messages.LOST_CALLS, tuple[LostCalls, ...]) or ():
+        lost[one.llm] += one.count
+    if not lost:  # an executor of an earlier version told their number alone
+        called = messages.number_header(reply, messages.ATTEMPT)
+        return max(0, before - 1) if called == 0 else before
+    calls = messages.json_header(reply, messages.CALLS, tuple[CallFact, ...]) or ()
+    called_now = {call.llm for call in calls}
+    # A scorer's call may be the first of its prompt: of those before nobody knows whose they were.
+    return sum(count - (called_now.isdisjoint({llm, SCORER})) for llm, count in lost.items())

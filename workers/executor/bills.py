@@ -7,7 +7,7 @@ from routing.costs import RatedCall, rate_call
 from routing.llms import Price
 from workers.calls.errors import CallError
 from workers.calls.usage import Usage
-from workers.messages import CallFact
+from workers.messages import CallFact, LostCalls
 
 #: Ends after which a provider may have billed the call, though nobody knows what.
 _UNSETTLED = frozenset({"ok", "timeout", "bad_response", "cancelled"})
@@ -20,12 +20,9 @@ class Bill:
     started: datetime
     calls: list[CallFact] = field(default_factory=list)
     price_version: int = 0
-    #: Times that calling was begun before, in lives that ended before they could answer: this LLM, and those
-    #: that the dispatch was handed on by. They are told however it ends, with a call now or without.
-    repeated_calls: int = 0
-    repeated_earlier: int = 0
-    #: USD that each of those is taken to have cost.
-    repeated_usd: float = 0.0
+    #: Calls of lives that ended before they could answer, at this LLM and at those that the dispatch was
+    #: handed on by. They are told however it ends, with a call now or without.
+    lost: tuple[LostCalls, ...] = ()
     #: ``ok``, or the class of the error reply.
     outcome: str = "ok"
     #: Where an answer came from that may be kept; empty where the prompt asked for none of it.
@@ -41,9 +38,9 @@ class Bill:
         return len(self.calls)
 
     @property
-    def all_repeated(self) -> int:
+    def repeated_calls(self) -> int:
         """Times that calling was begun before, at this LLM and at those before it."""
-        return self.repeated_calls + self.repeated_earlier
+        return sum(one.count for one in self.lost)
 
     @property
     def cost_usd(self) -> float | None:
@@ -56,7 +53,7 @@ class Bill:
     @property
     def unsettled_usd(self) -> float:
         """USD of calls that may have been billed without anybody knowing, as estimated."""
-        return sum(call.unsettled_usd for call in self.calls) + self.all_repeated * self.repeated_usd
+        return sum(call.unsettled_usd for call in self.calls) + sum(one.usd for one in self.lost)
 
     @property
     def spent_usd(self) -> float:

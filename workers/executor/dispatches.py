@@ -9,7 +9,7 @@ import msgspec
 from workers import messages
 from workers.errors import PoisonError
 from workers.executor.cascades import Cascade, HeldAnswer, read_cascade, read_held
-from workers.messages import CallFact, Message
+from workers.messages import CallFact, LostCalls, Message
 from workers.prompts import read_deadline, read_reply_topic
 from workers.settings import Settings
 
@@ -19,8 +19,6 @@ _MOST_TOKENS = 2.0**31
 #: A weight so small that its inverse is still a number.
 _LEAST_PRIORITY = 1e-9
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
-
-_facts = msgspec.json.Decoder(tuple[CallFact, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +50,10 @@ class Dispatch:
     fallbacks: tuple[str, ...]
     #: Calls that were made for it before it was handed on to this LLM.
     earlier_calls: tuple[CallFact, ...]
-    #: Times that these were begun again after a crash.
+    #: Calls that were begun for it before then and ended with their process: how many, and by LLM all but
+    #: those that an executor of an earlier version told of.
     earlier_repeated: int
+    earlier_lost: tuple[LostCalls, ...]
     #: The LLM that the decision chose, where that is another.
     fallback_from: str
     #: What becomes of it when no LLM answers: one of ``ON_FAILURES``.
@@ -71,6 +71,16 @@ class Dispatch:
     def input_tokens(self) -> float:
         """Tokens of the prompt, estimated."""
         return self.estimated_tokens or max(1.0, len(self.message.value or b"") / _BYTES_PER_TOKEN)
+
+    def lost_calls(self, begun: int, *, usd: float) -> tuple[LostCalls, ...]:
+        """Tell all calls that ended with their process, ``begun`` of them at this LLM, at ``usd`` each.
+
+        Those of LLMs that handed it on keep the price that these told; where they told none, a call here.
+        """
+        untold = self.earlier_repeated - sum(one.count for one in self.earlier_lost)
+        priced = ((self.fallback_from or self.llm, untold), (self.llm, begun))
+        added = (LostCalls(llm=llm, count=count, usd=count * usd) for llm, count in priced if count > 0)
+        return (*self.earlier_lost, *added)
 
     def output_tokens(self, expected: float) -> float:
         """Tokens of an answer: as ``expected`` of the LLM, or as few as the body allows."""
@@ -115,8 +125,9 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         degraded=message.text_header(messages.DEGRADED) or "",
         budget_usd=messages.number_header(message, messages.MAX_COST_USD),
         fallbacks=tuple(name for part in fallbacks.split(",") if (name := part.strip())),
-        earlier_calls=_read_facts(message),
+        earlier_calls=messages.json_header(message, messages.CALLS, tuple[CallFact, ...]) or (),
         earlier_repeated=int(messages.number_header(message, messages.REPEATED_CALLS, most=1e6) or 0),
+        earlier_lost=messages.json_header(message, messages.LOST_CALLS, tuple[LostCalls, ...]) or (),
         fallback_from=message.text_header(messages.FALLBACK_FROM) or "",
         on_failure=_read_choice(message),
         cascade=read_cascade(message.text_header(messages.CASCADE)),
@@ -124,16 +135,6 @@ def read_dispatch(message: Message, settings: Settings) -> Dispatch:
         estimated_tokens=messages.number_header(message, messages.INPUT_TOKENS, most=_MOST_TOKENS),
         cache_s=messages.number_header(message, messages.CACHE_SECONDS) or 0.0,
     )
-
-
-def _read_facts(message: Message) -> tuple[CallFact, ...]:
-    raw = message.header(messages.CALLS)
-    if raw is None:
-        return ()
-    try:
-        return _facts.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PoisonError("bad_header", f"header {messages.CALLS} cannot be read") from error
 
 
 def _read_choice(message: Message) -> str:

@@ -110,19 +110,15 @@ class Executor:
         """
         dispatch = read_dispatch(message, self._settings)
         known = self._llms().get(dispatch.llm)
-        bill = Bill(
-            started=self._now(),
-            calls=list(dispatch.earlier_calls),
-            repeated_calls=start.earlier,
-            repeated_earlier=dispatch.earlier_repeated,
-            repeated_usd=dispatch.expected_usd if known is None else known.estimate_for(dispatch),
-        )
+        usd = dispatch.expected_usd if known is None else known.estimate_for(dispatch)
+        lost = dispatch.lost_calls(start.earlier, usd=usd)
+        bill = Bill(started=self._now(), calls=list(dispatch.earlier_calls), lost=lost)
         try:
             return await self._handle(dispatch, bill, start)
         except Exception as error:
             called = bill.attempts > len(dispatch.earlier_calls)
             waits = isinstance(error, WaitableError) and not called
-            if waits or not (bill.calls or bill.all_repeated):
+            if waits or not (bill.calls or bill.lost):
                 raise
             rejection = reject(error, attempts=1)
             bill.outcome = rejection.error_class
@@ -285,7 +281,7 @@ class Executor:
         gate = self._gates.gate(dispatch.llm, llm.limits)
         tokens = dispatch.input_tokens + dispatch.output_tokens(llm.output_tokens)
         estimate_usd = llm.estimate_for(dispatch)
-        calls, bill.repeated_usd = 0, estimate_usd
+        calls, bill.lost = 0, dispatch.lost_calls(start.earlier, usd=estimate_usd)
         while True:
             _check_budget(dispatch, bill, estimate_usd)
             admission = await self._admit(gate, dispatch, tokens, start, called=calls > 0)
@@ -388,10 +384,10 @@ def _expired() -> _GaveUp:
 
 def _check_budget(dispatch: Dispatch, bill: Bill, estimate_usd: float) -> None:
     """Refuse one more call that the prompt's budget does not cover; the first was decided on."""
-    if not (bill.calls or bill.all_repeated) or bill.leaves_room_for(estimate_usd, dispatch.budget_usd):
+    if not (bill.calls or bill.lost) or bill.leaves_room_for(estimate_usd, dispatch.budget_usd):
         return
     ends = f", the last of which ended as {bill.calls[-1].outcome}," if bill.calls else ""
-    lost = f" and {bill.all_repeated} that ended with their process" if bill.all_repeated else ""
+    lost = f" and {bill.repeated_calls} that ended with their process" if bill.lost else ""
     raise _GaveUp(
         "budget",
         f"after {bill.attempts} calls{ends}{lost} another would pass the {dispatch.budget_usd:g} USD that "

@@ -33,10 +33,11 @@ _REPLACED = (
     messages.FALLBACKS,
     messages.CALLS,
     messages.REPEATED_CALLS,
+    messages.LOST_CALLS,
     messages.FALLBACK_FROM,
 )
 #: What a dead letter says anew of what was tried.
-_RETOLD = (messages.CALLS, messages.REPEATED_CALLS, messages.UNSETTLED_USD)
+_RETOLD = (messages.CALLS, messages.REPEATED_CALLS, messages.LOST_CALLS, messages.UNSETTLED_USD)
 _SOURCE = "/executor"
 #: A larger answer is not held: it would crowd out the prompt.
 _MOST_HELD_BYTES = 256 * 1024
@@ -200,8 +201,12 @@ def _facts(bill: Bill) -> Headers:
 
 
 def _repeated(bill: Bill) -> Headers:
-    again = bill.all_repeated
-    return ((messages.REPEATED_CALLS, str(again).encode()),) if again else ()
+    if not bill.lost:
+        return ()
+    return (
+        (messages.REPEATED_CALLS, str(bill.repeated_calls).encode()),
+        (messages.LOST_CALLS, _encoder.encode(bill.lost)),
+    )
 
 
 def _unsettled(bill: Bill) -> Headers:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from workers.messages import CALLS, REPEATED_CALLS, UNSETTLED_USD, USAGE_EVENT, Message, Record
+from workers.messages import CALLS, LOST_CALLS, REPEATED_CALLS, UNSETTLED_USD, USAGE_EVENT, Message, Record
 from workers.topics import Topics
 from workers.transactions.dead_letters import (
     ANSWERED_HEADER,
@@ -22,7 +22,7 @@ from workers.transactions.work import Completion, Rejection
 
 _EVENT_HEADER = "ce_type"
 #: What says which calls were made.
-_CALLS = frozenset({CALLS, REPEATED_CALLS, UNSETTLED_USD})
+_CALLS = frozenset({CALLS, REPEATED_CALLS, LOST_CALLS, UNSETTLED_USD})
 
 log = structlog.get_logger(__name__)
 

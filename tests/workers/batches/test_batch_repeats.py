@@ -8,7 +8,8 @@ import pytest
 from workers import messages
 from workers.batches.collecting import with_cost
 from workers.batches.tally import Tally, count_repeated
-from workers.messages import CallFact, Headers, Message
+from workers.errors import PoisonError
+from workers.messages import CallFact, Headers, LostCalls, Message
 
 
 def make_reply(*headers: tuple[str, bytes]) -> Message:
@@ -34,6 +35,40 @@ def test_calls_made_again_are_counted(before: int, called: int, again: int) -> N
     )
 
     assert count_repeated(make_reply(*headers)) == again
+
+
+@pytest.mark.parametrize(
+    ("lost", "called", "again"),
+    [
+        ([("a", 2)], ["a", "a"], 2),  # the second and the third first try, the latter with another after it
+        ([("a", 2)], [], 1),
+        ([("a", 1)], ["b"], 0),  # one each: the line was handed on, without a call at the first now
+        ([("a", 1), ("b", 1)], ["a"], 1),  # two at the first, one at the second
+        ([("a", 1), ("b", 2)], ["b"], 2),  # one at the first, three at the second
+        ([("a", 1), ("a", 1)], [], 1),  # of two executors' telling
+        ([("a", 1)], ["scorer"], 1),  # never too few
+    ],
+)
+def test_calls_made_again_are_counted_by_llm(
+    lost: list[tuple[str, int]], called: list[str], again: int
+) -> None:
+    """First tries at each LLM beyond its first, as a server that numbers them sees it."""
+    calls = [CallFact(llm=llm, outcome="ok", seconds=1.0) for llm in called]
+    facts = [LostCalls(llm=llm, count=count, usd=0.1) for llm, count in lost]
+    headers = (
+        (messages.REPEATED_CALLS, str(sum(count for _, count in lost)).encode()),
+        (messages.LOST_CALLS, msgspec.json.encode(facts)),
+        (messages.CALLS, msgspec.json.encode(calls)),
+        (messages.ATTEMPT, str(len(calls)).encode()),
+    )
+
+    assert count_repeated(make_reply(*headers)) == again
+
+
+def test_a_tally_of_lost_calls_that_cannot_be_read_is_refused() -> None:
+    """No executor of ours wrote it; the line says so."""
+    with pytest.raises(PoisonError, match="lost-calls"):
+        count_repeated(make_reply((messages.LOST_CALLS, b"[[1]]")))
 
 
 def make_tally() -> Tally:

@@ -1,6 +1,7 @@
 """Calls that earlier lives began: every end of a dispatch tells of them, whether or not it calls again."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -133,3 +134,46 @@ def test_one_without_money_for_another_call_asks_nobody() -> None:
 
     assert body_of(reply)["error"]["code"] == "budget"
     assert start.asked == 0
+
+
+def test_calls_of_an_llm_that_handed_on_keep_its_price() -> None:
+    """.5 USD each by the first LLM's decision, .041 at the second: two and one are 1.041, not .123."""
+    bench = Bench({"a": always(SERVER), "b": always(answer())})
+    [[handed]] = bench.handle(
+        dispatch(fallbacks="b", predicted_cost_usd="0.5"), start=StartsAtOnce(earlier=2)
+    )
+    [[reply, usage]] = bench.handle(as_message(handed), start=StartsAtOnce(earlier=1))
+
+    assert told(handed)[0] == "2"
+    assert told(reply) == ("3", pytest.approx(2 * 0.5 + ONE_CALL_USD))
+    assert json.loads(headers_of(reply)["lost-calls"]) == [
+        ["a", 2, 1.0],
+        ["b", 1, pytest.approx(ONE_CALL_USD)],
+    ]
+    assert body_of(usage)["unsettled_usd"] == pytest.approx(2 * 0.5 + ONE_CALL_USD)
+
+
+def test_the_price_of_lost_calls_holds_against_the_prompts_limit() -> None:
+    """One call of .5 USD leaves no room in .52 for another of .041, though one of .041 would."""
+    bench = Bench({"a": always(SERVER), "b": always(answer())})
+    limits = {"fallbacks": "b", "predicted_cost_usd": "0.5", "max_cost_usd": "1.01"}
+    [[handed]] = bench.handle(dispatch(**limits), start=StartsAtOnce(earlier=1))
+    headers = {**dict(as_message(handed).headers), "uniroute-max-cost-usd": b"0.52"}
+    [[reply, _]] = bench.handle(replace(as_message(handed), headers=tuple(headers.items())))
+
+    assert body_of(reply)["error"]["code"] == "budget"
+
+
+def test_a_dispatch_that_an_earlier_version_handed_on_is_read_as_it_was() -> None:
+    """It tells how many calls were lost, and not where: each is taken to have cost what one costs here."""
+    message = dispatch("b", fallback_from="a", repeated_calls="2")
+    [[reply, _]] = Bench({"b": always(answer())}, earlier=1).handle(message)
+
+    assert told(reply) == ("3", pytest.approx(3 * ONE_CALL_USD))
+    assert [one[:2] for one in json.loads(headers_of(reply)["lost-calls"])] == [["a", 2], ["b", 1]]
+
+
+def test_lost_calls_that_cannot_be_read_are_poison() -> None:
+    """No executor of ours wrote them."""
+    with pytest.raises(PoisonError, match="uniroute-lost-calls"):
+        Bench({"a": always(answer())}).handle(dispatch(lost_calls='[["a", -1, 0.5]]'))
