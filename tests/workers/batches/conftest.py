@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from batch_benches import LLMS, Bench
+from batch_desk import Desk, open_desk
 from installations import Installation
 
 from workers.batches.folders import Store
@@ -38,3 +39,10 @@ def bench(kafka_bootstrap: str, postgres: "Postgres", migrated_template: str) ->
             bench.serve("batcher")
             yield bench
     postgres.drop_database(name)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A desk whose lines are checked and embedded."""
+    with open_desk(tmp_path) as desk:
+        yield desk
