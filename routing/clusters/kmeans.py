@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from routing.clusters.cluster_map import ClusterMap
 from routing.clusters.placement import check_embeddings
@@ -52,6 +51,8 @@ def cap_sizes(sizes: Sequence[int], *, n_distinct: int) -> tuple[int, ...]:
 
 
 def _fit_centroids(X: FloatMatrix, size: int, seed: int) -> FloatMatrix:
+    from sklearn.cluster import KMeans
+
     model = KMeans(n_clusters=size, n_init=4, random_state=seed).fit(X)
     centroids: NDArray[np.float32] = model.cluster_centers_.astype(np.float32)
     return centroids

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit
 
 from routing.errors import InvalidInputError
 from routing.evaluation.curves import Choices, Matrix, Vector
@@ -67,6 +67,6 @@ def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> Inte
     if values.ndim != 1 or values.size < 2:  # noqa: PLR2004
         raise InvalidInputError("differences", "an interval over trials needs at least 2 of them")
     error = values.std(ddof=1) / np.sqrt(values.size)
-    half = float(stats.t.ppf(0.5 + 0.5 * confidence, values.size - 1) * error)
+    half = float(stdtrit(values.size - 1, 0.5 + 0.5 * confidence) * error)
     mean = float(values.mean())
     return mean - half, mean + half

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from routing.errors import InvalidInputError, MissingSupportError
 from routing.evaluation.bootstrap import Interval
@@ -145,7 +145,7 @@ def _around(terms: Vector, effective: float, confidence: float) -> Estimate:
     if freedom <= 0:
         return Estimate(value=value, interval=(-np.inf, np.inf))
     error = float(terms.std(ddof=1)) / np.sqrt(len(terms))
-    half = float(stats.t.ppf(0.5 + 0.5 * confidence, freedom)) * float(error)
+    half = float(stdtrit(freedom, 0.5 + 0.5 * confidence)) * float(error)
     return Estimate(value=value, interval=(value - half, value + half))
 
 

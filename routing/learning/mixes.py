@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtr
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import Vector
@@ -101,7 +101,7 @@ def compare_mix(reference: PromptMix, recent: PromptMix, *, rule: MixRule | None
         )
     )
     spread = float(np.sqrt(reference.distance_variance))
-    distance_p = float(norm.sf(rise / error))
+    distance_p = float(ndtr(-rise / error))
     steps = rise / spread if spread > 0 else 0.0
     limit = 1 - rule.confidence
     drifted = (shares_p < limit and moved > rule.moved) or (distance_p < limit and steps > rule.farther)
@@ -117,5 +117,5 @@ def _compare_shares(old: Vector, new: Vector) -> tuple[float, float]:
     # What |difference| a cell shows by chance alone: sqrt(2 v / pi), v its variance.
     chance = np.sqrt(2 / np.pi * pooled * (1 - pooled) * (1 / old.sum() + 1 / new.sum()))
     gaps = np.abs(new / new.sum() - old / old.sum())
-    p_value = float(chi2.sf(statistic, len(old) - 1)) if len(old) > 1 else 1.0
+    p_value = float(chdtrc(len(old) - 1, statistic)) if len(old) > 1 else 1.0
     return float(max(0.0, 0.5 * (gaps - chance).sum())), p_value

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import Matrix, Vector
 from routing.quality.pool_prior import PoolPrior
 
 _LEAST_DEVIATION = 1e-9
+_SQRT_TWO_PI = float(np.sqrt(2 * np.pi))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def expected_losses(errors: Matrix, deviations: Matrix, costs: ArrayLike, lambda
         two = np.partition(scores, 1, axis=1)
         rivals = np.where(scores == two[:, [0]], two[:, [1]], two[:, [0]])
         z = np.abs(scores - rivals) / spreads
-        losses += (spreads * (norm.pdf(z) - z * norm.sf(z))).mean(axis=0)
+        losses += (spreads * (np.exp(-(z**2) / 2) / _SQRT_TWO_PI - z * ndtr(-z))).mean(axis=0)
     return losses / rates.size
 
 

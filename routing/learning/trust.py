@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from routing.errors import InvalidInputError
 from routing.quality.counts import ErrorCounts, Matrix, Vector
@@ -190,7 +190,7 @@ def _bias(chi2: float, groups: int, precision: float, rule: TrustRule) -> tuple[
     With noncentrality u the statistic has mean G + u and variance 2 G + 4 u; the lower end is the u whose
     mean lies z deviations below what was found.
     """
-    excess, z = chi2 - groups, float(norm.ppf(rule.confidence))
+    excess, z = chi2 - groups, float(ndtri(rule.confidence))
     least = excess + 2 * z**2 - z * float(np.sqrt(max(4 * excess + 4 * z**2 + 2 * groups, 0.0)))
     if excess <= 0:
         least = 0.0

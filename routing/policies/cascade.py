@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from routing.errors import InvalidInputError
 from routing.policies.candidates import Candidates, Choices, UniformSource, choose_surely
@@ -51,6 +50,8 @@ def fit_calibration(confidences: FloatVector, scores: FloatVector) -> Calibratio
     """
     if confidences.shape != scores.shape or confidences.ndim != 1 or not confidences.size:
         raise InvalidInputError("confidences", "and scores must be vectors of one length, not empty")
+    from sklearn.isotonic import IsotonicRegression
+
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(confidences, scores)
     return Calibration(
         np.asarray(fitted.X_thresholds_, dtype=np.float64), np.asarray(fitted.y_thresholds_, dtype=np.float64)

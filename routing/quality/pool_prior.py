@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, block_diag
 from scipy.linalg.lapack import dposv
-from sklearn.covariance import LedoitWolf
 
 from routing.clusters.files import pack_arrays, unpack_arrays
 from routing.errors import InvalidInputError
@@ -212,6 +211,8 @@ def _column(errors: Matrix, labels: Matrix, llm: int) -> tuple[Vector, Vector]:
 
 def _fit_resolution(cells: IntMatrix, errors: Matrix, size: int) -> tuple[Vector, Matrix]:
     """Learn mean and covariance of the cell error rates of one resolution from at least two LLMs."""
+    from sklearn.covariance import LedoitWolf
+
     n_llms = errors.shape[1]
     wrong = np.zeros((size, n_llms))
     np.add.at(wrong, cells, errors)

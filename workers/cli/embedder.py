@@ -19,7 +19,6 @@ from workers.embedding.export import ensure_artifact, export_artifact
 from workers.embedding.loading import Backend, load_embedder, verify_artifact
 from workers.embedding.sources import DEFAULT_MODEL
 from workers.errors import UsageError
-from workers.evaluation.embedders import compare_areas
 from workers.outcomes import read_outcomes
 
 command = typer.Typer(no_args_is_help=True, help="Export, list, verify and compare embedders.")
@@ -126,6 +125,8 @@ def bench(
     embedders = _open_all(ensure_artifact(name, where), back_ends, where, threads)
     rows = [asdict(one) for one in compare_embedders(embedders, [everything[index] for index in drawn])]
     if outcomes is not None:
+        from workers.evaluation.embedders import compare_areas
+
         areas = compare_areas(embedders, outcomes, trials=trials)
         rows = [{**row, **asdict(area)} for row, area in zip(rows, areas, strict=True)]
     if as_json:

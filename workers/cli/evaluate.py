@@ -3,20 +3,18 @@
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from routing.embedders import FloatMatrix
-from routing.evaluation import Trial, TrialResult
 from workers.cli.recorded import embed_texts, show_progress
 from workers.errors import UsageError
-from workers.evaluation.parallel import run_in_processes
-from workers.evaluation.plots import plot_findings
-from workers.evaluation.reports import write_report
-from workers.evaluation.study import Study, Work, read_methods, run_study
-from workers.evaluation.tables import WIDTH, render_findings
+
+if TYPE_CHECKING:
+    from routing.evaluation import Trial, TrialResult
+    from workers.evaluation.study import Work
 
 command = typer.Typer()
 
@@ -68,6 +66,12 @@ def evaluate(
 
     Prints one table sorted by Area, with 95 % intervals and the difference from raw UniRoute.
     """
+    from workers.evaluation.parallel import run_in_processes
+    from workers.evaluation.plots import plot_findings
+    from workers.evaluation.reports import write_report
+    from workers.evaluation.study import Study, read_methods, run_study
+    from workers.evaluation.tables import WIDTH, render_findings
+
     study = Study(
         folder=data,
         labels=_read_labels(labels),
@@ -85,7 +89,7 @@ def evaluate(
             rows, fingerprint = embed_texts(embedder, texts, progress)
             return rows, f"{fingerprint.name} {fingerprint.precision}"
 
-        def run(work: Work, drawn: Sequence[Trial]) -> Iterable[TrialResult]:
+        def run(work: "Work", drawn: "Sequence[Trial]") -> "Iterable[TrialResult]":
             done = map(work, drawn) if jobs == 1 else run_in_processes(work, drawn, jobs=jobs)
             return progress.track(done, total=len(drawn), description="trials")
 

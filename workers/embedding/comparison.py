@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from routing.embedders import Embedder, Fingerprint, FloatMatrix
 
@@ -63,6 +62,8 @@ def compare_embedders(
 
 def share_equal_clusters(reference: FloatMatrix, vectors: FloatMatrix, clusters: int = CLUSTERS) -> float:
     """Give the share of rows, in [0, 1], with the same nearest centroid of the reference's k-means."""
+    from sklearn.cluster import KMeans
+
     # Equal texts are no ground for more clusters; their vectors differ in the last digits.
     distinct = len(np.unique(reference.round(4), axis=0))
     kmeans = KMeans(min(clusters, distinct), n_init=1, random_state=0).fit(reference)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from routing.embedders import Embedder, FloatMatrix
 from workers.embedding.cache import DEFAULT_FOLDER, cached_embeddings
@@ -50,7 +50,7 @@ def compare_areas(
         yield AreaDifference(
             area=float(areas.mean()),
             area_difference=float(lost.mean()),
-            area_half_width=float(stats.t.ppf(0.975, trials - 1) * error),
+            area_half_width=float(stdtrit(trials - 1, 0.975) * error),
         )
 
 
