@@ -107,12 +107,12 @@ def test_members_come_and_go_under_load(
     kafka_bootstrap: str, prefix: str, start: Start, output: CommittedReader
 ) -> None:
     """A second member joins, takes a share, leaves in order; twice, while the first goes on."""
-    first = start("0", seconds_per_message=0.0005)
+    first = start("0", seconds_per_message=0.0005, session_timeout_ms=10_000)
     ends = []
     with Traffic(kafka_bootstrap, f"{prefix}in", per_second=400) as traffic:
         output.read_until(seen(100), timeout_s=30)
         for _ in range(2):
-            second = start("1", seconds_per_message=0.0005)
+            second = start("1", seconds_per_message=0.0005, session_timeout_ms=10_000)
             output.read_until(lambda _, worker=second: worker.said("gained=[(") > 0, timeout_s=30)
             output.read_until(seen(len(output.records) + 300), timeout_s=30)
             ends.append(second.stop())
