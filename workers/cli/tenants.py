@@ -21,10 +21,10 @@ from workers.storage.tenants import DEFAULT_TENANT, Tenant, Tenants
 
 command = typer.Typer(
     no_args_is_help=True,
-    help="Add, list, change and remove tenants; show what they spend. A budget holds but for what prompts in "
-    "flight cost beyond what was reserved for them. A tenant that is to be degraded at its limit has no such "
-    "bound: every prompt beyond the budget is answered by its cheapest LLM and paid for, however many come; "
-    "so it is while Postgres cannot be asked what is left. `tenant spend` shows what that cost.",
+    help="Add, list, change and remove tenants; show what they spend.\n\nA budget holds but for what prompts "
+    "in flight cost beyond what was reserved for them. A tenant that is to be degraded at its limit has no "
+    "such bound: every prompt beyond the budget is answered by its cheapest LLM and paid for, however many "
+    "come; so it is while Postgres cannot be asked what is left. `tenant spend` shows what that cost.",
 )
 
 _NONE = "none"
